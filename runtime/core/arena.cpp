@@ -1,0 +1,27 @@
+#include "runtime/core/arena.h"
+
+#include <algorithm>
+
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+constexpr std::size_t kAlign = 64;
+}
+
+Arena Arena::measuring(Device device) { return Arena(device); }
+
+Arena::Arena(Device device, std::size_t bytes) : device_(device), buffer_(device, bytes) {}
+
+TensorView Arena::allocate(DType dtype, Shape shape) {
+  const std::size_t bytes = (static_cast<std::size_t>(shape.numel()) * size_of(dtype) + kAlign - 1) / kAlign * kAlign;
+  const std::size_t begin = used_;
+  require(measuring_ || begin + bytes <= buffer_.bytes(), "the arena of {} bytes is full: {} in use, {} wanted for {}",
+          buffer_.bytes(), begin, bytes, shape.str());
+  used_ += bytes;
+  peak_ = std::max(peak_, used_);
+  void* data = measuring_ || buffer_.data() == nullptr ? nullptr : static_cast<char*>(buffer_.data()) + begin;
+  return {data, dtype, shape, device_};
+}
+
+}  // namespace emox

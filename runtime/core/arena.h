@@ -1,0 +1,38 @@
+// Memory planned at start-up, so that a step allocates nothing (design 4.2).
+//
+// A measuring arena hands out views without memory and only counts; the same code then runs once more on a real arena
+// of the size that was counted. What is planned and what is allocated can therefore not differ.
+#pragma once
+
+#include <cstddef>
+
+#include "runtime/core/tensor.h"
+
+namespace emox {
+
+class Arena {
+ public:
+  /// Counts bytes, gives views that must not be read or written.
+  static Arena measuring(Device device = {});
+  Arena(Device device, std::size_t bytes);
+
+  TensorView allocate(DType dtype, Shape shape);
+  TensorView f32(Shape shape) { return allocate(DType::F32, shape); }
+  TensorView i32(Shape shape) { return allocate(DType::I32, shape); }
+
+  /// Scratch memory is given back by rewinding to a mark; later allocations reuse it.
+  std::size_t mark() const { return used_; }
+  void rewind(std::size_t mark) { used_ = mark; }
+  /// The most bytes in use at any time: the size that a real arena needs.
+  std::size_t peak() const { return peak_; }
+
+ private:
+  explicit Arena(Device device) : device_(device), measuring_(true) {}
+  Device device_;
+  bool measuring_ = false;
+  Buffer buffer_;
+  std::size_t used_ = 0;
+  std::size_t peak_ = 0;
+};
+
+}  // namespace emox

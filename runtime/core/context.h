@@ -1,0 +1,19 @@
+// What every op and layer is handed: where to run, with how many threads, and where to report.
+#pragma once
+
+#include "runtime/core/device.h"
+
+namespace emox {
+
+class Log;
+class Telemetry;
+
+struct Context {
+  Device device;
+  Stream stream;
+  int threads = 1;                 ///< OpenMP threads of one op on this rank
+  Log* log = nullptr;              ///< never null inside a running command; may be null in tests
+  Telemetry* telemetry = nullptr;  ///< null: spans are not recorded
+};
+
+}  // namespace emox

@@ -1,0 +1,26 @@
+// Matrix products, plain and grouped by expert. All f32, row-major, contiguous.
+#pragma once
+
+#include "runtime/core/context.h"
+#include "runtime/core/tensor.h"
+
+namespace emox::ops {
+
+/// C[M,N] = A[M,K] . B[N,K]^T + beta C     (activations times an (out, in) weight)
+void matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, float beta = 0.0F);
+/// C[M,N] = A[M,K] . B[K,N] + beta C       (gradient with respect to the activations)
+void matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, float beta = 0.0F);
+/// C[M,N] = A[K,M]^T . B[K,N] + beta C     (gradient with respect to the weight: beta = 1)
+void matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, float beta = 0.0F);
+
+// Grouped: rows [offsets[e], offsets[e+1]) of the activations belong to expert e; offsets i64 [E+1] ascend from 0 to R.
+// Groups may be empty.
+
+/// C[R,N] = A[R,K] . B[e][N,K]^T for the rows of each expert e
+void grouped_matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets);
+/// C[R,N] = A[R,K] . B[e][K,N]
+void grouped_matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets);
+/// C[e][M,N] += A[rows of e, M]^T . B[rows of e, N]   (weight gradients of all experts)
+void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets);
+
+}  // namespace emox::ops
