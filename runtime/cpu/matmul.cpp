@@ -1,0 +1,104 @@
+// Matrix products by oneDNN's sgemm: near the processor's peak for every shape, no set-up for a new one.
+#include <dnnl.h>
+
+#include <algorithm>
+
+#include "runtime/core/error.h"
+#include "runtime/cpu/kernels.h"
+#include "runtime/cpu/parallel.h"
+
+namespace emox::cpu {
+namespace {
+
+// C[m,n] = op(A) op(B) + beta C, row-major.
+void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda, const float* b,
+           std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
+  if (m == 0 || n == 0) return;
+  if (k == 0) {  // an empty sum; the library leaves C alone
+    if (beta == 0.0F)
+      for (std::int64_t i = 0; i < m; ++i) std::fill(c + i * ldc, c + i * ldc + n, 0.0F);
+    return;
+  }
+  const dnnl_status_t status = dnnl_sgemm(ta, tb, m, n, k, 1.0F, a, std::max<std::int64_t>(lda, 1), b,
+                                          std::max<std::int64_t>(ldb, 1), beta, c, std::max<std::int64_t>(ldc, 1));
+  require(status == dnnl_success, "dnnl_sgemm({}{}, {}, {}, {}) failed with status {}", ta, tb, m, n, k, static_cast<int>(status));
+}
+
+// The longest block of rows that one task takes: long enough for full speed, short enough to share an expert's rows.
+constexpr std::int64_t kRowBlock = 512;
+
+// Runs body(expert, begin, end) over all experts' rows in blocks. One thread takes each expert in one piece.
+template <typename Body>
+void for_row_blocks(Context& ctx, const std::int64_t* offsets, std::int64_t experts, Body&& body) {
+  if (ctx.threads == 1) {
+    for (std::int64_t e = 0; e < experts; ++e)
+      if (offsets[e + 1] > offsets[e]) body(e, offsets[e], offsets[e + 1]);
+    return;
+  }
+  // Every expert has at least one task, possibly empty; long experts have more.
+  const std::int64_t blocks = (offsets[experts] + kRowBlock - 1) / kRowBlock + experts;
+  parallel_tasks(ctx, blocks, [&](std::int64_t task) {
+    // Task -> (expert, block): the tasks before expert e number floor(offsets[e] / kRowBlock) + e.
+    const auto first = [&](std::int64_t e) { return offsets[e] / kRowBlock + e; };
+    std::int64_t lo = 0, hi = experts;
+    while (hi - lo > 1) {
+      const std::int64_t mid = (lo + hi) / 2;
+      (first(mid) <= task ? lo : hi) = mid;
+    }
+    const std::int64_t begin = offsets[lo] + (task - first(lo)) * kRowBlock;
+    const std::int64_t end = std::min(begin + kRowBlock, offsets[lo + 1]);
+    if (begin < end) body(lo, begin, end);
+  });
+}
+
+}  // namespace
+
+void matmul_nt(Context&, TensorView c, TensorView a, TensorView b, float beta) {
+  const std::int64_t m = a.dim(0), k = a.dim(1), n = b.dim(0);
+  sgemm('N', 'T', m, n, k, a.data<float>(), k, b.data<float>(), k, beta, c.data<float>(), n);
+}
+
+void matmul_nn(Context&, TensorView c, TensorView a, TensorView b, float beta) {
+  const std::int64_t m = a.dim(0), k = a.dim(1), n = b.dim(1);
+  sgemm('N', 'N', m, n, k, a.data<float>(), k, b.data<float>(), n, beta, c.data<float>(), n);
+}
+
+void matmul_tn(Context&, TensorView c, TensorView a, TensorView b, float beta) {
+  const std::int64_t m = a.dim(1), k = a.dim(0), n = b.dim(1);
+  sgemm('T', 'N', m, n, k, a.data<float>(), m, b.data<float>(), n, beta, c.data<float>(), n);
+}
+
+void grouped_matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
+  const std::int64_t experts = b.dim(0), n = b.dim(1), k = b.dim(2);
+  const auto *pa = a.data<float>(), *pb = b.data<float>();
+  auto* pc = c.data<float>();
+  for_row_blocks(ctx, offsets.data<std::int64_t>(), experts, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
+    sgemm('N', 'T', end - begin, n, k, pa + begin * k, k, pb + e * n * k, k, 0.0F, pc + begin * n, n);
+  });
+}
+
+void grouped_matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
+  const std::int64_t experts = b.dim(0), k = b.dim(1), n = b.dim(2);
+  const auto *pa = a.data<float>(), *pb = b.data<float>();
+  auto* pc = c.data<float>();
+  for_row_blocks(ctx, offsets.data<std::int64_t>(), experts, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
+    sgemm('N', 'N', end - begin, n, k, pa + begin * k, k, pb + e * k * n, n, 0.0F, pc + begin * n, n);
+  });
+}
+
+void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
+  const std::int64_t experts = c.dim(0), m = c.dim(1), n = c.dim(2);
+  const auto* off = offsets.data<std::int64_t>();
+  const auto *pa = a.data<float>(), *pb = b.data<float>();
+  auto* pc = c.data<float>();
+  // Sums over rows cannot be shared between threads in a fixed order, so a task owns a strip of an expert's output.
+  const std::int64_t strips = ctx.threads == 1 || experts >= 8 * ctx.threads ? 1 : std::min<std::int64_t>(4, (m + 63) / 64);
+  parallel_tasks(ctx, experts * strips, [&](std::int64_t task) {
+    const std::int64_t e = task / strips, s = task % strips;
+    const std::int64_t m0 = m * s / strips, m1 = m * (s + 1) / strips, rows = off[e + 1] - off[e];
+    if (rows == 0) return;  // nothing is added
+    sgemm('T', 'N', m1 - m0, n, rows, pa + off[e] * m + m0, m, pb + off[e] * n, n, 1.0F, pc + (e * m + m0) * n, n);
+  });
+}
+
+}  // namespace emox::cpu

@@ -1,0 +1,120 @@
+#include "runtime/ops/layers.h"
+
+#include "runtime/cpu/kernels.h"
+#include "runtime/ops/check.h"
+#include "runtime/telemetry/spans.h"
+
+namespace emox::ops {
+namespace {
+template <typename... Views>
+double bytes_of(const Views&... views) { return (0.0 + ... + static_cast<double>(views.bytes())); }
+}  // namespace
+
+void embedding(Context& ctx, TensorView y, TensorView ids, TensorView table) {
+  expect_rank("embedding", "table", table, DType::F32, 2);
+  expect("embedding", "y", y, DType::F32, {ids.numel(), table.dim(1)});
+  expect("embedding", "ids", ids, DType::I32, {ids.numel()});
+  expect_cpu("embedding", ctx);
+  const Span span(ctx, "embedding", 0, 2 * bytes_of(y));
+  cpu::embedding(ctx, y, ids, table);
+}
+
+void embedding_backward(Context& ctx, TensorView dtable, TensorView ids, TensorView dy) {
+  expect_rank("embedding_backward", "dtable", dtable, DType::F32, 2);
+  expect("embedding_backward", "ids", ids, DType::I32, {ids.numel()});
+  expect("embedding_backward", "dy", dy, DType::F32, {ids.numel(), dtable.dim(1)});
+  expect_cpu("embedding_backward", ctx);
+  const Span span(ctx, "embedding_backward", 0, 3 * bytes_of(dy));
+  cpu::embedding_backward(ctx, dtable, ids, dy);
+}
+
+void rms_norm(Context& ctx, TensorView y, TensorView rstd, TensorView x, TensorView scale, float eps) {
+  expect_rank("rms_norm", "x", x, DType::F32, 2);
+  expect("rms_norm", "y", y, DType::F32, x.shape());
+  expect("rms_norm", "rstd", rstd, DType::F32, {x.dim(0)});
+  expect("rms_norm", "scale", scale, DType::F32, {x.dim(1)});
+  expect_cpu("rms_norm", ctx);
+  const Span span(ctx, "rms_norm", 0, bytes_of(x, y));
+  cpu::rms_norm(ctx, y, rstd, x, scale, eps);
+}
+
+void rms_norm_backward_add(Context& ctx, TensorView dx, TensorView dscale, TensorView dy, TensorView x, TensorView rstd,
+                           TensorView scale) {
+  expect_rank("rms_norm_backward_add", "x", x, DType::F32, 2);
+  expect("rms_norm_backward_add", "dx", dx, DType::F32, x.shape());
+  expect("rms_norm_backward_add", "dy", dy, DType::F32, x.shape());
+  expect("rms_norm_backward_add", "rstd", rstd, DType::F32, {x.dim(0)});
+  expect("rms_norm_backward_add", "scale", scale, DType::F32, {x.dim(1)});
+  expect("rms_norm_backward_add", "dscale", dscale, DType::F32, {x.dim(1)});
+  expect_cpu("rms_norm_backward_add", ctx);
+  const Span span(ctx, "rms_norm_backward", 0, bytes_of(x, dy, dx, dx));
+  cpu::rms_norm_backward_add(ctx, dx, dscale, dy, x, rstd, scale);
+}
+
+void rope_tables(Context& ctx, TensorView cos, TensorView sin, double theta) {
+  expect_rank("rope_tables", "cos", cos, DType::F32, 2);
+  expect("rope_tables", "sin", sin, DType::F32, cos.shape());
+  expect_cpu("rope_tables", ctx);
+  cpu::rope_tables(ctx, cos, sin, theta);
+}
+
+void rope(Context& ctx, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, int heads, bool inverse) {
+  expect_rank("rope", "qkv", qkv, DType::F32, 2);
+  expect("rope", "positions", positions, DType::I32, {qkv.dim(0)});
+  require<ShapeError>(heads > 0 && qkv.dim(1) % (6 * heads) == 0, "[rope] qkv {} does not hold 3 x {} heads of even width",
+                      qkv.shape().str(), heads);
+  expect("rope", "cos", cos, DType::F32, {cos.dim(0), qkv.dim(1) / (6 * heads)});
+  expect("rope", "sin", sin, DType::F32, cos.shape());
+  expect_cpu("rope", ctx);
+  const Span span(ctx, "rope", 0, bytes_of(qkv) * 4 / 3);
+  cpu::rope(ctx, qkv, positions, cos, sin, heads, inverse);
+}
+
+void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads) {
+  expect_rank("attention", "qkv", qkv, DType::F32, 2);
+  require<ShapeError>(heads > 0 && qkv.dim(1) % (3 * heads) == 0, "[attention] qkv {} does not hold 3 x {} heads",
+                      qkv.shape().str(), heads);
+  expect("attention", "out", out, DType::F32, {qkv.dim(0), qkv.dim(1) / 3});
+  expect("attention", "lse", lse, DType::F32, {heads, qkv.dim(0)});
+  expect_rank("attention", "segments", segments, DType::I32, 1);
+  expect_cpu("attention", ctx);
+  cpu::attention(ctx, out, lse, qkv, segments, heads);
+}
+
+void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorView out, TensorView lse, TensorView qkv,
+                        TensorView segments, int heads) {
+  expect_rank("attention_backward", "qkv", qkv, DType::F32, 2);
+  require<ShapeError>(heads > 0 && qkv.dim(1) % (3 * heads) == 0, "[attention_backward] qkv {} does not hold 3 x {} heads",
+                      qkv.shape().str(), heads);
+  expect("attention_backward", "dqkv", dqkv, DType::F32, qkv.shape());
+  expect("attention_backward", "out", out, DType::F32, {qkv.dim(0), qkv.dim(1) / 3});
+  expect("attention_backward", "dout", dout, DType::F32, out.shape());
+  expect("attention_backward", "lse", lse, DType::F32, {heads, qkv.dim(0)});
+  expect_rank("attention_backward", "segments", segments, DType::I32, 1);
+  expect_cpu("attention_backward", ctx);
+  cpu::attention_backward(ctx, dqkv, dout, out, lse, qkv, segments, heads);
+}
+
+void swiglu(Context& ctx, TensorView a, TensorView h, TensorView gates) {
+  expect_rank("swiglu", "a", a, DType::F32, 2);
+  expect("swiglu", "h", h, DType::F32, {a.dim(0), 2 * a.dim(1)});
+  expect_optional("swiglu", "gates", gates, DType::F32, {a.dim(0)});
+  expect_cpu("swiglu", ctx);
+  const Span span(ctx, "swiglu", 0, bytes_of(a, h));
+  cpu::swiglu(ctx, a, h, gates);
+}
+
+void swiglu_backward(Context& ctx, TensorView dh, TensorView a, TensorView dgates, TensorView da, TensorView h,
+                     TensorView gates) {
+  expect_rank("swiglu_backward", "da", da, DType::F32, 2);
+  expect("swiglu_backward", "h", h, DType::F32, {da.dim(0), 2 * da.dim(1)});
+  expect("swiglu_backward", "dh", dh, DType::F32, h.shape());
+  expect("swiglu_backward", "a", a, DType::F32, da.shape());
+  expect_optional("swiglu_backward", "gates", gates, DType::F32, {da.dim(0)});
+  expect_optional("swiglu_backward", "dgates", dgates, DType::F32, {da.dim(0)});
+  expect_cpu("swiglu_backward", ctx);
+  const Span span(ctx, "swiglu_backward", 0, bytes_of(dh, a, da, h));
+  cpu::swiglu_backward(ctx, dh, a, dgates, da, h, gates);
+}
+
+}  // namespace emox::ops

@@ -1,0 +1,36 @@
+#include "runtime/ops/loss.h"
+
+#include "runtime/cpu/kernels.h"
+#include "runtime/cpu/loss_blocks.h"
+#include "runtime/ops/check.h"
+#include "runtime/telemetry/spans.h"
+
+namespace emox::ops {
+
+std::size_t lm_head_loss_scratch(std::int64_t tokens, std::int64_t width, std::int64_t vocab, int threads) {
+  (void)width;
+  (void)threads;
+  return static_cast<std::size_t>(cpu::loss_block_rows(tokens, vocab) * vocab) * sizeof(float);
+}
+
+void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorView dx, TensorView dweight, TensorView x,
+                  TensorView weight, TensorView labels, TensorView scratch, LmLossOptions options) {
+  expect_rank("lm_head_loss", "x", x, DType::F32, 2);
+  expect_rank("lm_head_loss", "weight", weight, DType::F32, 2);
+  expect("lm_head_loss", "weight", weight, DType::F32, {weight.dim(0), x.dim(1)});
+  expect("lm_head_loss", "sums", sums, DType::F64, {2});
+  expect("lm_head_loss", "labels", labels, DType::I32, {x.dim(0)});
+  expect_optional("lm_head_loss", "token_loss", token_loss, DType::F32, {x.dim(0)});
+  expect_optional("lm_head_loss", "dx", dx, DType::F32, x.shape());
+  expect_optional("lm_head_loss", "dweight", dweight, DType::F32, weight.shape());
+  const std::size_t need = lm_head_loss_scratch(x.dim(0), x.dim(1), weight.dim(0), ctx.threads);
+  require<ShapeError>(scratch.bytes() >= need, "[lm_head_loss] scratch holds {} bytes, {} are needed", scratch.bytes(), need);
+  expect_cpu("lm_head_loss", ctx);
+  const double products = dx.null() ? 1 : 3;
+  const Span span(ctx, "lm_head_loss",
+                  2.0 * products * static_cast<double>(x.numel()) * static_cast<double>(weight.dim(0)),
+                  static_cast<double>(x.bytes() + weight.bytes()) * products);
+  cpu::lm_head_loss(ctx, sums, token_loss, dx, dweight, x, weight, labels, scratch, options);
+}
+
+}  // namespace emox::ops

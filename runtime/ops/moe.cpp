@@ -1,0 +1,122 @@
+#include "runtime/ops/moe.h"
+
+#include "runtime/cpu/kernels.h"
+#include "runtime/ops/check.h"
+#include "runtime/telemetry/spans.h"
+
+namespace emox::ops {
+namespace {
+
+template <typename... Views>
+double bytes_of(const Views&... views) { return (0.0 + ... + static_cast<double>(views.bytes())); }
+
+void check_topk(std::string_view op, const TopkResult& r, std::int64_t tokens, std::int64_t experts) {
+  expect(op, "p", r.p, DType::F32, {tokens, experts});
+  expect(op, "lse", r.lse, DType::F32, {tokens});
+  expect_rank(op, "ids", r.ids, DType::I32, 2);
+  expect(op, "ids", r.ids, DType::I32, {tokens, r.ids.dim(1)});
+  expect(op, "gates", r.gates, DType::F32, r.ids.shape());
+  require<ShapeError>(r.ids.dim(1) <= experts, "[{}] {} picks out of {} experts", op, r.ids.dim(1), experts);
+}
+
+}  // namespace
+
+void router_softmax(Context& ctx, TensorView p, TensorView logits) {
+  expect_rank("router_softmax", "logits", logits, DType::F32, 2);
+  expect("router_softmax", "p", p, DType::F32, logits.shape());
+  expect_cpu("router_softmax", ctx);
+  const Span span(ctx, "router_softmax", 0, bytes_of(p, logits));
+  cpu::router_softmax(ctx, p, logits);
+}
+
+void document_scores(Context& ctx, TensorView scores, TensorView p, TensorView segments) {
+  expect_rank("document_scores", "p", p, DType::F32, 2);
+  expect("document_scores", "segments", segments, DType::I32, {scores.dim(0) + 1});
+  expect("document_scores", "scores", scores, DType::F32, {scores.dim(0), p.dim(1)});
+  expect_cpu("document_scores", ctx);
+  const Span span(ctx, "document_pools", 0, bytes_of(p, scores));
+  cpu::document_scores(ctx, scores, p, segments);
+}
+
+void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView sizes) {
+  expect_rank("document_pools", "scores", scores, DType::F32, 2);
+  expect("document_pools", "pool", pool, DType::U8, scores.shape());
+  expect("document_pools", "sizes", sizes, DType::I32, {scores.dim(0)});
+  expect_cpu("document_pools", ctx);
+  const Span span(ctx, "document_pools", 0, bytes_of(pool, scores));
+  cpu::document_pools(ctx, pool, scores, sizes);
+}
+
+void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView pool, TensorView segments, TensorView bias,
+                 bool normalize) {
+  expect_rank("masked_topk", "logits", logits, DType::F32, 2);
+  check_topk("masked_topk", out, logits.dim(0), logits.dim(1));
+  if (!pool.null()) {
+    expect_rank("masked_topk", "segments", segments, DType::I32, 1);
+    expect("masked_topk", "pool", pool, DType::U8, {segments.dim(0) - 1, logits.dim(1)});
+  }
+  expect_optional("masked_topk", "bias", bias, DType::F32, {logits.dim(1)});
+  expect_cpu("masked_topk", ctx);
+  const Span span(ctx, "masked_topk", 0, bytes_of(logits, out.p, out.ids, out.gates));
+  cpu::masked_topk(ctx, out, logits, pool, segments, bias, normalize);
+}
+
+void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd, TensorView balance_grad,
+                          float z_grad, bool normalize) {
+  expect_rank("masked_topk_backward", "dlogits", dlogits, DType::F32, 2);
+  check_topk("masked_topk_backward", fwd, dlogits.dim(0), dlogits.dim(1));
+  expect("masked_topk_backward", "dgates", dgates, DType::F32, fwd.gates.shape());
+  expect_optional("masked_topk_backward", "balance_grad", balance_grad, DType::F32, {dlogits.dim(1)});
+  expect_cpu("masked_topk_backward", ctx);
+  const Span span(ctx, "masked_topk_backward", 0, bytes_of(dlogits, dgates, fwd.p, fwd.ids, fwd.gates));
+  cpu::masked_topk_backward(ctx, dlogits, dgates, fwd, balance_grad, z_grad, normalize);
+}
+
+void router_statistics(Context& ctx, TensorView counts, TensorView p_sum, TensorView z_sum, const TopkResult& fwd) {
+  expect_rank("router_statistics", "p", fwd.p, DType::F32, 2);
+  check_topk("router_statistics", fwd, fwd.p.dim(0), fwd.p.dim(1));
+  expect("router_statistics", "counts", counts, DType::I64, {fwd.p.dim(1)});
+  expect("router_statistics", "p_sum", p_sum, DType::F64, {fwd.p.dim(1)});
+  expect("router_statistics", "z_sum", z_sum, DType::F64, {1});
+  expect_cpu("router_statistics", ctx);
+  const Span span(ctx, "router_statistics", 0, bytes_of(fwd.p, fwd.ids, fwd.lse));
+  cpu::router_statistics(ctx, counts, p_sum, z_sum, fwd);
+}
+
+void gather_rows(Context& ctx, TensorView out, TensorView x, TensorView index) {
+  expect_rank("gather_rows", "x", x, DType::F32, 2);
+  expect("gather_rows", "index", index, DType::I32, {index.numel()});
+  expect("gather_rows", "out", out, DType::F32, {index.numel(), x.dim(1)});
+  expect_cpu("gather_rows", ctx);
+  const Span span(ctx, "gather_rows", 0, 2 * bytes_of(out));
+  cpu::gather_rows(ctx, out, x, index);
+}
+
+void combine_rows(Context& ctx, TensorView y, TensorView rows, TensorView slots, float beta) {
+  expect_rank("combine_rows", "y", y, DType::F32, 2);
+  expect_rank("combine_rows", "rows", rows, DType::F32, 2);
+  expect("combine_rows", "rows", rows, DType::F32, {rows.dim(0), y.dim(1)});
+  expect_rank("combine_rows", "slots", slots, DType::I32, 2);
+  expect("combine_rows", "slots", slots, DType::I32, {y.dim(0), slots.dim(1)});
+  expect_cpu("combine_rows", ctx);
+  const Span span(ctx, "combine_rows", 0, bytes_of(rows, y) + (beta != 0.0F ? bytes_of(y) : 0.0));
+  cpu::combine_rows(ctx, y, rows, slots, beta);
+}
+
+void gather_elements(Context& ctx, TensorView dst, TensorView src, TensorView index) {
+  expect("gather_elements", "index", index, DType::I32, {index.numel()});
+  expect("gather_elements", "dst", dst, DType::F32, {index.numel()});
+  expect("gather_elements", "src", src, DType::F32, src.shape());
+  expect_cpu("gather_elements", ctx);
+  cpu::gather_elements(ctx, dst, src, index);
+}
+
+void scatter_elements(Context& ctx, TensorView dst, TensorView src, TensorView index) {
+  expect("scatter_elements", "index", index, DType::I32, {index.numel()});
+  expect("scatter_elements", "src", src, DType::F32, {index.numel()});
+  expect("scatter_elements", "dst", dst, DType::F32, dst.shape());
+  expect_cpu("scatter_elements", ctx);
+  cpu::scatter_elements(ctx, dst, src, index);
+}
+
+}  // namespace emox::ops
