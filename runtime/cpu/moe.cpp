@@ -13,6 +13,8 @@
 namespace emox::cpu {
 namespace {
 
+using ops::TopkResult;
+
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 // out = softmax(z) over n entries (entries at -infinity become exactly 0); returns the log-sum-exp.
