@@ -1,1 +1,3 @@
-int main() { return 0; }
+#include "launch/commands/command.h"
+
+int main(int argc, char** argv) { return emox::cli_main(argc, argv); }

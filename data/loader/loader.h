@@ -1,9 +1,10 @@
 // Which tokens a training step sees: a pure function of the step (design section 2).
 //
-// Sequence g of the run (g = step index * sequences a step + place in the step) belongs to one source, chosen by a fixed
-// low-discrepancy pattern of the mixture weights, and is the n-th sequence of that source, n counted in closed form. The
-// n-th sequence is window perm_e(n mod windows) of the source's token stream, e = n / windows the epoch, perm_e a keyed
-// permutation. So no state is carried, any rank can read any sequence, and resuming needs the step number only.
+// Sequence g of the run (g = step index * sequences a step + place in the step) belongs to one source, chosen by a
+// fixed low-discrepancy pattern of the mixture weights, and is the n-th sequence of that source, n counted in closed
+// form. The n-th sequence is window perm_e(n mod windows) of the source's token stream, e = n / windows the epoch,
+// perm_e a keyed permutation. So no state is carried, any rank can read any sequence, and resuming needs the step
+// number only.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "data/format/token_file.h"
-#include "runtime/rng/philox.h"
-
 namespace emox {
-
-class Log;
 
 /// `label:weight:path` of a recipe. Path is a directory written by `emox corpus`, or one flat token file.
 struct SourceSpec {
@@ -59,7 +55,9 @@ class Loader {
 
  private:
   struct Source;
+  struct Order;
   LoaderConfig config_;
+  std::unique_ptr<Order> order_;
   std::vector<std::unique_ptr<Source>> sources_;
 };
 

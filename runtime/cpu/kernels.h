@@ -42,6 +42,7 @@ decltype(ops::document_pools) document_pools;
 decltype(ops::masked_topk) masked_topk;
 decltype(ops::masked_topk_backward) masked_topk_backward;
 decltype(ops::router_statistics) router_statistics;
+decltype(ops::document_experts) document_experts;
 decltype(ops::gather_rows) gather_rows;
 decltype(ops::combine_rows) combine_rows;
 decltype(ops::gather_elements) gather_elements;

@@ -193,6 +193,22 @@ void router_statistics(Context&, TensorView counts, TensorView p_sum, TensorView
   *z += total;
 }
 
+void document_experts(Context&, TensorView sum, TensorView ids, TensorView segments, std::int64_t experts) {
+  const auto *at = segments.data<std::int32_t>(), *id = ids.data<std::int32_t>();
+  const std::int64_t k = ids.dim(1);
+  // seen[i]: one more than the last document that picked expert i.
+  thread_local std::vector<std::int64_t> seen;
+  seen.assign(static_cast<std::size_t>(experts), 0);
+  std::int64_t total = 0;
+  for (std::int64_t doc = 0; doc + 1 < segments.numel(); ++doc)
+    for (std::int64_t i = at[doc] * k; i < at[doc + 1] * k; ++i) {
+      std::int64_t& last = seen[static_cast<std::size_t>(id[i])];
+      total += last != doc + 1 ? 1 : 0;
+      last = doc + 1;
+    }
+  *sum.data<std::int64_t>() += total;
+}
+
 void gather_rows(Context& ctx, TensorView out, TensorView x, TensorView index) {
   const std::int64_t width = x.dim(1);
   const auto* at = index.data<std::int32_t>();

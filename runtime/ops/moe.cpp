@@ -83,6 +83,14 @@ void router_statistics(Context& ctx, TensorView counts, TensorView p_sum, Tensor
   cpu::router_statistics(ctx, counts, p_sum, z_sum, fwd);
 }
 
+void document_experts(Context& ctx, TensorView sum, TensorView ids, TensorView segments, std::int64_t experts) {
+  expect("document_experts", "sum", sum, DType::I64, {1});
+  expect_rank("document_experts", "ids", ids, DType::I32, 2);
+  expect_rank("document_experts", "segments", segments, DType::I32, 1);
+  expect_cpu("document_experts", ctx);
+  cpu::document_experts(ctx, sum, ids, segments, experts);
+}
+
 void gather_rows(Context& ctx, TensorView out, TensorView x, TensorView index) {
   expect_rank("gather_rows", "x", x, DType::F32, 2);
   expect("gather_rows", "index", index, DType::I32, {index.numel()});

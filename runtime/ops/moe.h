@@ -32,6 +32,9 @@ void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, c
 /// Adds this micro-batch: counts i64 [n] picks, p_sum f64 [n] sum of p, z_sum f64 [1] sum of lse^2 (spec 2.2, 2.3)
 void router_statistics(Context& ctx, TensorView counts, TensorView p_sum, TensorView z_sum, const TopkResult& fwd);
 
+/// sum i64 [1] += over all documents the number of different experts that its tokens picked; ids i32 [T,k] in [0, experts)
+void document_experts(Context& ctx, TensorView sum, TensorView ids, TensorView segments, std::int64_t experts);
+
 /// out[R,D] = x[index[r]]; index i32 [R]      (permute: token rows into expert order, and dispatch)
 void gather_rows(Context& ctx, TensorView out, TensorView x, TensorView index);
 /// y[T,D] = beta y + sum over j of rows[slots[t,j]]; slots i32 [T,m], -1: no row     (unpermute / combine, fixed order)

@@ -21,6 +21,13 @@ void append(std::string& out, const nlohmann::ordered_json& v) {
       append(out, value);
     }
     out += '}';
+  } else if (v.is_array()) {
+    out += '[';
+    for (std::size_t i = 0; i < v.size(); ++i) {
+      if (i > 0) out += ", ";
+      append(out, v[i]);
+    }
+    out += ']';
   } else if (v.is_number_float()) {
     const double x = v.get<double>();
     // JSON has no NaN: null keeps the line readable by every parser.

@@ -1,0 +1,36 @@
+// What every domain's text goes through, whatever its markup was.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace emox {
+
+/// Extractors put this before a heading or a definition: a good place to begin a document.
+inline constexpr char kBreak = '\f';
+
+inline constexpr std::size_t kMinDocumentBytes = 64;     ///< shorter ones are dropped
+inline constexpr std::size_t kShortDocumentBytes = 200;  ///< shorter ones are joined with their neighbours
+inline constexpr std::size_t kSplitBytes = 1000;         ///< from here on a document ends at the next kBreak
+inline constexpr std::size_t kMaxDocumentBytes =
+    4000;  ///< longer ones are split at paragraphs, lines, sentences or words
+
+/// Drops CR, other control characters, byte order marks and bytes that are not valid UTF-8; turns no-break spaces into
+/// spaces; strips blanks at line ends; leaves at most one empty line in a row and none at the ends. Keeps kBreak, tabs
+/// and indentation.
+std::string clean_text(std::string_view text);
+
+/// Joins the lines of every paragraph and collapses blanks: for hard-wrapped prose.
+std::string reflow(std::string_view text);
+
+/// Cuts cleaned text into pieces of at most kMaxDocumentBytes, at the best places available, never inside a character.
+/// A rest below kShortDocumentBytes goes to the piece before it where it fits. Pieces have no kBreak and no blank ends.
+std::vector<std::string> split_text(std::string_view text);
+
+/// Joins pieces that are shorter than kShortDocumentBytes with the pieces that follow them (an empty line between), as
+/// long as the result stays within kMaxDocumentBytes.
+std::vector<std::string> join_short(std::vector<std::string> pieces);
+
+}  // namespace emox

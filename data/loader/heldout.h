@@ -1,0 +1,32 @@
+// Held-out documents, kept out of training by `emox corpus`.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/loader/loader.h"
+#include "data/tokenize/tokenizer.h"
+
+namespace emox {
+
+/// Whole documents of one source that training never sees.
+struct HeldOut {
+  std::string label;
+  std::vector<std::vector<std::int32_t>> documents;  ///< token ids, without the EOS that ends each
+  std::int64_t bytes = 0;                            ///< text bytes of these documents, for bits per byte
+};
+
+struct HeldOutSet {
+  std::vector<HeldOut> sources;      ///< in the order of the recipe
+  std::vector<std::string> skipped;  ///< "label: why" of every source without a held-out part
+};
+
+/// The first `eval_documents` documents of `heldout.npy` of each source (all of them if there are fewer); their order
+/// there is pseudo-random and fixed. A source that is one plain file has no held-out part and is named in `skipped`.
+/// Throws UsageError if eval_documents < 1, if a heldout.npy or its index is damaged, or if no source has held-out
+/// documents; IoError if an id is not in the tokenizer's vocabulary.
+HeldOutSet read_held_out(const std::vector<SourceSpec>& sources, std::int64_t eval_documents,
+                         const Tokenizer& tokenizer);
+
+}  // namespace emox

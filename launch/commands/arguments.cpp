@@ -1,0 +1,75 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "launch/commands/command.h"
+#include "launch/config/fields.h"
+#include "launch/config/nearest.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+[[noreturn]] void unknown_option(const std::string& name, const ArgumentRules& rules) {
+  std::vector<std::string> names{"--help"};
+  names.insert(names.end(), rules.flags.begin(), rules.flags.end());
+  names.insert(names.end(), rules.options.begin(), rules.options.end());
+  std::string guess = nearest(name, names);
+  if (rules.overrides) {
+    // --steps for --train.steps: a key without its section is the likelier mistake when one has exactly that name.
+    for (const std::string& key : key_names())
+      if (name.size() > 2 && key.substr(key.find('.') + 1) == name.substr(2)) {
+        guess = fmt::format("--{}", key);
+        break;
+      }
+  }
+  fail<UsageError>("{}: unknown option {}: did you mean {}?", rules.command, name, guess);
+}
+
+}  // namespace
+
+Arguments parse_args(const std::vector<std::string>& args, const ArgumentRules& rules) {
+  Arguments parsed;
+  bool options_ended = false;
+  for (std::size_t i = 0; i < args.size(); ++i) {
+    const std::string& arg = args[i];
+    if (options_ended || arg.size() < 2 || arg.front() != '-') {
+      parsed.positional.push_back(arg);
+      continue;
+    }
+    if (arg == "--") {
+      options_ended = true;
+      continue;
+    }
+    const auto equals = arg.find('=');
+    const std::string name = arg.substr(0, equals);
+    if (contains(rules.flags, name)) {
+      require<UsageError>(equals == std::string::npos, "{}: {} takes no value (got '{}')", rules.command, name, arg);
+      parsed.options[name] = "";
+      continue;
+    }
+    const bool is_override = rules.overrides && name.starts_with("--") && name.find('.') != std::string::npos;
+    if (!is_override && !contains(rules.options, name)) unknown_option(name, rules);
+    const bool next = equals == std::string::npos;
+    require<UsageError>(!next || (i + 1 < args.size() && !args[i + 1].starts_with("--")),
+                        "{}: {} needs a value: write {}=VALUE", rules.command, name, name);
+    const std::string value = next ? args[++i] : arg.substr(equals + 1);
+    if (is_override)
+      parsed.overrides.push_back(name + "=" + value);
+    else
+      parsed.options[name] = value;
+  }
+  require<UsageError>(parsed.positional.size() >= rules.min_positional, "{}: missing argument; usage: {} {}",
+                      rules.command, rules.command, rules.positional);
+  require<UsageError>(parsed.positional.size() <= rules.max_positional, "{}: unexpected argument '{}'; usage: {} {}",
+                      rules.command,
+                      parsed.positional.size() > rules.max_positional ? parsed.positional[rules.max_positional] : "",
+                      rules.command, rules.positional);
+  return parsed;
+}
+
+}  // namespace emox

@@ -1,0 +1,98 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <string_view>
+
+#include "launch/commands/command.h"
+#include "launch/config/fields.h"
+#include "launch/config/nearest.h"
+#include "launch/config/recipe_file.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+constexpr const char* kVersion = "0.1.0";  // as in CMakeLists.txt; a test compares them
+
+// Names that the documentation gives to commands of later versions.
+constexpr std::string_view kNotBuilt[] = {"generate", "plan",  "data",  "checkpoint", "select", "subset",
+                                          "cluster",  "study", "sweep", "report",     "slurm"};
+
+bool is_help(const std::string& arg) { return arg == "--help" || arg == "-h"; }
+
+const Command& find_command(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Command& command : commands()) {
+    if (command.name == name) return command;
+    names.emplace_back(command.name);
+  }
+  require<UsageError>(std::count(std::begin(kNotBuilt), std::end(kNotBuilt), name) == 0,
+                      "the command {} is not part of this version; emox --help lists those that are", name);
+  fail<UsageError>("unknown command {}: did you mean {}? (emox --help lists all)", name, nearest(name, names));
+}
+
+// `--help`, `--help SECTION` or `--help all`, anywhere among the arguments.
+int print_help(const Command& command, const std::vector<std::string>& args) {
+  const auto at = std::find_if(args.begin(), args.end(), is_help);
+  const bool topic = at != args.end() && at + 1 != args.end() && !(at + 1)->starts_with("-");
+  const std::string text = topic && command.takes_recipe ? help_text(*(at + 1)) : command.help();
+  std::fputs(text.c_str(), stdout);
+  return kDone;
+}
+
+int dispatch(const std::vector<std::string>& args) {
+  if (args.empty() || is_help(args[0]) || (args[0] == "help" && args.size() == 1)) {
+    std::fputs(help_overview().c_str(), stdout);
+    return kDone;
+  }
+  if (args[0] == "--version") {
+    fmt::print("emox {}\n", kVersion);
+    return kDone;
+  }
+  require<UsageError>(!args[0].starts_with("-"), "unknown option {}: write emox COMMAND, --help or --version", args[0]);
+  if (args[0] == "help") {
+    std::vector<std::string> topic(args.begin() + 2, args.end());
+    topic.insert(topic.begin(), "--help");
+    return print_help(find_command(args[1]), topic);
+  }
+  const Command& command = find_command(args[0]);
+  const std::vector<std::string> rest(args.begin() + 1, args.end());
+  if (std::any_of(rest.begin(), rest.end(), is_help)) return print_help(command, rest);
+  return command.run(rest);
+}
+
+}  // namespace
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> table = {
+      {"train", "start a run, or resume it when its directory holds one", run_train, help_train, true},
+      {"eval", "loss and bits per byte of a run on held-out documents", run_eval, help_eval, false},
+      {"corpus", "build the text corpus that quickstart and tiny read", run_corpus, help_corpus, false},
+      {"bench", "measure a training step, the ops, the exchange or checkpoints", run_bench, help_bench, true},
+      {"doctor", "what this build and this machine can do", run_doctor, help_doctor, false},
+  };
+  return table;
+}
+
+int guarded(const std::function<int()>& body) {
+  try {
+    return body();
+  } catch (const UsageError& error) {
+    fmt::print(stderr, "emox: {}\n", error.message());
+    return kUsage;
+  } catch (const Error& error) {
+    // what() adds the rank and the place in the source, which a report of a failure needs.
+    fmt::print(stderr, "emox: {}\n", error.what());
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "emox: {} [rank {}]\n", error.what(), error_rank());
+  }
+  return kFailed;
+}
+
+int cli_main(int argc, char** argv) {
+  const std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
+  return guarded([&] { return dispatch(args); });
+}
+
+}  // namespace emox

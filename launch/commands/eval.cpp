@@ -1,0 +1,68 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "data/loader/heldout.h"
+#include "data/tokenize/tokenizer.h"
+#include "launch/commands/command.h"
+#include "launch/commands/on_ranks.h"
+#include "launch/config/recipe_file.h"
+#include "launch/train/evaluator.h"
+#include "launch/train/run_directory.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A run directory means its newest intact checkpoint; a checkpoint directory means itself.
+fs::path checkpoint_of(Session& session, const fs::path& path) {
+  if (fs::exists(path / "manifest.json")) return path;
+  require<UsageError>(fs::exists(path), "{} does not exist: give a run directory or one of its checkpoints", path.string());
+  const auto found = find_latest(session.comm(), path / "checkpoints", &session.log());
+  require<UsageError>(found.has_value(), "{} holds no intact checkpoint (looked in {})", path.string(), (path / "checkpoints").string());
+  return found->path;
+}
+
+int evaluate_checkpoint(Session& session, const fs::path& where, bool json, const std::vector<std::string>& overrides) {
+  const fs::path path = checkpoint_of(session, where);
+  const Manifest manifest = read_manifest(path);
+  const Recipe recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
+  Context& ctx = session.ctx();
+  LanguageModel model(recipe.model, ctx, false);
+  load_checkpoint(session.comm(), path, checkpoint_tensors(model));
+  std::vector<SourceSpec> sources;
+  for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
+  const auto tokenizer = make_tokenizer(recipe.data.tokenizer_name());
+  const HeldOutSet held_out = read_held_out(sources, recipe.data.eval_documents, *tokenizer);
+  for (const std::string& skipped : held_out.skipped) session.log().warn("not evaluated: {}", skipped);
+
+  const std::int64_t tokens = recipe.train.micro_batch_sequences * recipe.model.sequence_length;
+  Arena measure = Arena::measuring(ctx.device);
+  (void)model.reserve(measure, tokens);
+  model.reserve_scratch(measure, tokens, ctx.threads);
+  Arena arena(ctx.device, measure.peak());
+  Activations activations = model.reserve(arena, tokens);
+  model.reserve_scratch(arena, tokens, ctx.threads);
+  DeviceBatch batch(ctx.device, tokens);
+  const Evaluation e = evaluate(ctx, model, session.comm(), held_out.sources, tokenizer->eos(), manifest.step, activations, batch, tokens);
+  if (session.root()) {
+    if (json) fmt::print("{}\n", e.to_json().dump());
+    else fmt::print("{}", e.to_text());
+  }
+  return kDone;
+}
+
+}  // namespace
+
+int run_eval(const std::vector<std::string>& args) {
+  const Arguments a = parse_args(args, {.command = "emox eval", .flags = {"--json"}, .overrides = true, .min_positional = 1,
+                                        .max_positional = 1, .positional = "RUN|CHECKPOINT"});
+  return on_ranks({}, 0, [&](Session& session) { return evaluate_checkpoint(session, a.positional[0], a.has("--json"), a.overrides); });
+}
+
+}  // namespace emox

@@ -1,0 +1,104 @@
+// The help screens: each fits a terminal of 24 lines by 80 columns.
+#include <fmt/format.h>
+
+#include "launch/commands/command.h"
+
+namespace emox {
+
+std::string help_overview() {
+  std::string text =
+      "emox: mixture-of-experts language models whose experts become modular.\n"
+      "\n"
+      "usage: emox COMMAND [arguments]\n"
+      "       emox COMMAND --help\n"
+      "\n"
+      "commands:\n";
+  for (const Command& command : commands()) text += fmt::format("  {:<8} {}\n", command.name, command.summary);
+  return text +
+         "\n"
+         "first steps:\n"
+         "  emox corpus\n"
+         "  mpirun -n 2 emox train launch/recipes/quickstart.ini\n"
+         "  emox eval runs/quickstart\n"
+         "\n"
+         "Any key of a recipe can be given as --section.key=value.\n"
+         "exit codes: 0 done or cleanly stopped, 1 failed, 2 wrong usage, 75 try again\n";
+}
+
+std::string help_train() {
+  return "usage: emox train RECIPE.ini [--section.key=value]...\n"
+         "\n"
+         "Starts the run, or resumes it when run.dir holds one. SIGUSR1, SIGTERM and\n"
+         "SIGINT end it cleanly after the step; the same command then resumes it.\n"
+         "\n"
+         "common keys:\n"
+         "  --run.dir=DIR                    where the run is kept (runs/NAME)\n"
+         "  --run.stop_after_step=N          save and stop after step N\n"
+         "  --train.steps=N                  length of the run\n"
+         "  --train.batch_sequences=N        sequences a step, all ranks together\n"
+         "  --train.micro_batch_sequences=N  sequences a rank computes at a time\n"
+         "  --train.learning_rate=X          peak learning rate\n"
+         "  --moe.pool=off                   standard MoE instead of EMO\n"
+         "  --data.source=LABEL:WEIGHT:PATH  corpus; repeat for several\n"
+         "  --checkpoint.every_steps=N       how often to save\n"
+         "options:\n"
+         "  --print-config   print the resolved recipe and stop\n"
+         "  --trace FILE     write a timeline of the first steps\n"
+         "  --help SECTION   every key of a section, with default and range:\n"
+         "                   run model moe train data parallel checkpoint eval, or all\n"
+         "\n"
+         "example: mpirun -n 2 emox train launch/recipes/quickstart.ini\n";
+}
+
+std::string help_eval() {
+  return "usage: emox eval RUN|CHECKPOINT [--json]\n"
+         "\n"
+         "Loss and bits per byte on the held-out documents of every source, and their\n"
+         "mean over sources. RUN is a run directory (its newest checkpoint is read),\n"
+         "CHECKPOINT one directory below checkpoints/.\n"
+         "\n"
+         "options:\n"
+         "  --json   one JSON object: step, experts_kept, domains, mean\n"
+         "\n"
+         "example: emox eval runs/quickstart --json\n";
+}
+
+std::string help_corpus() {
+  return "usage: emox corpus\n"
+         "\n"
+         "Builds the corpus that launch/recipes/quickstart.ini and tiny.ini read, from\n"
+         "text that is installed on this machine, into corpus/quickstart. What is\n"
+         "already built is kept.\n"
+         "\n"
+         "example: emox corpus && emox train launch/recipes/quickstart.ini\n";
+}
+
+std::string help_bench() {
+  return "usage: emox bench step|ops|dispatch|checkpoint [RECIPE.ini] [--json]\n"
+         "\n"
+         "  step         one training step, against the time its matrix products need\n"
+         "  ops          every op, against the limits of the machine\n"
+         "  dispatch     rows and bytes that tokens cause on their way to the experts\n"
+         "  checkpoint   save and load, against a plain copy\n"
+         "\n"
+         "options:\n"
+         "  --preset=small|mid     a built-in shape instead of a recipe (step)\n"
+         "  --section.key=value    any key of the recipe; --help SECTION explains them\n"
+         "  --json                 one JSON object on the last line\n"
+         "\n"
+         "example: emox bench step --preset=small --json\n";
+}
+
+std::string help_doctor() {
+  return "usage: emox doctor [--json]\n"
+         "\n"
+         "What this build and this machine can do: processor, threads, memory, MPI and\n"
+         "whether its ranks see each other, GPUs, HDF5. Ends with what looks wrong.\n"
+         "\n"
+         "options:\n"
+         "  --json   one JSON object\n"
+         "\n"
+         "example: mpirun -n 2 emox doctor\n";
+}
+
+}  // namespace emox

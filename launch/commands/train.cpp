@@ -1,0 +1,29 @@
+#include "launch/train/trainer.h"
+
+#include <cstdio>
+
+#include "launch/commands/command.h"
+#include "launch/commands/on_ranks.h"
+#include "launch/config/recipe_file.h"
+
+namespace emox {
+
+int run_train(const std::vector<std::string>& args) {
+  const Arguments a = parse_args(args, {.command = "emox train", .flags = {"--print-config"}, .overrides = true,
+                                        .min_positional = 1, .max_positional = 1, .positional = "RECIPE.ini"});
+  const Recipe recipe = load_recipe(a.positional[0], a.overrides);
+  if (a.has("--print-config")) {
+    recipe.validate(1);
+    std::fputs(to_ini(recipe, true).c_str(), stdout);
+    return kDone;
+  }
+  return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
+    recipe.validate(session.comm().size());
+    std::vector<std::string> command{"emox", "train"};
+    command.insert(command.end(), args.begin(), args.end());
+    train(session, recipe, command);
+    return static_cast<int>(kDone);
+  });
+}
+
+}  // namespace emox

@@ -1,0 +1,157 @@
+#include "launch/config/recipe.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "data/loader/loader.h"
+#include "data/tokenize/tokenizer.h"
+#include "launch/config/fields.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+void validate_run(const RunConfig& run) {
+  constexpr std::string_view kNameCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  require<UsageError>(!run.name.empty() && run.name.find_first_not_of(kNameCharacters) == std::string::npos,
+                      "run.name = '{}' cannot name a directory: use letters, digits, '.', '_' and '-'", run.name);
+}
+
+void validate_schedule(const TrainConfig& train, std::int64_t total) {
+  require<UsageError>(train.warmup_steps < total,
+                      "train.warmup_steps = {} leaves no step of {} after the warm-up; use 0 to {}", train.warmup_steps,
+                      total, total - 1);
+  if (train.anneal_from_step == 0) return;
+  const std::int64_t first = train.anneal_from_step;
+  require<UsageError>(first < total, "train.anneal_from_step = {} is not before the last step {}; use 1 to {}", first,
+                      total, total - 1);
+  require<UsageError>(train.schedule == ScheduleKind::Linear && train.min_lr_ratio == 0.0 && train.warmup_steps == 0,
+                      "train.anneal_from_step = {} falls linearly to 0 without a warm-up: set train.schedule = linear, "
+                      "train.min_lr_ratio = 0 and train.warmup_steps = 0 (now {}, {} and {})",
+                      first, kScheduleNames[static_cast<std::size_t>(train.schedule)], train.min_lr_ratio,
+                      train.warmup_steps);
+}
+
+void validate_data(const DataConfig& data, const ModelConfig& model) {
+  require<UsageError>(model.vocab_size >= data.token_count(),
+                      "model.vocab_size = {} is smaller than the {} ids of data.tokenizer = {}; use at least {}",
+                      model.vocab_size, data.token_count(), data.tokenizer_name(), data.token_count());
+  require<UsageError>(!data.source.empty(), "data.source is not set: give at least one, as label:weight:path");
+  for (const std::string& source : data.source) SourceSpec::parse(source);
+}
+
+void validate_parallel(const Recipe& recipe, int ranks) {
+  const ParallelConfig& parallel = recipe.parallel;
+  require<UsageError>(parallel.communicator != CommunicatorKind::Nccl,
+                      "parallel.communicator = nccl: this emox was built without CUDA; use auto, self or mpi");
+  require<UsageError>(parallel.communicator != CommunicatorKind::Self || ranks == 1,
+                      "parallel.communicator = self is for one rank, not {}; use auto or mpi", ranks);
+  require<UsageError>(
+      recipe.model.is_moe() || parallel.expert_parallel == 1,
+      "parallel.expert_parallel = {} with moe.num_experts = 0: a dense model has no experts to share; use 1",
+      parallel.expert_parallel);
+  require<UsageError>(parallel.expert_parallel == 1,
+                      "parallel.expert_parallel = {}: experts are replicated on every rank in this version; use 1",
+                      parallel.expert_parallel);
+  require<UsageError>(parallel.dispatch == DispatchKind::Local,
+                      "parallel.dispatch = {} needs parallel.expert_parallel > 1 (now {}); use local",
+                      kDispatchNames[static_cast<std::size_t>(parallel.dispatch)], parallel.expert_parallel);
+  require<UsageError>(parallel.placement != PlacementKind::File || !parallel.placement_file.empty(),
+                      "parallel.placement = file needs parallel.placement_file; give it, or use block or random");
+}
+
+void validate_checkpoint(const CheckpointConfig& checkpoint) {
+  require<UsageError>(!checkpoint.async, "checkpoint.async = true: saves are synchronous in this version; use false");
+  const std::int64_t every = checkpoint.every_steps, keep = checkpoint.keep_every_steps;
+  require<UsageError>(
+      keep == 0 || (every > 0 && keep % every == 0),
+      "checkpoint.keep_every_steps = {} is not a multiple of checkpoint.every_steps = {}, so no checkpoint would "
+      "be kept; use 0 or {}",
+      keep, every, every > 0 ? fmt::format("a multiple of {}", every) : "set every_steps");
+}
+
+// Whether the value has no influence on the result of the run.
+bool may_change(const Field& field, const Recipe& now) {
+  const std::string name = field.name();
+  constexpr std::string_view kSections[] = {"parallel", "checkpoint", "eval"};
+  constexpr std::string_view kKeys[] = {"run.name", "run.dir", "run.stop_after_step", "train.threads",
+                                        "train.micro_batch_memory"};
+  if (std::count(std::begin(kSections), std::end(kSections), field.section()) > 0) return true;
+  if (std::count(std::begin(kKeys), std::end(kKeys), name) > 0) return true;
+  // Only the micro_batch and local scopes see how the batch is cut.
+  const bool cut_matters = now.model.is_moe() && now.model.balance_scope != BalanceScope::Step;
+  return name == "train.micro_batch_sequences" && !cut_matters;
+}
+
+// What an anneal may set anew on top of a finished run: the schedule, and what turns standard training into EMO
+// training.
+bool anneal_may_change(const std::string& name) {
+  constexpr std::string_view kKeys[] = {"train.steps",
+                                        "train.tokens",
+                                        "train.learning_rate",
+                                        "train.schedule",
+                                        "train.warmup_steps",
+                                        "train.min_lr_ratio",
+                                        "train.anneal_from_step",
+                                        "moe.pool",
+                                        "moe.pool_size",
+                                        "moe.pool_min",
+                                        "moe.pool_max",
+                                        "moe.eval_pool",
+                                        "moe.eos",
+                                        "model.intra_document_attention"};
+  return std::count(std::begin(kKeys), std::end(kKeys), name) > 0;
+}
+
+}  // namespace
+
+// dolma2: the numbers of the published tokenizer; emox reads token files made with it but cannot encode text with it.
+std::int32_t DataConfig::eos_id() const { return tokenizer == TokenizerKind::Byte ? kByteEos : 100257; }
+std::int64_t DataConfig::token_count() const { return tokenizer == TokenizerKind::Byte ? kByteVocabSize : 100278; }
+
+std::int64_t Recipe::total_steps() const {
+  if (train.steps > 0) return train.steps;
+  return train.tokens / tokens_per_step() + (train.tokens % tokens_per_step() != 0 ? 1 : 0);
+}
+
+void Recipe::validate(int ranks) const {
+  validate_run(run);
+  model.validate();
+  require<UsageError>(train.steps > 0 || train.tokens > 0,
+                      "neither train.steps nor train.tokens is set; set one of them");
+  require<UsageError>(train.steps == 0 || train.tokens == 0,
+                      "train.steps = {} and train.tokens = {} are both set; set one of them to 0", train.steps,
+                      train.tokens);
+  validate_schedule(train, total_steps());
+  require<UsageError>(
+      train.batch_sequences >= ranks,
+      "train.batch_sequences = {} is fewer than the {} ranks, so some would have nothing to do; use at least {}, "
+      "or at most {} ranks",
+      train.batch_sequences, ranks, ranks, train.batch_sequences);
+  validate_data(data, model);
+  validate_parallel(*this, ranks);
+  validate_checkpoint(checkpoint);
+}
+
+void check_resume(const Recipe& before, const Recipe& now) {
+  Recipe old_copy = before, new_copy = now;
+  const std::vector<Field> old_fields = fields_of(old_copy), new_fields = fields_of(new_copy);
+  const bool anneal = now.train.anneal_from_step > 0 && before.train.anneal_from_step == 0 &&
+                      before.total_steps() == now.train.anneal_from_step;
+  std::vector<std::string> changed;
+  for (std::size_t i = 0; i < new_fields.size(); ++i) {
+    const Field& field = new_fields[i];
+    const auto was = old_fields[i].values(), is = field.values();
+    if (was == is || may_change(field, now) || (anneal && anneal_may_change(field.name()))) continue;
+    changed.push_back(fmt::format("{} (was {}, now {})", field.name(), fmt::join(was, " "), fmt::join(is, " ")));
+  }
+  require<UsageError>(changed.empty(),
+                      "the run in {} cannot be resumed with other values of {}; restore them, or start a new run "
+                      "with another run.dir",
+                      now.run.dir, fmt::join(changed, ", "));
+}
+
+}  // namespace emox

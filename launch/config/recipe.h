@@ -1,0 +1,199 @@
+// What one run is: every key of a recipe with its default, its range and its meaning (design section 5).
+//
+// Recipe::visit walks all sections and keys in order. Parsing, printing, help, the run manifest and the resume check
+// are visitors of that walk, so a key cannot be accepted by one and unknown to another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/optim/schedule.h"
+#include "model/transformer/config.h"
+
+namespace emox {
+
+enum class MicroBatchMemory : std::uint8_t { Auto, Hold, Recompute };
+enum class TokenizerKind : std::uint8_t { Byte, Dolma2 };
+enum class CommunicatorKind : std::uint8_t { Auto, Self, Mpi, Nccl };
+enum class DispatchKind : std::uint8_t { Local, Flat, TwoLevel };
+enum class PlacementKind : std::uint8_t { Block, Random, File };
+
+inline constexpr const char* kScheduleNames[] = {"cosine", "linear", "constant"};
+inline constexpr const char* kMicroBatchMemoryNames[] = {"auto", "hold", "recompute"};
+inline constexpr const char* kTokenizerNames[] = {"byte", "dolma2"};
+inline constexpr const char* kCommunicatorNames[] = {"auto", "self", "mpi", "nccl"};
+inline constexpr const char* kDispatchNames[] = {"local", "flat", "two_level"};
+inline constexpr const char* kPlacementNames[] = {"block", "random", "file"};
+
+inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 60;  ///< "any count": no real run reaches it
+
+struct RunConfig {
+  std::string name;  ///< empty in a recipe: the file's name without .ini
+  std::string dir;   ///< empty in a recipe: runs/NAME
+  std::int64_t seed = 0;
+  std::int64_t stop_after_step = 0;
+
+  template <typename V>
+  void visit(V&& v) {
+    v.text("name", name, "name of the run; default: the recipe's file name without .ini");
+    v.text("dir", dir, "directory of the run, resumed when it holds one; default: runs/NAME");
+    v.integer("seed", seed, 0, kMaxCount, "key of every random draw");
+    v.integer("stop_after_step", stop_after_step, 0, kMaxCount,
+              "save and end cleanly after this step; schedules still count to train.steps; 0 = never");
+  }
+};
+
+struct TrainConfig {
+  std::int64_t steps = 0;
+  std::int64_t tokens = 0;
+  std::int64_t batch_sequences = 16;
+  std::int64_t micro_batch_sequences = 4;
+  double learning_rate = 1e-3;
+  ScheduleKind schedule = ScheduleKind::Cosine;
+  std::int64_t warmup_steps = 0;
+  double min_lr_ratio = 0.1;
+  std::int64_t anneal_from_step = 0;
+  double weight_decay = 0.1;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double clip_norm = 1.0;
+  double lm_z_weight = 1e-5;
+  MicroBatchMemory micro_batch_memory = MicroBatchMemory::Auto;
+  std::int64_t threads = 0;
+
+  template <typename V>
+  void visit(V&& v) {
+    v.integer("steps", steps, 0, kMaxCount, "optimizer steps of the whole run; 0 = given by train.tokens");
+    v.integer("tokens", tokens, 0, kMaxCount, "tokens of the whole run, rounded up to steps; 0 = given by train.steps");
+    v.integer("batch_sequences", batch_sequences, 1, 1 << 24, "sequences of one step, all ranks together");
+    v.integer("micro_batch_sequences", micro_batch_sequences, 1, 1 << 24,
+              "sequences that a rank computes at a time, an upper limit");
+    v.real("learning_rate", learning_rate, 0.0, 10.0,
+           "peak learning rate; with anneal_from_step, the rate it starts at");
+    v.choice("schedule", schedule, kScheduleNames, "how the learning rate falls after the warm-up");
+    v.integer("warmup_steps", warmup_steps, 0, kMaxCount, "steps over which the learning rate rises from 0");
+    v.real("min_lr_ratio", min_lr_ratio, 0.0, 1.0, "last learning rate / peak");
+    v.integer(
+        "anneal_from_step", anneal_from_step, 0, kMaxCount,
+        "continue a run that ended at this step: the rate falls linearly from there to 0 at the last step; 0 = off");
+    v.real("weight_decay", weight_decay, 0.0, 10.0, "decoupled weight decay; embeddings are not decayed");
+    v.real("beta1", beta1, 0.0, 0.999999, "AdamW: decay of the first moment");
+    v.real("beta2", beta2, 0.0, 0.999999, "AdamW: decay of the second moment");
+    v.real("eps", eps, 1e-30, 1.0, "AdamW: added to the root of the second moment");
+    v.real("clip_norm", clip_norm, 0.0, 1e9, "largest global norm of the gradient; 0 = no clipping");
+    v.real("lm_z_weight", lm_z_weight, 0.0, 1e3, "weight of the squared log-sum of the vocabulary logits");
+    v.choice("micro_batch_memory", micro_batch_memory, kMicroBatchMemoryNames,
+             "several micro-batches under balance_scope = step: hold all activations, or run the forward pass twice");
+    v.integer("threads", threads, 0, 4096, "threads of a rank; 0 = OMP_NUM_THREADS, else cores / ranks on the node");
+  }
+};
+
+struct DataConfig {
+  TokenizerKind tokenizer = TokenizerKind::Byte;
+  std::vector<std::string> source;
+  std::int64_t eval_documents = 100;
+
+  const char* tokenizer_name() const { return kTokenizerNames[static_cast<std::size_t>(tokenizer)]; }
+  /// The token that ends a document.
+  std::int32_t eos_id() const;
+  /// How many ids the tokenizer gives: the smallest model.vocab_size.
+  std::int64_t token_count() const;
+
+  template <typename V>
+  void visit(V&& v) {
+    v.choice("tokenizer", tokenizer, kTokenizerNames,
+             "byte: bytes + EOS 256; dolma2: token files written with that tokenizer, EOS 100257");
+    v.list("source", source, "label:weight:path of a corpus; one line each, weights are relative");
+    v.integer("eval_documents", eval_documents, 1, kMaxCount,
+              "held-out documents of every source that an evaluation reads, at most");
+  }
+};
+
+struct ParallelConfig {
+  CommunicatorKind communicator = CommunicatorKind::Auto;
+  std::int64_t expert_parallel = 1;
+  DispatchKind dispatch = DispatchKind::Local;
+  PlacementKind placement = PlacementKind::Block;
+  std::int64_t placement_seed = 0;
+  std::string placement_file;
+  double watchdog_s = 600;
+
+  template <typename V>
+  void visit(V&& v) {
+    v.choice("communicator", communicator, kCommunicatorNames,
+             "how ranks exchange data; auto: mpi under a launcher, else self");
+    v.integer("expert_parallel", expert_parallel, 1, 1 << 16, "ranks that share one copy of the experts");
+    v.choice("dispatch", dispatch, kDispatchNames,
+             "how tokens reach experts; flat and two_level need expert_parallel > 1");
+    v.choice("placement", placement, kPlacementNames, "which rank holds which expert");
+    v.integer("placement_seed", placement_seed, 0, kMaxCount, "seed of placement = random");
+    v.text("placement_file", placement_file, "table of placement = file");
+    v.real("watchdog_s", watchdog_s, 0.1, 1e7, "seconds after which a waiting collective ends the job");
+  }
+};
+
+struct CheckpointConfig {
+  std::int64_t every_steps = 0;
+  std::int64_t keep_last = 2;
+  std::int64_t keep_every_steps = 0;
+  bool async = false;
+
+  template <typename V>
+  void visit(V&& v) {
+    v.integer("every_steps", every_steps, 0, kMaxCount, "save every so many steps; 0 = after the last step only");
+    v.integer("keep_last", keep_last, 1, kMaxCount, "newest checkpoints that are kept");
+    v.integer("keep_every_steps", keep_every_steps, 0, kMaxCount,
+              "checkpoints at multiples of this stay for good; 0 = none");
+    v.flag("async", async, "write while training goes on");
+  }
+};
+
+struct EvalConfig {
+  std::int64_t every_steps = 0;
+  bool final = true;
+
+  template <typename V>
+  void visit(V&& v) {
+    v.integer("every_steps", every_steps, 0, kMaxCount, "evaluate every so many steps; 0 = never during training");
+    v.flag("final", final, "evaluate after the last step");
+  }
+};
+
+struct Recipe {
+  RunConfig run;
+  ModelConfig model;  ///< sections [model] and [moe]
+  TrainConfig train;
+  DataConfig data;
+  ParallelConfig parallel;
+  CheckpointConfig checkpoint;
+  EvalConfig eval;
+
+  template <typename V>
+  void visit(V&& v) {
+    v.section("run"), run.visit(v);
+    v.section("model"), model.visit_model(v);
+    v.section("moe"), model.visit_moe(v);
+    v.section("train"), train.visit(v);
+    v.section("data"), data.visit(v);
+    v.section("parallel"), parallel.visit(v);
+    v.section("checkpoint"), checkpoint.visit(v);
+    v.section("eval"), eval.visit(v);
+  }
+
+  /// train.steps, or train.tokens rounded up to whole steps.
+  std::int64_t total_steps() const;
+  std::int64_t tokens_per_step() const { return train.batch_sequences * model.sequence_length; }
+
+  /// Throws UsageError unless the values fit together and can run on that many ranks.
+  void validate(int ranks) const;
+};
+
+/// Throws UsageError that lists every key that differs although a resumed run may not change it. `before` is the recipe
+/// of the run directory. An anneal recipe may also change the schedule and the pools of a run that ended where it
+/// starts.
+void check_resume(const Recipe& before, const Recipe& now);
+
+}  // namespace emox

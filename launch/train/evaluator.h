@@ -1,0 +1,40 @@
+// Held-out loss per domain (design section 5, "Evaluation JSON").
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "data/loader/heldout.h"
+#include "model/transformer/language_model.h"
+#include "parallel/comm/communicator.h"
+
+namespace emox {
+
+struct DomainLoss {
+  std::string label;
+  std::int64_t documents = 0, bytes = 0, tokens = 0;
+  double nats = 0;  ///< summed over tokens
+  double loss() const { return tokens > 0 ? nats / static_cast<double>(tokens) : 0; }
+  double bits_per_byte() const;
+};
+
+struct Evaluation {
+  std::int64_t step = 0;
+  std::int64_t experts_kept = 0;
+  std::vector<DomainLoss> domains;
+  double mean_loss() const;  ///< mean over domains of the loss per token
+  double mean_bits_per_byte() const;
+  nlohmann::ordered_json to_json() const;
+  /// A table for people.
+  std::string to_text() const;
+};
+
+/// Scores every document on its own: the model reads EOS and the document, and predicts the document and its EOS.
+/// Longer documents are cut into windows of the model's sequence length. Documents are dealt to the ranks in turn.
+/// `activations` and `batch` are memory for `max_tokens` tokens; no pool, or one of moe.eval_pool experts (spec 3.7).
+Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const std::vector<HeldOut>& held_out,
+                    std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch, std::int64_t max_tokens);
+
+}  // namespace emox

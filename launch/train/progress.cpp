@@ -1,0 +1,49 @@
+#include "launch/train/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+namespace emox {
+namespace {
+constexpr double kPlainInterval = 5;  // seconds between lines of a log
+}
+
+std::string format_duration(double seconds) {
+  const auto s = static_cast<std::int64_t>(seconds + 0.5);
+  if (s >= 172800) return fmt::format("{} d {} h", s / 86400, s % 86400 / 3600);
+  if (s >= 3600) return fmt::format("{} h {:02} min", s / 3600, s % 3600 / 60);
+  if (s >= 60) return fmt::format("{} min {:02} s", s / 60, s % 60);
+  return fmt::format("{} s", s);
+}
+
+Progress::Progress(std::int64_t first_step, std::int64_t last_step, bool enabled)
+    : last_step_(last_step), enabled_(enabled), terminal_(isatty(STDERR_FILENO) == 1) {
+  (void)first_step;
+}
+
+void Progress::show(std::int64_t step, const StepMetrics& m, double learning_rate, double tokens_per_s, double step_s,
+                    double gemm_floor_fraction) {
+  if (!enabled_) return;
+  mean_step_s_ = mean_step_s_ == 0 ? step_s : 0.9 * mean_step_s_ + 0.1 * step_s;
+  const auto now = std::chrono::steady_clock::now();
+  const bool due = first_ || step == last_step_ || std::chrono::duration<double>(now - last_shown_).count() >= kPlainInterval;
+  if (!terminal_ && !due) return;
+  first_ = false;
+  last_shown_ = now;
+  const std::string line =
+      fmt::format("step {}/{}  loss {:.4f}  ce {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  {:.0f} % of GEMM  left {}", step, last_step_,
+                  m.loss(), m.ce, m.grad_norm, learning_rate, tokens_per_s, 100 * gemm_floor_fraction,
+                  format_duration(static_cast<double>(last_step_ - step) * mean_step_s_));
+  std::fprintf(stderr, terminal_ ? "\r\033[K%s" : "%s\n", line.c_str());
+  std::fflush(stderr);
+  open_ = terminal_;
+}
+
+void Progress::finish() {
+  if (open_) std::fputc('\n', stderr);
+  open_ = false;
+}
+
+}  // namespace emox

@@ -1,0 +1,42 @@
+// Files of a run (design section 5): recipe.ini, run.json, metrics.jsonl, eval.jsonl, checkpoints/, log/.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "launch/config/recipe.h"
+#include "launch/train/session.h"
+#include "model/transformer/language_model.h"
+#include "parallel/checkpoint/checkpoint.h"
+
+namespace emox {
+
+class RunDirectory {
+ public:
+  explicit RunDirectory(std::filesystem::path root) : root_(std::move(root)) {}
+  const std::filesystem::path& root() const { return root_; }
+  std::filesystem::path recipe() const { return root_ / "recipe.ini"; }
+  std::filesystem::path manifest() const { return root_ / "run.json"; }
+  std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
+  std::filesystem::path evaluations() const { return root_ / "eval.jsonl"; }
+  std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
+  std::filesystem::path log(int rank) const;
+  bool has_checkpoints() const;
+
+  /// Collective. Rank 0 makes the directories, refuses a run whose recipe may not change so (UsageError), and writes
+  /// recipe.ini and run.json. `resuming` is decided by find_latest.
+  void prepare(Session& session, const Recipe& recipe, const std::vector<std::string>& command, bool resuming) const;
+
+ private:
+  std::filesystem::path root_;
+};
+
+/// Every tensor of a training run under its published name, with moments where the store has them.
+std::vector<CheckpointTensor> checkpoint_tensors(const LanguageModel& model);
+
+/// Collective: throws on every rank what `body` threw on rank 0.
+void on_root(Session& session, const std::function<void()>& body);
+
+}  // namespace emox

@@ -1,0 +1,43 @@
+// What every command that runs a model sets up first: communicator, threads, log, context.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "launch/config/recipe.h"
+#include "parallel/comm/communicator.h"
+#include "runtime/core/context.h"
+#include "runtime/telemetry/log.h"
+#include "runtime/telemetry/spans.h"
+
+namespace emox {
+
+class Session {
+ public:
+  /// Uses the ranks that were started; threads by train.threads (0: OMP_NUM_THREADS, else cores / ranks on the node).
+  Session(const ParallelConfig& parallel, std::int64_t threads);
+  /// On a communicator that somebody else made (ranks as threads of one process).
+  Session(std::unique_ptr<Communicator> comm, int threads);
+
+  Communicator& comm() { return *comm_; }
+  Context& ctx() { return ctx_; }
+  Log& log() { return log_; }
+  Telemetry& telemetry() { return telemetry_; }
+  bool root() const { return comm_->rank() == 0; }
+
+ private:
+  void start(int threads);
+  std::unique_ptr<Communicator> comm_;
+  Log log_;
+  Telemetry telemetry_;
+  Context ctx_;
+};
+
+/// Threads of a rank when the recipe leaves the choice (0).
+int default_threads(int ranks_on_node);
+/// Throws UsageError if the ops were compiled for instructions that this processor lacks.
+void check_processor();
+/// "model name" of /proc/cpuinfo.
+std::string processor_name();
+
+}  // namespace emox

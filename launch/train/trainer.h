@@ -1,0 +1,16 @@
+// A training run from its recipe to its last checkpoint (design sections 2, 4.11 and 5).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launch/config/recipe.h"
+#include "launch/train/session.h"
+
+namespace emox {
+
+/// Starts or resumes the run of recipe.run.dir on the session's ranks. Returns when the last step is done, when
+/// run.stop_after_step is reached, or one step after a stop signal; the state is saved in all three cases.
+void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command);
+
+}  // namespace emox

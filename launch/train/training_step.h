@@ -1,0 +1,90 @@
+// One optimizer step on this rank's sequences: forward, the one all-reduce of routing counts, backward, gradient sum,
+// clipping, AdamW (design sections 2, 4.6 and 4.7).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "launch/config/recipe.h"
+#include "model/moe/pools.h"
+#include "model/optim/optimizer.h"
+#include "model/transformer/language_model.h"
+#include "parallel/comm/communicator.h"
+#include "runtime/core/arena.h"
+
+namespace emox {
+
+/// The step's global values; losses carry their weights, loss is their sum.
+struct StepMetrics {
+  double ce = 0, lm_z = 0, lb = 0, router_z = 0;
+  double loss() const { return ce + lm_z + lb + router_z; }
+  double grad_norm = 0;
+  double load_max_over_mean = 0;    ///< of routed experts' picks, mean over layers
+  double experts_per_document = 0;  ///< different routed experts that a document used, mean over documents and layers
+  double pool_mean = 0;             ///< routed experts in a document's pool, mean over documents and layers
+  bool stop = false;                ///< some rank was asked to stop
+};
+
+class TrainingStep {
+ public:
+  /// Reserves all memory of a step. `pools` must outlive this object; null: no pools. `label_count` > 0 with
+  /// moe.pool = label.
+  TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, Communicator& comm, const PoolSizes* pools,
+               std::int64_t label_count);
+
+  /// This rank's share of a step's sequences: [begin, end) of the global batch.
+  std::int64_t share_begin() const { return batch_ * comm_.rank() / comm_.size(); }
+  std::int64_t share_end() const { return batch_ * (comm_.rank() + 1) / comm_.size(); }
+
+  /// Losses and summed gradients of one step; parameters are not touched. `stop_requested` reaches all ranks.
+  StepMetrics compute_gradients(std::int64_t step, std::span<const SequenceInput> local, bool stop_requested = false);
+  /// Clips and updates. Throws Error when the loss or the norm is not finite: nothing is updated then.
+  void update(std::int64_t step, double learning_rate, const StepMetrics& metrics);
+
+  bool recomputes_forward() const { return recompute_; }
+  std::size_t arena_bytes() const { return arena_bytes_; }
+  /// Memory of one micro-batch, free between steps: an evaluation uses it.
+  std::int64_t max_tokens() const { return micro_ * config_.sequence_length; }
+  Activations& spare_activations() { return slots_.front(); }
+  DeviceBatch& spare_batch() { return device_batches_.front(); }
+  /// Routing decisions of micro-batch m of the last step, for tests: its activations.
+  const Activations& activations(std::size_t m) const { return slots_[recompute_ ? 0 : m % slots_.size()]; }
+
+ private:
+  struct Sums;
+  void plan_memory(std::int64_t label_count);
+  void forward(std::size_t m, std::int64_t step, bool count);
+  void head(std::size_t m, Sums& sums);
+  void backward(std::size_t m, bool balanced);
+  void reduce_counts(bool stop_requested, Sums& sums);
+  void balance_loss(double factor, Sums& sums);
+  void update_selection_bias(const std::vector<std::int64_t>& counts);
+  Activations& slot(std::size_t m) { return slots_[m % slots_.size()]; }
+  DeviceBatch& batch_of(std::size_t m) { return device_batches_[m % device_batches_.size()]; }
+
+  Context& ctx_;
+  LanguageModel& model_;
+  Communicator& comm_;
+  const ModelConfig config_;
+  const TrainConfig train_;
+  const std::int32_t eos_;
+  const PoolSizes* pools_;
+  std::vector<std::uint8_t> label_pools_;
+  const std::int64_t batch_;
+  std::int64_t micro_ = 1, micro_batches_ = 1;
+  bool recompute_ = false;
+  double divisor_ = 1;
+
+  std::size_t arena_bytes_ = 0;
+  Arena arena_{Device{}, 0};
+  std::vector<Activations> slots_;
+  std::vector<DeviceBatch> device_batches_;
+  std::vector<MicroBatch> micro_host_;
+  Tensor integers_;  ///< i64: counts [L,n_r], document experts [L], then documents, pool sizes, stop
+  Tensor p_sum_, z_sum_, balance_, totals_;
+  RoutingStatistics statistics_;
+  std::vector<std::int64_t> step_counts_;  ///< [L,n_r], whole step, all ranks
+};
+
+}  // namespace emox

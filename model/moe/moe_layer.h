@@ -1,0 +1,94 @@
+// Mixture-of-experts layer without its norm (spec 0): router with document pools, routed experts through a dispatcher,
+// shared experts on the spot.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model/layers/feed_forward.h"
+#include "model/moe/pools.h"
+#include "model/transformer/batch.h"
+#include "model/transformer/config.h"
+#include "model/transformer/parameter_store.h"
+#include "parallel/expert/token_dispatcher.h"
+#include "runtime/core/arena.h"
+#include "runtime/core/context.h"
+#include "runtime/ops/moe.h"
+
+namespace emox {
+
+/// Routing sums of one layer over the micro-batches that share a balance statistic.
+struct LayerStatistics {
+  TensorView counts;  ///< i64 [n_r] picks
+  TensorView p_sum;   ///< f64 [n_r] sum of p over tokens
+  TensorView z_sum;   ///< f64 [1] sum of squared log-sum-exp
+  TensorView document_experts;  ///< i64 [1] different experts, summed over documents
+};
+
+/// Gradients of the auxiliary losses with respect to the router's outputs, the same for every token.
+struct AuxiliaryGradients {
+  TensorView balance;  ///< f32 [n_r] d loss / d p_i; null: no balance loss
+  float z = 0;         ///< weight / divisor of the squared log-sum-exp
+};
+
+/// How documents are restricted in one forward pass.
+struct PoolPlan {
+  const PoolSizes* sizes = nullptr;          ///< null: no pools
+  const std::vector<std::uint8_t>* by_label = nullptr;  ///< [labels * n_r]: overrides sizes
+  std::int64_t step = 0;
+};
+
+class MoeLayer {
+ public:
+  struct Saved {
+    ops::TopkResult route;     ///< p [T,n_r], lse [T], ids, gates [T,k_r]
+    DispatchHandle handle;
+    TensorView rows;           ///< [R,D] dispatched inputs
+    TensorView row_gates;      ///< [R]
+    TensorView hidden;         ///< [R,2F]
+    TensorView shared_hidden;  ///< [n_s,T,2F], flat
+  };
+  /// Shared by all layers of a model: contents do not survive a call.
+  struct Scratch {
+    TensorView logits;      ///< [T,n_r], also their gradient
+    TensorView scores;      ///< [docs <= T, n_r]
+    TensorView pool;        ///< u8 [docs <= T, n_r]
+    TensorView sizes;       ///< i32 [docs <= T]
+    TensorView activation;  ///< [max(R,T),F]
+    TensorView row_out;     ///< [R,D]
+    TensorView drow_gates;  ///< [R]
+    TensorView dgates;      ///< [T,k_r]
+  };
+
+  MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore& store);
+  Saved reserve(Arena& arena, std::int64_t tokens) const;
+  Scratch reserve_scratch(Arena& arena, std::int64_t tokens) const;
+
+  /// y[T,D] += experts(x), x[T,D] normed. `documents` are the host side of batch's pool segments.
+  /// selection_bias f32 [n_r] or null. Statistics are added to when given (not null).
+  void forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
+                   const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
+                   const LayerStatistics* statistics, const ParameterStore& store) const;
+  /// dx[T,D] assigned; parameters' gradients accumulated.
+  void backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved, const Scratch& scratch,
+                const AuxiliaryGradients& auxiliary, const ParameterStore& store) const;
+
+  ParameterSlot router() const { return router_; }
+
+ private:
+  void route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
+             const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
+             const ParameterStore& store) const;
+  ops::TopkResult cut(const Saved& saved, std::int64_t tokens) const;
+
+  ModelConfig config_;
+  std::int64_t layer_;
+  ParameterSlot router_;  ///< [N,D], the shared experts' dead rows last (spec 2.1)
+  ParameterSlot up_;      ///< [n_r,2F,D]
+  ParameterSlot down_;    ///< [n_r,D,F]
+  std::vector<FeedForward> shared_;
+  std::unique_ptr<TokenDispatcher> dispatcher_;
+};
+
+}  // namespace emox

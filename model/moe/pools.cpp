@@ -1,0 +1,52 @@
+#include "model/moe/pools.h"
+
+#include "runtime/core/error.h"
+#include "runtime/rng/philox.h"
+
+namespace emox {
+namespace {
+
+class FixedPools final : public PoolSizes {
+ public:
+  explicit FixedPools(std::int64_t size) : size_(size) {}
+  std::int64_t size(std::int64_t, std::int64_t, const PoolDocument&) const override { return size_; }
+
+ private:
+  std::int64_t size_;
+};
+
+class UniformPools final : public PoolSizes {
+ public:
+  UniformPools(std::uint64_t seed, std::int64_t low, std::int64_t high)
+      : philox_(seed, RngPurpose::PoolSize), low_(low), high_(high) {}
+  std::int64_t size(std::int64_t step, std::int64_t layer, const PoolDocument& d) const override {
+    return philox_.uniform_int(low_, high_, {static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(layer),
+                                             static_cast<std::uint32_t>(d.sequence), static_cast<std::uint32_t>(d.document)});
+  }
+
+ private:
+  Philox philox_;
+  std::int64_t low_, high_;
+};
+
+}  // namespace
+
+std::unique_ptr<PoolSizes> make_pool_sizes(const ModelConfig& config, std::uint64_t seed) {
+  if (config.pool == PoolMode::Uniform) return std::make_unique<UniformPools>(seed, config.pool_min, config.pool_max);
+  if (config.pool == PoolMode::Fixed) return std::make_unique<FixedPools>(config.pool_size);
+  return std::make_unique<FixedPools>(config.routed_experts());
+}
+
+std::vector<std::uint8_t> label_pools(std::int64_t routed_experts, std::int64_t routed_top_k, std::int64_t labels) {
+  require<UsageError>(labels >= 1 && routed_experts / labels >= routed_top_k,
+                      "moe.pool = label divides {} routed experts over {} data labels, {} for the smallest, but a token picks {}; "
+                      "use at most {} labels, or moe.num_experts with at least {} routed experts", routed_experts, labels,
+                      labels < 1 ? 0 : routed_experts / labels, routed_top_k, routed_experts / routed_top_k, labels * routed_top_k);
+  std::vector<std::uint8_t> pool(static_cast<std::size_t>(labels * routed_experts), 0);
+  for (std::int64_t l = 0; l < labels; ++l)
+    for (std::int64_t e = routed_experts * l / labels; e < routed_experts * (l + 1) / labels; ++e)
+      pool[static_cast<std::size_t>(l * routed_experts + e)] = 1;
+  return pool;
+}
+
+}  // namespace emox

@@ -1,0 +1,31 @@
+// How large each document's pool is, and which experts a label pool holds (spec 3.3).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model/transformer/batch.h"
+#include "model/transformer/config.h"
+
+namespace emox {
+
+/// Pool sizes of documents. Tests replace it to play back recorded draws.
+class PoolSizes {
+ public:
+  virtual ~PoolSizes() = default;
+  /// Routed experts in the pool of `document` in layer `layer` at step `step`; the number of routed experts or more
+  /// means no restriction.
+  virtual std::int64_t size(std::int64_t step, std::int64_t layer, const PoolDocument& document) const = 0;
+};
+
+/// The draws of a training run: fixed, or uniform on [pool_min, pool_max] keyed by (seed, step, layer, sequence,
+/// document), so that no mesh and no resume changes them.
+std::unique_ptr<PoolSizes> make_pool_sizes(const ModelConfig& config, std::uint64_t seed);
+
+/// Label pools (the BTX / FlexOlmo idea, a baseline): routed experts divided over the labels in order, as evenly as
+/// they go. Row `label` of the result, n_r bytes: 1 where the expert belongs to the label.
+/// Throws UsageError when a label would get fewer experts than a token picks.
+std::vector<std::uint8_t> label_pools(std::int64_t routed_experts, std::int64_t routed_top_k, std::int64_t labels);
+
+}  // namespace emox

@@ -1,0 +1,24 @@
+#include "model/optim/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace emox {
+
+double Schedule::learning_rate(std::int64_t step) const {
+  const auto s = static_cast<double>(step), warmup = static_cast<double>(warmup_steps), last = static_cast<double>(last_step);
+  if (anneal_from_step > 0) {
+    const double length = last - static_cast<double>(anneal_from_step);
+    return peak * std::clamp((last - s) / length, 0.0, 1.0);
+  }
+  if (step < warmup_steps) return peak * s / warmup;
+  if (kind == ScheduleKind::Constant) return peak;
+  const double low = peak * min_ratio;
+  if (step >= last_step) return low;
+  const double done = (s - warmup) / (last - warmup);
+  if (kind == ScheduleKind::Linear) return peak + (low - peak) * done;
+  return low + (peak - low) * (1.0 + std::cos(std::numbers::pi * done)) / 2.0;
+}
+
+}  // namespace emox

@@ -1,0 +1,76 @@
+#include "model/transformer/batch.h"
+
+#include "runtime/core/error.h"
+#include "runtime/ops/basic.h"
+
+namespace emox {
+namespace {
+
+void append_pools(MicroBatch& out, const SequenceInput& s, std::int32_t eos, EosRule rule, std::int32_t start) {
+  const auto n = static_cast<std::int32_t>(s.tokens.size());
+  std::int32_t document = 0;
+  const auto close = [&](std::int32_t end) {
+    out.pool_segments.push_back(start + end);
+    out.documents.push_back({s.index, document++, s.domain});
+  };
+  for (std::int32_t i = 0; i < n; ++i) {
+    if (s.tokens[static_cast<std::size_t>(i)] != eos) continue;
+    if (rule == EosRule::Owner && i + 1 < n) close(i + 1);  // the EOS ends its document
+    if (rule == EosRule::Reference && i > 0) close(i);      // the EOS opens the next one
+  }
+  if (n > 0) close(n);
+}
+
+void append_attention(MicroBatch& out, const SequenceInput& s, std::int32_t eos, bool intra_document, std::int32_t start) {
+  const auto n = static_cast<std::int32_t>(s.tokens.size());
+  if (intra_document)
+    for (std::int32_t i = 0; i + 1 < n; ++i)
+      if (s.tokens[static_cast<std::size_t>(i)] == eos) out.attention_segments.push_back(start + i + 1);
+  if (n > 0) out.attention_segments.push_back(start + n);
+}
+
+}  // namespace
+
+MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::span<const SequenceInput> sequences) {
+  MicroBatch b;
+  b.attention_segments.push_back(0);
+  b.pool_segments.push_back(0);
+  for (const SequenceInput& s : sequences) {
+    const std::size_t n = s.tokens.size();
+    require<ShapeError>(s.labels.empty() || s.labels.size() == n, "a sequence of {} tokens has {} labels", n, s.labels.size());
+    const auto start = static_cast<std::int32_t>(b.ids.size());
+    for (std::size_t i = 0; i < n; ++i) {
+      b.ids.push_back(s.tokens[i]);
+      b.positions.push_back(static_cast<std::int32_t>(i));
+      const std::int32_t label = !s.labels.empty() ? s.labels[i] : (i + 1 < n ? s.tokens[i + 1] : -1);
+      b.labels.push_back(label);
+      b.scored += label >= 0 ? 1 : 0;
+    }
+    append_attention(b, s, eos, config.intra_document_attention, start);
+    append_pools(b, s, eos, config.eos, start);
+  }
+  b.tokens = static_cast<std::int64_t>(b.ids.size());
+  return b;
+}
+
+DeviceBatch::DeviceBatch(Device device, std::int64_t max_tokens)
+    : ids_(device, DType::I32, {max_tokens}),
+      labels_(device, DType::I32, {max_tokens}),
+      positions_(device, DType::I32, {max_tokens}),
+      attention_segments_(device, DType::I32, {max_tokens + 1}),
+      pool_segments_(device, DType::I32, {max_tokens + 1}) {}
+
+void DeviceBatch::upload(Context& ctx, const MicroBatch& batch) {
+  require<ShapeError>(batch.tokens <= ids_.view().dim(0), "a micro-batch of {} tokens, memory was reserved for {}", batch.tokens,
+                      ids_.view().dim(0));
+  tokens_ = batch.tokens;
+  attention_count_ = static_cast<std::int64_t>(batch.attention_segments.size());
+  pool_count_ = static_cast<std::int64_t>(batch.pool_segments.size());
+  ops::copy_from_host(ctx, ids(), batch.ids.data());
+  ops::copy_from_host(ctx, labels(), batch.labels.data());
+  ops::copy_from_host(ctx, positions(), batch.positions.data());
+  ops::copy_from_host(ctx, attention_segments(), batch.attention_segments.data());
+  ops::copy_from_host(ctx, pool_segments(), batch.pool_segments.data());
+}
+
+}  // namespace emox

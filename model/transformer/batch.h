@@ -1,0 +1,60 @@
+// A micro-batch as the model reads it: token rows laid end to end, with the boundaries that attention and pools respect.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/transformer/config.h"
+#include "runtime/core/context.h"
+#include "runtime/core/tensor.h"
+
+namespace emox {
+
+/// One sequence to be trained on or scored.
+struct SequenceInput {
+  std::span<const std::int32_t> tokens;
+  std::span<const std::int32_t> labels;  ///< empty: tokens shifted left by one, the last not scored (spec 5)
+  std::int64_t index = 0;                ///< in the global batch of the step: keys the random draws
+  std::int32_t domain = 0;               ///< index of the data source: read by label pools only
+};
+
+/// A pool segment's identity (design 4.6).
+struct PoolDocument {
+  std::int64_t sequence = 0;
+  std::int32_t document = 0;  ///< in its sequence
+  std::int32_t domain = 0;
+};
+
+struct MicroBatch {
+  std::int64_t tokens = 0;
+  std::int64_t scored = 0;  ///< labels that count
+  std::vector<std::int32_t> ids, labels, positions;
+  std::vector<std::int32_t> attention_segments;  ///< [n+1]
+  std::vector<std::int32_t> pool_segments;       ///< [docs+1]
+  std::vector<PoolDocument> documents;           ///< [docs]
+};
+
+/// Lays sequences end to end. Attention segments: documents, an EOS belonging to the document it ends, or whole sequences
+/// when intra_document_attention is off (spec 3.6). Pool segments: by moe.eos (spec 3.1, golden README "Segments").
+MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::span<const SequenceInput> sequences);
+
+/// The integers of a micro-batch where the ops can read them. Reserved once for the largest micro-batch.
+class DeviceBatch {
+ public:
+  DeviceBatch(Device device, std::int64_t max_tokens);
+  void upload(Context& ctx, const MicroBatch& batch);
+
+  std::int64_t tokens() const { return tokens_; }
+  TensorView ids() const { return ids_.view().rows(0, tokens_); }
+  TensorView labels() const { return labels_.view().rows(0, tokens_); }
+  TensorView positions() const { return positions_.view().rows(0, tokens_); }
+  TensorView attention_segments() const { return attention_segments_.view().rows(0, attention_count_); }
+  TensorView pool_segments() const { return pool_segments_.view().rows(0, pool_count_); }
+
+ private:
+  std::int64_t tokens_ = 0, attention_count_ = 1, pool_count_ = 1;
+  Tensor ids_, labels_, positions_, attention_segments_, pool_segments_;
+};
+
+}  // namespace emox

@@ -1,0 +1,152 @@
+#include "model/transformer/language_model.h"
+
+#include <fmt/format.h>
+
+#include "runtime/ops/basic.h"
+#include "runtime/ops/layers.h"
+#include "runtime/ops/loss.h"
+#include "runtime/ops/matmul.h"
+#include "runtime/telemetry/spans.h"
+
+namespace emox {
+
+LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool training) : config_(config) {
+  const std::int64_t d = config.d_model;
+  embedding_ = store_.reserve({config.vocab_size, d}, false);
+  store_.name("model.embed_tokens.weight", embedding_);
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    Block block{Attention(config, l, store_), store_.reserve({d}), std::nullopt, std::nullopt};
+    store_.name(fmt::format("model.layers.{}.pre_feedforward_layernorm.weight", l), block.norm, false);
+    if (config.is_moe()) block.moe.emplace(config, l, store_);
+    else block.dense.emplace(d, config.dense_ff, fmt::format("model.layers.{}.mlp.", l), store_);
+    blocks_.push_back(std::move(block));
+  }
+  final_norm_ = store_.reserve({d});
+  store_.name("model.norm.weight", final_norm_, false);
+  head_ = store_.reserve({config.vocab_size, d});
+  store_.name("lm_head.weight", head_);
+  store_.allocate(ctx.device, training);
+
+  rope_cos_ = Tensor(ctx.device, DType::F32, {config.sequence_length, config.head_dim() / 2});
+  rope_sin_ = Tensor(ctx.device, DType::F32, {config.sequence_length, config.head_dim() / 2});
+  ops::rope_tables(ctx, rope_cos_, rope_sin_, config.rope_theta);
+  if (config.is_moe() && config.balance == BalanceMode::Bias)
+    selection_bias_ = Tensor(ctx.device, DType::F32, {config.layers, config.routed_experts()});
+}
+
+void LanguageModel::initialize(Context& ctx, std::uint64_t seed) {
+  const Philox philox(seed, RngPurpose::Init);
+  std::uint32_t stream = 0;
+  for (const NamedParameter& p : store_.named()) {
+    const TensorView w = store_.weight(p.slot);
+    if (p.matrix) ops::random_truncated_normal(ctx, w, philox, stream, 0, 0.02, 0.06);
+    else ops::fill(ctx, w, 1.0F);
+    ++stream;
+  }
+}
+
+Activations LanguageModel::reserve(Arena& arena, std::int64_t tokens) const {
+  const std::int64_t d = config_.d_model;
+  Activations a;
+  for (const Block& block : blocks_) {
+    Activations::Block b;
+    b.input = arena.f32({tokens, d});
+    b.middle = arena.f32({tokens, d});
+    b.normed = arena.f32({tokens, d});
+    b.rstd = arena.f32({tokens});
+    b.attention = block.attention.reserve(arena, tokens);
+    if (block.moe) b.moe = block.moe->reserve(arena, tokens);
+    else b.dense_hidden = arena.f32({tokens, 2 * config_.dense_ff});
+    a.blocks.push_back(b);
+  }
+  a.output = arena.f32({tokens, d});
+  a.final_rstd = arena.f32({tokens});
+  a.final_normed = arena.f32({tokens, d});
+  return a;
+}
+
+void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threads) {
+  const std::int64_t d = config_.d_model;
+  scratch_.d = arena.f32({tokens, d});
+  scratch_.dnormed = arena.f32({tokens, d});
+  scratch_.dqkv = arena.f32({tokens, 3 * d});
+  if (config_.is_moe()) scratch_.moe = blocks_.front().moe->reserve_scratch(arena, tokens);
+  else scratch_.dense_activation = arena.f32({tokens, config_.dense_ff});
+  const std::size_t bytes = ops::lm_head_loss_scratch(tokens, d, config_.vocab_size, threads);
+  scratch_.loss = arena.allocate(DType::U8, {static_cast<std::int64_t>(bytes)});
+  scratch_.sums = arena.allocate(DType::F64, {2});
+}
+
+void LanguageModel::forward(Context& ctx, Activations& a, const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
+                            const PoolPlan& pools, const RoutingStatistics* statistics) {
+  const std::int64_t t = batch.tokens();
+  const Attention::Rope rope{rope_cos_, rope_sin_};
+  const auto eps = static_cast<float>(config_.norm_eps);
+  ops::embedding(ctx, a.blocks.front().input.rows(0, t), batch.ids(), store_.weight(embedding_));
+  for (std::size_t l = 0; l < blocks_.size(); ++l) {
+    const Block& block = blocks_[l];
+    Activations::Block& s = a.blocks[l];
+    const auto layer = static_cast<std::int64_t>(l);
+    const TensorView x = s.input.rows(0, t), middle = s.middle.rows(0, t), normed = s.normed.rows(0, t);
+    const TensorView y = (l + 1 < blocks_.size() ? a.blocks[l + 1].input : a.output).rows(0, t);
+    {
+      const Span span(ctx, "layer.attention");
+      block.attention.forward(ctx, middle, x, s.attention, batch, rope, store_);
+    }
+    ops::rms_norm(ctx, normed, s.rstd.rows(0, t), middle, store_.weight(block.norm), eps);
+    ops::copy(ctx, y, middle);
+    if (block.moe) {
+      const LayerStatistics layer_statistics = statistics != nullptr ? statistics->layer(layer) : LayerStatistics{};
+      const TensorView bias = selection_bias_.view().null() ? TensorView{} : selection_bias_.view()[layer];
+      block.moe->forward_add(ctx, y, normed, s.moe, scratch_.moe, batch, documents, pools, bias,
+                             statistics != nullptr ? &layer_statistics : nullptr, store_);
+    } else {
+      block.dense->forward_add(ctx, y, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t), store_);
+    }
+  }
+  ops::rms_norm(ctx, a.final_normed.rows(0, t), a.final_rstd.rows(0, t), a.output.rows(0, t), store_.weight(final_norm_), eps);
+}
+
+void LanguageModel::logits(Context& ctx, TensorView out, const Activations& a, const DeviceBatch& batch) {
+  ops::matmul_nt(ctx, out, a.final_normed.rows(0, batch.tokens()), store_.weight(head_));
+}
+
+LossSums LanguageModel::loss(Context& ctx, Activations& a, const DeviceBatch& batch, bool gradient, double inverse_divisor,
+                             double z_weight, TensorView token_loss) {
+  const std::int64_t t = batch.tokens();
+  const TensorView x = a.final_normed.rows(0, t);
+  ops::zero(ctx, scratch_.sums);
+  ops::lm_head_loss(ctx, scratch_.sums, token_loss, gradient ? scratch_.d.rows(0, t) : TensorView{},
+                    gradient ? store_.grad(head_) : TensorView{}, x, store_.weight(head_), batch.labels(), scratch_.loss,
+                    {inverse_divisor, z_weight});
+  if (gradient) ops::copy(ctx, x, scratch_.d.rows(0, t));
+  const auto sums = ops::to_host<double>(ctx, scratch_.sums);
+  return {sums[0], sums[1]};
+}
+
+void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z) {
+  const std::int64_t t = batch.tokens();
+  const Attention::Rope rope{rope_cos_, rope_sin_};
+  const TensorView d = scratch_.d.rows(0, t), dnormed = scratch_.dnormed.rows(0, t), dqkv = scratch_.dqkv.rows(0, t);
+  ops::zero(ctx, d);
+  ops::rms_norm_backward_add(ctx, d, store_.grad(final_norm_), a.final_normed.rows(0, t), a.output.rows(0, t),
+                             a.final_rstd.rows(0, t), store_.weight(final_norm_));
+  for (std::size_t l = blocks_.size(); l-- > 0;) {
+    const Block& block = blocks_[l];
+    const Activations::Block& s = a.blocks[l];
+    const TensorView normed = s.normed.rows(0, t);
+    if (block.moe) {
+      const AuxiliaryGradients auxiliary{balance.null() ? TensorView{} : balance[static_cast<std::int64_t>(l)], z};
+      block.moe->backward(ctx, dnormed, d, normed, s.moe, scratch_.moe, auxiliary, store_);
+    } else {
+      block.dense->backward(ctx, dnormed, d, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t), 0.0F, store_);
+    }
+    ops::rms_norm_backward_add(ctx, d, store_.grad(block.norm), dnormed, s.middle.rows(0, t), s.rstd.rows(0, t),
+                               store_.weight(block.norm));
+    const Span span(ctx, "layer.attention_backward");
+    block.attention.backward(ctx, d, s.input.rows(0, t), s.attention, dnormed, dqkv, batch, rope, store_);
+  }
+  ops::embedding_backward(ctx, store_.grad(embedding_), batch.ids(), d);
+}
+
+}  // namespace emox

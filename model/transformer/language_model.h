@@ -1,0 +1,104 @@
+// The whole model: embedding, L blocks, final norm, head and loss; forward and backward (spec 1).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "model/layers/attention.h"
+#include "model/layers/feed_forward.h"
+#include "model/moe/moe_layer.h"
+#include "model/transformer/batch.h"
+#include "model/transformer/config.h"
+#include "model/transformer/parameter_store.h"
+#include "runtime/core/arena.h"
+#include "runtime/core/context.h"
+
+namespace emox {
+
+/// Routing sums of all layers.
+struct RoutingStatistics {
+  TensorView counts;            ///< i64 [L,n_r]
+  TensorView p_sum;             ///< f64 [L,n_r]
+  TensorView z_sum;             ///< f64 [L,1]
+  TensorView document_experts;  ///< i64 [L,1]
+  LayerStatistics layer(std::int64_t l) const { return {counts[l], p_sum[l], z_sum[l], document_experts[l]}; }
+};
+
+/// Everything one micro-batch leaves for its backward pass.
+struct Activations {
+  struct Block {
+    TensorView input;   ///< [T,D]
+    TensorView middle;  ///< [T,D] after attention
+    TensorView normed;  ///< [T,D] input of the feed-forward part
+    TensorView rstd;    ///< [T]
+    Attention::Saved attention;
+    MoeLayer::Saved moe;
+    TensorView dense_hidden;  ///< [T,2F]
+  };
+  std::vector<Block> blocks;
+  TensorView output;      ///< [T,D] after the last block
+  TensorView final_rstd;  ///< [T]
+  TensorView final_normed;  ///< [T,D]; after the head's backward its gradient
+};
+
+struct LossSums {
+  double ce = 0, z = 0;  ///< sums over scored tokens: -log softmax, squared log-sum-exp
+};
+
+class LanguageModel {
+ public:
+  /// Reserves and allocates all parameters; gradients and moments only for training.
+  LanguageModel(const ModelConfig& config, Context& ctx, bool training);
+
+  /// Draws all weights from (seed, tensor, element): normal of std 0.02 cut at +-0.06, norm scales 1 (spec 1.4).
+  void initialize(Context& ctx, std::uint64_t seed);
+
+  /// Reserves the activations of one micro-batch of at most `tokens` tokens / the scratch that all micro-batches share.
+  Activations reserve(Arena& arena, std::int64_t tokens) const;
+  void reserve_scratch(Arena& arena, std::int64_t tokens, int threads);
+
+  /// Runs all blocks and the final norm. Adds to `statistics` when given.
+  void forward(Context& ctx, Activations& a, const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
+               const PoolPlan& pools, const RoutingStatistics* statistics);
+  /// logits[T,V] of the last forward.
+  void logits(Context& ctx, TensorView out, const Activations& a, const DeviceBatch& batch);
+  /// Losses of the last forward; with `gradient`, also those of the head's weight and of final_normed, in which the
+  /// normed activations are replaced. token_loss[T] may be null.
+  LossSums loss(Context& ctx, Activations& a, const DeviceBatch& batch, bool gradient, double inverse_divisor, double z_weight,
+                TensorView token_loss);
+  /// From the gradient left by loss() back to the embedding. `balance` f32 [L,n_r] or null; z as in AuxiliaryGradients.
+  void backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z);
+
+  const ModelConfig& config() const { return config_; }
+  ParameterStore& parameters() { return store_; }
+  const ParameterStore& parameters() const { return store_; }
+  /// f32 [L,n_r] added to p when experts are chosen (balance = bias); null otherwise.
+  TensorView selection_bias() const { return selection_bias_; }
+
+ private:
+  struct Block {
+    Attention attention;
+    ParameterSlot norm;
+    std::optional<MoeLayer> moe;
+    std::optional<FeedForward> dense;
+  };
+  struct Scratch {
+    TensorView d;        ///< [T,D] gradient of the residual stream
+    TensorView dnormed;  ///< [T,D]
+    TensorView dqkv;     ///< [T,3D]
+    MoeLayer::Scratch moe;
+    TensorView dense_activation;  ///< [T,F]
+    TensorView loss;              ///< u8
+    TensorView sums;              ///< f64 [2]
+  };
+
+  ModelConfig config_;
+  ParameterStore store_;
+  ParameterSlot embedding_, final_norm_, head_;
+  std::vector<Block> blocks_;
+  Tensor rope_cos_, rope_sin_, selection_bias_;
+  Scratch scratch_;
+};
+
+}  // namespace emox

@@ -1,0 +1,22 @@
+// Work that either succeeds on all ranks or fails on all of them, and texts that travel between ranks.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "parallel/comm/communicator.h"
+
+namespace emox {
+
+/// Collective. Runs `work` (which makes no collective calls) on every rank. When it threw on any rank, every rank throws an
+/// IoError with the first such rank's number and message, after all of them are done with their work.
+void run_together(Communicator& comm, const std::function<void()>& work);
+
+/// Collective. The ranks' texts, in rank order, on every rank.
+std::vector<std::string> gather_texts(Communicator& comm, const std::string& mine);
+
+/// Collective. The root's text on every rank.
+std::string broadcast_text(Communicator& comm, const std::string& text, int root);
+
+}  // namespace emox

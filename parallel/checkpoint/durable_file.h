@@ -1,0 +1,39 @@
+// Files that are either whole and on the disk, or not there: written beside their place, synced, renamed.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string_view>
+
+namespace emox {
+
+/// Writes `path` under another name; commit() puts it in place. Destroyed without commit() it leaves nothing behind.
+/// Every failure is an IoError that names the file and the system's reason.
+class DurableFile {
+ public:
+  explicit DurableFile(std::filesystem::path path);
+  ~DurableFile();
+  DurableFile(const DurableFile&) = delete;
+  DurableFile& operator=(const DurableFile&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  /// Syncs, renames into place (replacing what was there), and syncs the directory.
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  int fd_ = -1;
+};
+
+/// fsync of a file, or of a directory (its list of names).
+void sync_to_disk(const std::filesystem::path& path);
+/// rename(2). Where `to` is an existing directory the two swap places, at once where the file system can do so, and what
+/// was there is removed. The parent directory is synced.
+void replace_directory(const std::filesystem::path& from, const std::filesystem::path& to);
+/// The whole file as text.
+std::string read_text_file(const std::filesystem::path& path);
+
+}  // namespace emox

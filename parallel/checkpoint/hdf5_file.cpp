@@ -1,0 +1,187 @@
+#include "parallel/checkpoint/hdf5_file.h"
+
+#include <hdf5.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+static_assert(sizeof(hid_t) == sizeof(std::int64_t));
+
+/// Held around every call of the library. The first holder silences the library's own printing of errors, and keeps it from
+/// cleaning up when the process ends: every file is closed by then, and after a file that could not be closed (disk full)
+/// HDF5 1.10 crashes there.
+std::unique_lock<std::mutex> library_lock() {
+  static std::mutex mutex;
+  std::unique_lock<std::mutex> lock(mutex);
+  static const bool prepared = H5dont_atexit() >= 0 && H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
+  static_cast<void>(prepared);
+  return lock;
+}
+
+/// Takes the innermost entry of the library's error stack, which knows the reason; the others say who called whom.
+herr_t keep_first(unsigned, const H5E_error2_t* entry, void* text) {
+  static_cast<std::string*>(text)->assign(entry->desc == nullptr ? "" : entry->desc);
+  return 1;  // stop here
+}
+
+std::string library_reason() {
+  std::string text;
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first, &text);
+  // I/O errors carry the system's number among buffer addresses and times that help nobody.
+  constexpr std::string_view kErrno = "errno = ";
+  if (const std::size_t at = text.find(kErrno); at != std::string::npos) {
+    const int number = std::atoi(text.c_str() + at + kErrno.size());
+    if (number != 0) return std::strerror(number);
+  }
+  return text.empty() ? "unknown HDF5 error" : "HDF5: " + text;
+}
+
+/// Closes an identifier of any kind with its own function.
+class Handle {
+ public:
+  Handle(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
+  ~Handle() {
+    if (id_ >= 0) close_(id_);
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  hid_t get() const { return id_; }
+  bool good() const { return id_ >= 0; }
+
+ private:
+  hid_t id_;
+  herr_t (*close_)(hid_t);
+};
+
+hid_t memory_type(DType t) {
+  switch (t) {
+    case DType::F32: return H5T_NATIVE_FLOAT;
+    case DType::F64: return H5T_NATIVE_DOUBLE;
+    case DType::I32: return H5T_NATIVE_INT32;
+    case DType::I64: return H5T_NATIVE_INT64;
+    case DType::U8: return H5T_NATIVE_UINT8;
+  }
+  return -1;
+}
+
+hid_t file_type(DType t) {
+  switch (t) {
+    case DType::F32: return H5T_IEEE_F32LE;
+    case DType::F64: return H5T_IEEE_F64LE;
+    case DType::I32: return H5T_STD_I32LE;
+    case DType::I64: return H5T_STD_I64LE;
+    case DType::U8: return H5T_STD_U8LE;
+  }
+  return -1;
+}
+
+hid_t space_of(const Shape& shape) {
+  if (shape.rank() == 0) return H5Screate(H5S_SCALAR);
+  std::array<hsize_t, Shape::kMaxRank> dims{};
+  for (int i = 0; i < shape.rank(); ++i) dims[static_cast<std::size_t>(i)] = static_cast<hsize_t>(shape[i]);
+  return H5Screate_simple(shape.rank(), dims.data(), nullptr);
+}
+
+/// Whether a dataset has exactly this shape and element type: H5Dread would convert the one and misread the other.
+bool fits(hid_t dataset, const TensorView& tensor) {
+  const Handle space(H5Dget_space(dataset), H5Sclose);
+  const Handle wanted(space_of(tensor.shape()), H5Sclose);
+  const Handle type(H5Dget_type(dataset), H5Tclose);
+  return space.good() && wanted.good() && type.good() && H5Sextent_equal(space.get(), wanted.get()) > 0 &&
+         H5Tequal(type.get(), file_type(tensor.dtype())) > 0;
+}
+
+/// Lets the library write the rest of a failed file into memory. Unable to get rid of it, it could not close the file, and
+/// would keep broken remains of it.
+void divert_to_memory(hid_t file) {
+  void* descriptor = nullptr;
+  if (H5Fget_vfd_handle(file, H5P_DEFAULT, &descriptor) < 0) return;
+  const int memory = memfd_create("emox-failed-checkpoint", MFD_CLOEXEC);
+  if (memory < 0) return;
+  dup2(memory, *static_cast<const int*>(descriptor));
+  ::close(memory);
+}
+
+hid_t access_properties() {
+  const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+  if (access < 0) return access;
+  // Groups of the newer kind: small, and without creation times. A file is written by one rank and renamed into place, so
+  // the library's locks, which some parallel file systems refuse, protect nothing.
+  H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110);
+  H5Pset_file_locking(access, 0, 1);
+  H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
+  return access;
+}
+
+}  // namespace
+
+Hdf5File::Hdf5File(std::filesystem::path path, bool write) : path_(std::move(path)) {
+  const auto lock = library_lock();
+  const Handle access(access_properties(), H5Pclose);
+  id_ = write ? H5Fcreate(path_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get())
+              : H5Fopen(path_.c_str(), H5F_ACC_RDONLY, access.get());
+  require<IoError>(id_ >= 0, "cannot {} {}: {}", write ? "create" : "open", path_.string(), library_reason());
+}
+
+Hdf5File::~Hdf5File() {
+  if (id_ < 0) return;
+  const auto lock = library_lock();
+  if (failed_) divert_to_memory(id_);
+  H5Fclose(id_);
+}
+
+void Hdf5File::write(const std::string& dataset, const TensorView& tensor) {
+  failed_ = true;
+  create_and_write(dataset, tensor);
+  failed_ = false;
+}
+
+void Hdf5File::create_and_write(const std::string& dataset, const TensorView& tensor) {
+  const auto lock = library_lock();
+  const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+  H5Pset_create_intermediate_group(links.get(), 1);
+  const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_fill_time(properties.get(), H5D_FILL_TIME_NEVER);  // every element is written, once
+  H5Pset_obj_track_times(properties.get(), 0);              // equal content, equal file
+  const Handle space(space_of(tensor.shape()), H5Sclose);
+  const Handle set(H5Dcreate2(id_, dataset.c_str(), file_type(tensor.dtype()), space.get(), links.get(), properties.get(),
+                              H5P_DEFAULT),
+                   H5Dclose);
+  require<IoError>(set.good(), "cannot create {} in {}: {}", dataset, path_.string(), library_reason());
+  if (tensor.numel() == 0) return;
+  const herr_t written =
+      H5Dwrite(set.get(), memory_type(tensor.dtype()), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.raw());
+  require<IoError>(written >= 0, "cannot write {} to {}: {}", dataset, path_.string(), library_reason());
+}
+
+void Hdf5File::read(const std::string& dataset, const TensorView& tensor) {
+  const auto lock = library_lock();
+  const Handle set(H5Dopen2(id_, dataset.c_str(), H5P_DEFAULT), H5Dclose);
+  require<IoError>(set.good(), "cannot find {} in {}: {}", dataset, path_.string(), library_reason());
+  require<IoError>(fits(set.get(), tensor), "{} in {} is not {} {}", dataset, path_.string(), name_of(tensor.dtype()),
+                   tensor.shape().str());
+  if (tensor.numel() == 0) return;
+  const herr_t read = H5Dread(set.get(), memory_type(tensor.dtype()), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.raw());
+  require<IoError>(read >= 0, "cannot read {} from {}: {}", dataset, path_.string(), library_reason());
+}
+
+void Hdf5File::close() {
+  const auto lock = library_lock();
+  // Most write errors come here, where the file can still be thrown away in order.
+  failed_ = H5Fflush(id_, H5F_SCOPE_LOCAL) < 0;
+  require<IoError>(!failed_, "cannot write {}: {}", path_.string(), library_reason());
+  const herr_t closed = H5Fclose(std::exchange(id_, -1));
+  require<IoError>(closed >= 0, "cannot finish {}: {}", path_.string(), library_reason());
+}
+
+}  // namespace emox

@@ -1,0 +1,38 @@
+// One HDF5 file for writing or reading. The HDF5 library is not thread-safe and ranks may be threads, so all its calls are
+// made behind one lock. Its errors become IoError with the innermost reason.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "runtime/core/tensor.h"
+
+namespace emox {
+
+class Hdf5File {
+ public:
+  /// A new file; one that is there is overwritten.
+  static Hdf5File create(const std::filesystem::path& path) { return {path, true}; }
+  /// An existing file, read only. Its checksum must have been verified: the library is not made for damaged files.
+  static Hdf5File open(const std::filesystem::path& path) { return {path, false}; }
+  Hdf5File(const Hdf5File&) = delete;
+  Hdf5File& operator=(const Hdf5File&) = delete;
+  ~Hdf5File();
+
+  /// Creates the dataset (an absolute path; missing groups are made) with the tensor's shape and elements.
+  void write(const std::string& dataset, const TensorView& tensor);
+  /// Fills the tensor; the dataset must have its shape and element type.
+  void read(const std::string& dataset, const TensorView& tensor);
+  /// Flushes and closes. A file destroyed before is to be thrown away.
+  void close();
+
+ private:
+  Hdf5File(std::filesystem::path path, bool write);
+  void create_and_write(const std::string& dataset, const TensorView& tensor);
+  std::filesystem::path path_;
+  bool failed_ = false;  ///< a write failed: what the library still holds cannot reach the file
+  std::int64_t id_ = -1;  ///< hid_t, named by its type so that <hdf5.h> stays in one file
+};
+
+}  // namespace emox

@@ -1,0 +1,81 @@
+#include "parallel/comm/arguments.h"
+
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+void check_memory(std::string_view op, const TensorView& t) {
+  require<CommError>(t.device().type == DeviceType::Cpu,
+                     "{} moves host memory, this tensor {} lies on a GPU: copy it to a host buffer first", op,
+                     t.shape().str());
+  require<ShapeError>(!t.null() || t.bytes() == 0, "{} was handed a tensor {} without memory", op, t.shape().str());
+}
+
+void check_summable(std::string_view op, const TensorView& t) {
+  check_memory(op, t);
+  require<ShapeError>(t.dtype() != DType::U8, "{} adds f32, f64, i32 and i64, not {}", op, name_of(t.dtype()));
+}
+
+void check_dtypes(std::string_view op, const TensorView& out, const TensorView& in) {
+  require<ShapeError>(out.dtype() == in.dtype(), "{}: input is {}, output is {}", op, name_of(in.dtype()),
+                      name_of(out.dtype()));
+}
+
+/// The sum of one rank's row counts, which must be the rows of its tensor.
+void check_rows(std::string_view what, const TensorView& t, std::span<const std::int64_t> rows, int size) {
+  require<ShapeError>(rows.size() == static_cast<std::size_t>(size), "all_to_all_v: {} row counts for {} ranks ({})",
+                      rows.size(), size, what);
+  std::int64_t total = 0;
+  for (const std::int64_t n : rows) {
+    require<ShapeError>(n >= 0, "all_to_all_v: a row count of {} ({})", n, what);
+    total += n;
+  }
+  require<ShapeError>(t.rank() >= 1 && t.dim(0) == total,
+                      "all_to_all_v: the {} counts add up to {} rows, the tensor is {}", what, total, t.shape().str());
+}
+
+}  // namespace
+
+void check_all_reduce(const TensorView& x) { check_summable("all_reduce", x); }
+
+void check_all_gather(const TensorView& out, const TensorView& in, int size) {
+  check_memory("all_gather", out);
+  check_memory("all_gather", in);
+  check_dtypes("all_gather", out, in);
+  require<ShapeError>(out.numel() == in.numel() * size,
+                      "all_gather of {} ranks: input {}, output {}; want {} times as many", size, in.shape().str(),
+                      out.shape().str(), size);
+}
+
+void check_reduce_scatter(const TensorView& out, const TensorView& in, int size) {
+  check_summable("reduce_scatter", out);
+  check_summable("reduce_scatter", in);
+  check_dtypes("reduce_scatter", out, in);
+  require<ShapeError>(in.numel() == out.numel() * size,
+                      "reduce_scatter of {} ranks: input {}, output {}; want {} times as few", size, in.shape().str(),
+                      out.shape().str(), size);
+}
+
+void check_broadcast(const TensorView& x, int root, int size) {
+  check_memory("broadcast", x);
+  require<CommError>(root >= 0 && root < size, "broadcast from rank {} of {}", root, size);
+}
+
+void check_split(int color) {
+  require<CommError>(color >= 0, "split: color {}, but every rank belongs to a part: use a color >= 0", color);
+}
+
+std::size_t check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> recv_rows, const TensorView& in,
+                               std::span<const std::int64_t> send_rows, int size) {
+  check_memory("all_to_all_v", out);
+  check_memory("all_to_all_v", in);
+  check_dtypes("all_to_all_v", out, in);
+  check_rows("send", in, send_rows, size);
+  check_rows("receive", out, recv_rows, size);
+  require<ShapeError>(in.shape().tail() == out.shape().tail(), "all_to_all_v: rows of {} into rows of {}",
+                      in.shape().tail().str(), out.shape().tail().str());
+  return static_cast<std::size_t>(in.shape().tail().numel()) * size_of(in.dtype());
+}
+
+}  // namespace emox

@@ -1,0 +1,22 @@
+// What every transport demands of the tensors of a collective, checked before anything is sent: a wrong call fails on
+// the rank that made it, with its values, and the same way on one rank as on many.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "runtime/core/tensor.h"
+
+namespace emox {
+
+void check_all_reduce(const TensorView& x);
+void check_all_gather(const TensorView& out, const TensorView& in, int size);
+void check_reduce_scatter(const TensorView& out, const TensorView& in, int size);
+void check_broadcast(const TensorView& x, int root, int size);
+void check_split(int color);
+/// Returns the bytes of one row.
+std::size_t check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> recv_rows, const TensorView& in,
+                               std::span<const std::int64_t> send_rows, int size);
+
+}  // namespace emox

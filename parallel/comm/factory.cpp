@@ -1,0 +1,57 @@
+#include "parallel/comm/factory.h"
+
+#include "parallel/comm/mpi_world.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+/// A communicator together with the MPI job that it belongs to.
+class JobCommunicator final : public Communicator {
+ public:
+  explicit JobCommunicator(MpiWorldOptions options) : job_(options), world_(job_.world()) {}
+  int rank() const override { return world_->rank(); }
+  int size() const override { return world_->size(); }
+  int node_size() const override { return world_->node_size(); }
+  int node_rank() const override { return world_->node_rank(); }
+  std::string_view transport() const override { return world_->transport(); }
+  void all_reduce(TensorView x, ReduceOp op) override { world_->all_reduce(x, op); }
+  void all_gather(TensorView out, TensorView in) override { world_->all_gather(out, in); }
+  void reduce_scatter(TensorView out, TensorView in) override { world_->reduce_scatter(out, in); }
+  void broadcast(TensorView x, int root) override { world_->broadcast(x, root); }
+  void all_to_all_v(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
+                    std::span<const std::int64_t> send_rows) override {
+    world_->all_to_all_v(out, recv_rows, in, send_rows);
+  }
+  void barrier() override { world_->barrier(); }
+  std::unique_ptr<Communicator> split(int color, int key) override { return world_->split(color, key); }
+
+ private:
+  MpiWorld job_;  // first: it must be there before, and go after, the communicator
+  std::unique_ptr<Communicator> world_;
+};
+
+}  // namespace
+
+Transport parse_transport(std::string_view name) {
+  if (name == "auto") return Transport::Auto;
+  if (name == "self") return Transport::Self;
+  if (name == "mpi") return Transport::Mpi;
+  fail<UsageError>("parallel.communicator = {} is not one of auto, self, mpi", name);
+}
+
+std::unique_ptr<Communicator> make_communicator(Transport transport, double watchdog_s) {
+  require<UsageError>(watchdog_s >= 0, "parallel.watchdog_s = {}: use a positive number of seconds, or 0 for none",
+                      watchdog_s);
+  const int ranks = MpiWorld::launched_ranks();
+  require<UsageError>(
+      transport != Transport::Self || ranks == 1,
+      "parallel.communicator = self, but the launcher started {} ranks, which would all do the same work: "
+      "use auto or mpi, or start one rank",
+      ranks);
+  const bool mpi = transport == Transport::Mpi || (transport == Transport::Auto && ranks > 1);
+  if (!mpi) return make_self_communicator();
+  return std::make_unique<JobCommunicator>(MpiWorldOptions{.watchdog_s = watchdog_s});
+}
+
+}  // namespace emox

@@ -1,0 +1,134 @@
+#include "parallel/comm/mpi_world.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <string>
+#include <string_view>
+
+#include "parallel/comm/mpi_communicator.h"
+#include "parallel/comm/mpi_peers.h"
+#include "parallel/comm/watchdog.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+/// A positive number in the environment, else 0.
+int environment_number(const char* name) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) return 0;
+  const std::string_view s(text);
+  int value = 0;
+  const auto parsed = std::from_chars(s.data(), s.data() + s.size(), value);
+  return parsed.ec == std::errc() && value > 0 ? value : 0;
+}
+
+/// Starts MPI; the object's end is MPI's end, unless somebody else has ended it.
+class MpiLibrary {
+ public:
+  MpiLibrary() {
+    int initialized = 0;
+    MPI_CHECK(MPI_Initialized(&initialized));
+    require<CommError>(initialized == 0, "MPI is already initialised: make one MpiWorld a process");
+    // Without a launcher OpenMPI looks for ssh or Slurm to start further processes, and ends where it finds none.
+    if (!MpiWorld::launched_by_mpi()) ::setenv("OMPI_MCA_plm", "isolated", 0);
+    int provided = 0;
+    MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided));
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);  // duplicates and parts inherit it
+    if (provided == MPI_THREAD_MULTIPLE) return;
+    MPI_Finalize();
+    fail<CommError>("this MPI offers thread level {}, but the watchdog's thread needs MPI_THREAD_MULTIPLE", provided);
+  }
+  ~MpiLibrary() {
+    if (!mpi_finalized()) MPI_Finalize();
+  }
+  MpiLibrary(const MpiLibrary&) = delete;
+  MpiLibrary& operator=(const MpiLibrary&) = delete;
+};
+
+}  // namespace
+
+struct MpiWorld::Impl {
+  explicit Impl(MpiWorldOptions o) : options(o) {}
+  MpiWorldOptions options;
+  MpiLibrary library;
+  int exceptions = std::uncaught_exceptions();
+  int rank = 0;
+  int size = 1;
+  int worlds = 0;
+  MpiComm watchdog_comm;
+  ActivityLog log;
+  std::unique_ptr<MpiPeers> peers;
+  std::unique_ptr<Watchdog> watchdog;
+};
+
+int MpiWorld::launched_ranks() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
+    if (const int n = environment_number(name); n > 0) return n;
+  }
+  // SLURM_STEP_NUM_TASKS, not SLURM_NTASKS: the latter is also set in the job script, where nobody launched ranks.
+  for (const char* name : {"PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (std::getenv(name) != nullptr) return std::max(1, environment_number("SLURM_STEP_NUM_TASKS"));
+  }
+  return 1;
+}
+
+bool MpiWorld::launched_by_mpi() { return launched_ranks() > 1; }
+
+MpiWorld::MpiWorld(MpiWorldOptions options) {
+  require<CommError>(options.max_message >= 1 && options.max_message <= std::size_t{1} << 30,
+                     "max_message = {} bytes, but MPI counts in int: use 1 to 2^30", options.max_message);
+  require<CommError>(options.reduce_piece >= 1 && options.reduce_piece <= std::size_t{1} << 30,
+                     "reduce_piece = {} bytes, but MPI counts in int: use 1 to 2^30", options.reduce_piece);
+  impl_ = std::make_unique<Impl>(options);
+  MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &impl_->rank));
+  MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &impl_->size));
+  set_error_rank(impl_->rank);
+  if (options.watchdog_s <= 0) return;
+  impl_->watchdog_comm = MpiComm::duplicate(MPI_COMM_WORLD);
+  impl_->peers = std::make_unique<MpiPeers>(impl_->watchdog_comm.get(), impl_->log);
+  impl_->watchdog = std::make_unique<Watchdog>(impl_->rank, options.watchdog_s, impl_->log, *impl_->peers);
+}
+
+MpiWorld::~MpiWorld() {
+  if (mpi_finalized()) return;
+  if (impl_->size > 1 && std::uncaught_exceptions() > impl_->exceptions) {
+    // The others wait for this rank in some collective, and MPI_Finalize would wait for them.
+    std::fprintf(stderr, "rank %d leaves the job by an exception\n", impl_->rank);
+    abort(1);
+  }
+  if (!impl_->watchdog) return;
+  try {
+    impl_->peers->farewell();
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+  }
+  impl_->watchdog->stop();
+}
+
+int MpiWorld::rank() const { return impl_->rank; }
+int MpiWorld::size() const { return impl_->size; }
+
+std::unique_ptr<Communicator> MpiWorld::world() {
+  const MpiWorldOptions& o = impl_->options;
+  const int node = o.ranks_per_node > 0 ? impl_->rank / o.ranks_per_node : -1;
+  auto comm = make_mpi_communicator(MpiComm::duplicate(MPI_COMM_WORLD), {o.max_message, o.reduce_piece, node});
+  if (!impl_->watchdog) return comm;
+  const int nth = ++impl_->worlds;
+  return make_watched(std::move(comm), impl_->log, nth == 1 ? "world" : fmt::format("world{}", nth));
+}
+
+void MpiWorld::abort(int code) { abort_job(code); }
+
+void abort_job(int code) {
+  std::fflush(nullptr);
+  int initialized = 0;
+  MPI_Initialized(&initialized);
+  if (initialized != 0 && !mpi_finalized()) MPI_Abort(MPI_COMM_WORLD, code);
+  std::_Exit(code);
+}
+
+}  // namespace emox

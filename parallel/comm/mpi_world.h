@@ -1,0 +1,47 @@
+// This process's membership of an MPI job. Knows nothing of <mpi.h>: anyone may include it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "parallel/comm/communicator.h"
+
+namespace emox {
+
+struct MpiWorldOptions {
+  double watchdog_s = 0;                            ///< 0: no watchdog
+  int ranks_per_node = 0;                           ///< > 0: simulated nodes of that many ranks; 0: the real ones
+  std::size_t max_message = std::size_t{1} << 30;   ///< bytes of one message; tests lower it to see the cutting
+  std::size_t reduce_piece = std::size_t{4} << 20;  ///< bytes of one piece of a sum
+};
+
+/// Initialises MPI, and finalises it at the end: one object a process, which outlives all communicators. A rank that
+/// leaves it by an exception ends the whole job; to print the exception first, catch it inside and call abort().
+class MpiWorld {
+ public:
+  /// True when a launcher (mpirun, srun) started more than one rank.
+  static bool launched_by_mpi();
+  /// The ranks that the launcher says it started; 1 without a launcher.
+  static int launched_ranks();
+
+  explicit MpiWorld(MpiWorldOptions options = {});
+  ~MpiWorld();
+  MpiWorld(const MpiWorld&) = delete;
+  MpiWorld& operator=(const MpiWorld&) = delete;
+
+  int rank() const;
+  int size() const;
+  /// All ranks. Collective: every call makes a communicator of its own.
+  std::unique_ptr<Communicator> world();
+  /// Ends all ranks of the job now; `code` becomes the launcher's exit code.
+  [[noreturn]] void abort(int code);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Ends the whole job when MPI runs in this process, else only the process. For the last catch of main().
+[[noreturn]] void abort_job(int code);
+
+}  // namespace emox

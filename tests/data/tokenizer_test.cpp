@@ -1,0 +1,37 @@
+#include "data/tokenize/tokenizer.h"
+
+#include "tests/data/data_support.h"
+
+namespace emox::test {
+namespace {
+
+TEST(ByteTokenizer, EveryByteIsItsOwnId) {
+  const auto tokenizer = make_tokenizer("byte");
+  std::string all;
+  for (int b = 0; b < 256; ++b) all += static_cast<char>(b);
+  const std::vector<std::int32_t> ids = tokenizer->encode(all);
+  ASSERT_EQ(ids.size(), 256u);
+  for (int b = 0; b < 256; ++b) EXPECT_EQ(ids[static_cast<std::size_t>(b)], b);
+  EXPECT_EQ(tokenizer->decode(ids), all);
+  EXPECT_EQ(tokenizer->vocab_size(), 257);
+  EXPECT_EQ(tokenizer->eos(), 256);
+  EXPECT_EQ(tokenizer->name(), "byte");
+}
+
+TEST(ByteTokenizer, EosDecodesToNothingAndOtherIdsAreNamed) {
+  const auto tokenizer = make_tokenizer("byte");
+  EXPECT_EQ(tokenizer->decode(std::vector<std::int32_t>{'a', 256, 'b'}), "ab");
+  EXPECT_TRUE(throws_with<UsageError>(
+      [&] {
+        tokenizer->decode(std::vector<std::int32_t>{0, 257});
+      },
+      {"257", "position 1"}));
+  EXPECT_TRUE(throws_with<UsageError>([&] { tokenizer->decode(std::vector<std::int32_t>{-1}); }, {"-1", "position 0"}));
+}
+
+TEST(ByteTokenizer, UnknownNameIsAUsageError) {
+  EXPECT_TRUE(throws_with<UsageError>([] { make_tokenizer("bpe"); }, {"'bpe'", "byte"}));
+}
+
+}  // namespace
+}  // namespace emox::test

@@ -1,0 +1,216 @@
+// Every mistake in a recipe or an override is refused with the key, the value, where it was set and what to do.
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "launch/config/fields.h"
+#include "launch/config/nearest.h"
+#include "launch/config/recipe_file.h"
+#include "runtime/core/error.h"
+#include "tests/support/support.h"
+
+namespace emox {
+namespace {
+
+const std::string kGood = "[train]\nsteps = 10\n[data]\nsource = a:1:x\n";
+
+template <typename Body>
+std::string usage_error(Body body) {
+  try {
+    body();
+  } catch (const UsageError& error) {
+    return error.message();
+  }
+  return "(no UsageError)";
+}
+
+std::string parse_error(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return usage_error([&] { parse_recipe(text, "r.ini", overrides); });
+}
+
+std::string check_error(const std::vector<std::string>& overrides, int ranks = 1) {
+  return usage_error([&] { parse_recipe(kGood, "r.ini", overrides).validate(ranks); });
+}
+
+void expect_parts(const std::string& message, const std::vector<std::string>& parts) {
+  for (const std::string& part : parts)
+    EXPECT_NE(message.find(part), std::string::npos) << "no '" << part << "' in: " << message;
+}
+
+TEST(RecipeErrors, UnknownKeyGetsTheNearestName) {
+  EXPECT_EQ(parse_error("# c\n[moe]\nnum_expert = 4\n"),
+            "unknown key moe.num_expert in r.ini:3: did you mean moe.num_experts?");
+  EXPECT_EQ(parse_error("", {"--moe.num_expert=4"}),
+            "unknown key moe.num_expert on the command line: did you mean moe.num_experts?");
+  EXPECT_EQ(parse_error("", {"--moe.num_exp", "4"}),
+            "unknown key moe.num_exp on the command line: did you mean moe.num_experts?");
+  EXPECT_EQ(parse_error("[model]\ntop_k = 4\n"), "unknown key model.top_k in r.ini:2: did you mean moe.top_k?");
+  EXPECT_EQ(parse_error("steps = 4\n"), "unknown key steps in r.ini:1: did you mean train.steps?");
+  EXPECT_EQ(parse_error("", {"--meo.top_k=4"}), "unknown key meo.top_k on the command line: did you mean moe.top_k?");
+  // A beginning of a key is not the key.
+  expect_parts(parse_error("", {"--train.batch=4"}), {"unknown key train.batch"});
+}
+
+TEST(RecipeErrors, UnknownSection) {
+  EXPECT_EQ(parse_error("[meo]\ntop_k = 4\n"), "unknown section [meo] in r.ini:1: did you mean [moe]?");
+  EXPECT_EQ(parse_error("\n[trian]\n"), "unknown section [trian] in r.ini:2: did you mean [train]?");
+  expect_parts(parse_error("[]\n"), {"unknown section []"});
+}
+
+TEST(RecipeErrors, UnreadableLineIsNamed) {
+  EXPECT_EQ(parse_error("[moe]\n\ntop_k 4\n"), "r.ini:3: cannot read 'top_k 4': write [section] or key = value");
+  EXPECT_EQ(parse_error("[moe\n"), "r.ini:1: cannot read '[moe': write [section] or key = value");
+  expect_parts(parse_error("[moe]\n= 4\n"), {"r.ini:2"});
+  expect_parts(parse_error("", {"--train.steps"}), {"cannot read the command line", "train.steps"});
+  expect_parts(parse_error("", {"train.steps=4"}), {"cannot read 'train.steps=4'", "--section.key=value"});
+}
+
+TEST(RecipeErrors, OutOfRange) {
+  EXPECT_EQ(parse_error("[moe]\ntop_k = 0\n"), "moe.top_k = 0 (r.ini:2) is out of range: use 1 to 65536");
+  EXPECT_EQ(parse_error("", {"--moe.top_k=65537"}), "moe.top_k = 65537 (command line) is out of range: use 1 to 65536");
+  EXPECT_EQ(parse_error("", {"--train.beta1=1"}), "train.beta1 = 1 (command line) is out of range: use 0 to 0.999999");
+  EXPECT_EQ(parse_error("", {"--train.steps=-1"}), "train.steps = -1 (command line) is out of range: use 0 or more");
+  expect_parts(parse_error("", {"--train.learning_rate=nan"}), {"train.learning_rate = nan", "out of range"});
+  expect_parts(parse_error("", {"--train.learning_rate=inf"}), {"out of range"});
+}
+
+TEST(RecipeErrors, WrongType) {
+  EXPECT_EQ(parse_error("[train]\nsteps = ten\n"), "train.steps = ten (r.ini:2) is not an integer: use 0 or more");
+  expect_parts(parse_error("", {"--train.steps=1.5"}), {"is not an integer"});
+  expect_parts(parse_error("", {"--train.steps=10x"}), {"is not an integer"});
+  expect_parts(parse_error("[train]\nsteps =\n"), {"train.steps =  (r.ini:2) is not an integer"});
+  expect_parts(parse_error("", {"--train.steps=1e30"}), {"is not an integer"});
+  expect_parts(parse_error("", {"--train.eps=small"}), {"is not a number", "1e-30 to 1"});
+  expect_parts(parse_error("", {"--eval.final=maybe"}), {"eval.final = maybe", "true or false"});
+  EXPECT_EQ(parse_error("", {"--moe.pool=unifrom"}),
+            "moe.pool = unifrom (command line) is not one of off, fixed, uniform or label: did you mean uniform?");
+  expect_parts(parse_error("", {"--run.dir=a#b"}), {"run.dir = 'a#b'", "no #"});
+  EXPECT_EQ(parse_recipe("", "r.ini", {"--train.tokens=5e9"}).train.tokens, 5'000'000'000);
+}
+
+TEST(RecipeErrors, KeyTwiceInOneFile) {
+  EXPECT_EQ(parse_error("[moe]\ntop_k = 4\n[train]\n[moe]\ntop_k = 5\n"),
+            "moe.top_k is set twice, at r.ini:2 and r.ini:5; keep one");
+}
+
+TEST(RecipeErrors, NumbersThatDoNotFitTogether) {
+  EXPECT_EQ(check_error({}), "(no UsageError)");
+  expect_parts(check_error({"--model.d_model=96", "--model.heads=5"}),
+               {"model.heads = 5", "model.d_model = 96", "4 or 6"});
+  expect_parts(check_error({"--moe.top_k=40"}), {"moe.top_k = 40", "moe.num_experts = 32", "1 to 32"});
+  expect_parts(check_error({"--moe.pool_min=2"}), {"moe.pool_min = 2", "3 routed experts", "at least 3"});
+  expect_parts(check_error({"--moe.pool=fixed", "--moe.pool_size=1"}), {"moe.pool_size = 1", "at least 3"});
+  expect_parts(check_error({"--moe.eval_pool=1"}), {"moe.eval_pool = 1"});
+  expect_parts(check_error({"--train.tokens=100"}), {"train.steps = 10", "train.tokens = 100", "both set"});
+  expect_parts(check_error({"--train.steps=0"}), {"neither train.steps nor train.tokens"});
+  expect_parts(check_error({"--train.warmup_steps=10"}), {"train.warmup_steps = 10", "0 to 9"});
+  expect_parts(check_error({"--train.batch_sequences=3"}, 4), {"train.batch_sequences = 3", "4 ranks"});
+  EXPECT_EQ(check_error({"--train.batch_sequences=4"}, 4), "(no UsageError)");
+  expect_parts(check_error({"--model.vocab_size=256"}), {"model.vocab_size = 256", "at least 257"});
+  expect_parts(check_error({"--data.tokenizer=dolma2"}), {"at least 100278"});
+  expect_parts(check_error({"--run.name=a/b"}), {"run.name = 'a/b'"});
+  expect_parts(check_error({"--checkpoint.async=true"}), {"checkpoint.async", "synchronous"});
+  expect_parts(check_error({"--checkpoint.every_steps=4", "--checkpoint.keep_every_steps=6"}),
+               {"keep_every_steps = 6", "multiple of 4"});
+  expect_parts(check_error({"--train.anneal_from_step=5"}), {"train.schedule = linear", "now cosine"});
+  expect_parts(check_error({"--train.anneal_from_step=10", "--train.schedule=linear"}),
+               {"not before the last step 10"});
+  expect_parts(check_error({"--data.source=no-weight"}), {"no-weight"});
+  expect_parts(usage_error([] { parse_recipe("[train]\nsteps = 1\n", "r.ini").validate(1); }),
+               {"data.source", "label:weight:path"});
+}
+
+TEST(RecipeErrors, ParallelChoicesOfThisVersion) {
+  expect_parts(check_error({"--parallel.communicator=nccl"}), {"nccl", "without CUDA"});
+  expect_parts(check_error({"--parallel.communicator=self"}, 2), {"self", "2"});
+  expect_parts(check_error({"--parallel.expert_parallel=2"}),
+               {"parallel.expert_parallel = 2", "experts are replicated on every rank in this version; use 1"});
+  expect_parts(check_error({"--parallel.expert_parallel=2", "--moe.num_experts=0"}), {"dense model"});
+  expect_parts(check_error({"--parallel.dispatch=flat"}), {"flat", "expert_parallel > 1"});
+  expect_parts(check_error({"--parallel.dispatch=two_level"}), {"two_level", "expert_parallel > 1"});
+  expect_parts(check_error({"--parallel.placement=file"}), {"placement_file"});
+}
+
+TEST(RecipeErrors, MissingFile) {
+  test::TemporaryDirectory directory;
+  const std::string good = (directory.path() / "quickstart.ini").string();
+  std::ofstream(good) << kGood;
+  const std::string wrong = (directory.path() / "quikstart.ini").string();
+  expect_parts(usage_error([&] { load_recipe(wrong); }), {wrong, "no such file", "did you mean " + good});
+  expect_parts(usage_error([&] { load_recipe(directory.path().string()); }), {"cannot read the recipe"});
+  EXPECT_EQ(load_recipe(good).run.name, "quickstart");
+}
+
+TEST(Overrides, CommandLineWins) {
+  const Recipe recipe =
+      parse_recipe(kGood, "dir/my.ini", {"--train.steps=20", "--moe.pool", "off", "--train.steps=30"});
+  EXPECT_EQ(recipe.train.steps, 30);
+  EXPECT_EQ(recipe.model.pool, PoolMode::Off);
+  EXPECT_EQ(recipe.run.name, "my");
+  EXPECT_EQ(recipe.run.dir, "runs/my");
+  EXPECT_EQ(parse_recipe(kGood, "my.ini", {"--run.name=other"}).run.dir, "runs/other");
+  EXPECT_EQ(parse_recipe(kGood, "my.ini", {"--run.dir=/d"}).run.dir, "/d");
+}
+
+TEST(Overrides, ARepeatedKeyReplacesTheList) {
+  using Strings = std::vector<std::string>;
+  const std::string text = "[data]\nsource = a:1:x\nsource = b:2:y\n";
+  EXPECT_EQ(parse_recipe(text, "r.ini").data.source, (Strings{"a:1:x", "b:2:y"}));
+  EXPECT_EQ(parse_recipe(text, "r.ini", {"--data.source=c:1:z"}).data.source, (Strings{"c:1:z"}));
+  EXPECT_EQ(parse_recipe(text, "r.ini", {"--data.source=c:1:z", "--data.source=d:1:w=1"}).data.source,
+            (Strings{"c:1:z", "d:1:w=1"}));
+}
+
+TEST(Resume, ListsEveryKeyThatMayNotChange) {
+  const Recipe before = parse_recipe(kGood, "r.ini");
+  const Recipe now =
+      parse_recipe(kGood, "r.ini", {"--moe.top_k=5", "--train.steps=11", "--data.source=b:1:y", "--run.dir=D"});
+  const std::string message = usage_error([&] { check_resume(before, now); });
+  expect_parts(message, {"the run in D", "moe.top_k (was 4, now 5)", "train.steps (was 10, now 11)",
+                         "data.source (was a:1:x, now b:1:y)"});
+  EXPECT_EQ(message.find("run.dir ("), std::string::npos) << message;
+}
+
+TEST(Resume, WhatMayChange) {
+  const Recipe before = parse_recipe(kGood, "r.ini");
+  const Recipe now = parse_recipe(kGood, "r.ini",
+                                  {"--parallel.watchdog_s=5", "--checkpoint.every_steps=3", "--eval.final=false",
+                                   "--run.stop_after_step=4", "--run.name=n", "--run.dir=d", "--train.threads=3",
+                                   "--train.micro_batch_memory=hold", "--train.micro_batch_sequences=2"});
+  EXPECT_NO_THROW(check_resume(before, now));
+}
+
+TEST(Resume, MicroBatchMayChangeOnlyWhereNothingSeesIt) {
+  const auto changed = [](const std::string& key) {
+    const Recipe before = parse_recipe(kGood, "r.ini", {key});
+    const Recipe now = parse_recipe(kGood, "r.ini", {key, "--train.micro_batch_sequences=2"});
+    return usage_error([&] { check_resume(before, now); });
+  };
+  EXPECT_EQ(changed("--moe.balance_scope=step"), "(no UsageError)");
+  expect_parts(changed("--moe.balance_scope=micro_batch"), {"train.micro_batch_sequences (was 4, now 2)"});
+  expect_parts(changed("--moe.balance_scope=local"), {"train.micro_batch_sequences"});
+}
+
+TEST(Resume, AnnealOnlyFromTheEndOfTheRun) {
+  const std::vector<std::string> anneal = {"--train.steps=15", "--train.schedule=linear", "--train.min_lr_ratio=0",
+                                           "--train.anneal_from_step=10", "--moe.pool=off"};
+  const Recipe now = parse_recipe(kGood, "r.ini", anneal);
+  EXPECT_NO_THROW(now.validate(1));
+  EXPECT_NO_THROW(check_resume(parse_recipe(kGood, "r.ini"), now));
+  const Recipe longer = parse_recipe(kGood, "r.ini", {"--train.steps=12"});
+  expect_parts(usage_error([&] { check_resume(longer, now); }), {"train.schedule (was cosine, now linear)"});
+  Recipe wider = now;
+  wider.model.expert_ff = 128;
+  expect_parts(usage_error([&] { check_resume(parse_recipe(kGood, "r.ini"), wider); }), {"moe.expert_ff"});
+}
+
+TEST(Nearest, EditDistance) {
+  EXPECT_EQ(edit_distance("", "abc"), 3U);
+  EXPECT_EQ(edit_distance("kitten", "sitting"), 3U);
+  EXPECT_EQ(edit_distance("unifrom", "uniform"), 1U);
+  EXPECT_EQ(edit_distance("same", "same"), 0U);
+  EXPECT_EQ(nearest("tarin", {"eval", "train", "bench"}), "train");
+}
+
+}  // namespace
+}  // namespace emox

@@ -1,0 +1,181 @@
+// Recipes that ship: they parse, fit together, print and parse back; the released ones hold the published numbers.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "launch/config/fields.h"
+#include "launch/config/recipe_file.h"
+
+namespace emox {
+namespace {
+
+std::string recipe_path(const std::string& name) {
+  return std::string(EMOX_SOURCE_DIR) + "/launch/recipes/" + name + ".ini";
+}
+
+// Every key as "name = value", in order.
+std::vector<std::string> lines_of(Recipe recipe) {
+  std::vector<std::string> lines;
+  for (const Field& field : fields_of(recipe))
+    for (const std::string& value : field.values()) lines.push_back(field.name() + " = " + value);
+  return lines;
+}
+
+std::vector<std::string> shipped() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(EMOX_SOURCE_DIR) + "/launch/recipes"))
+    if (entry.path().extension() == ".ini") names.push_back(entry.path().stem().string());
+  return names;
+}
+
+TEST(Recipes, EveryShippedRecipeIsValid) {
+  const auto names = shipped();
+  ASSERT_GE(names.size(), 9U);
+  for (const std::string& name : names) {
+    SCOPED_TRACE(name);
+    const Recipe recipe = load_recipe(recipe_path(name));
+    EXPECT_NO_THROW(recipe.validate(1));
+    EXPECT_EQ(recipe.run.name, name);
+    EXPECT_EQ(recipe.run.dir, "runs/" + name);
+  }
+}
+
+TEST(Recipes, PrintedRecipeParsesBack) {
+  for (const std::string& name : shipped()) {
+    SCOPED_TRACE(name);
+    const Recipe recipe = load_recipe(recipe_path(name));
+    EXPECT_EQ(lines_of(parse_recipe(to_ini(recipe), "other.ini")), lines_of(recipe));
+    EXPECT_EQ(lines_of(parse_recipe(to_ini(recipe, true), "other.ini")), lines_of(recipe));
+  }
+}
+
+// The defaults would hide a key that is printed but not read, so every key gets a value of its own.
+TEST(Recipes, EveryKeySurvivesTheRoundTrip) {
+  Recipe recipe;
+  int count = 0;
+  for (const Field& field : fields_of(recipe)) {
+    ++count;
+    const std::string before = field.values().empty() ? "" : field.values().front();
+    for (const char* text : {"23", "0.123456789012345678", "true", "fixed", "reference", "bias", "local", "constant",
+                             "hold", "dolma2", "mpi", "two_level", "random", "1e-5"}) {
+      try {
+        field.set(text, "test");
+      } catch (const std::exception&) {
+        continue;  // not a value of this key
+      }
+      if (!field.values().empty() && field.values().front() != before) break;
+    }
+    if (before == "true") field.set("false", "test");
+    EXPECT_NE(field.values().front(), before) << field.name();
+  }
+  EXPECT_EQ(count, static_cast<int>(key_names().size()));
+  EXPECT_NE(lines_of(recipe), lines_of(Recipe{}));
+  EXPECT_EQ(lines_of(parse_recipe(to_ini(recipe), "x.ini")), lines_of(recipe));
+}
+
+TEST(Recipes, RealNumbersKeepEveryBit) {
+  Recipe recipe = load_recipe(recipe_path("tiny"));
+  recipe.train.learning_rate = 0.1 + 0.2;
+  recipe.train.eps = 1.0 / 3.0 * 1e-9;
+  const Recipe again = parse_recipe(to_ini(recipe), "x.ini");
+  EXPECT_EQ(again.train.learning_rate, recipe.train.learning_rate);
+  EXPECT_EQ(again.train.eps, recipe.train.eps);
+}
+
+TEST(Recipes, JsonHoldsEveryKeyWithItsType) {
+  const auto json = to_json(load_recipe(recipe_path("tiny")));
+  for (const std::string& name : key_names()) {
+    const auto dot = name.find('.');
+    EXPECT_TRUE(json.at(name.substr(0, dot)).contains(name.substr(dot + 1))) << name;
+  }
+  EXPECT_EQ(json["moe"]["num_experts"], 25);
+  EXPECT_EQ(json["moe"]["pool"], "uniform");
+  EXPECT_EQ(json["train"]["learning_rate"], 1e-3);
+  EXPECT_EQ(json["model"]["intra_document_attention"], true);
+  EXPECT_TRUE(json["data"]["source"].is_array());
+}
+
+TEST(Recipes, TinyDividesByManyRankCounts) {
+  const Recipe tiny = load_recipe(recipe_path("tiny"));
+  EXPECT_EQ(tiny.model.num_experts, 25);
+  EXPECT_EQ(tiny.model.shared_experts, 1);
+  EXPECT_EQ(tiny.model.top_k, 4);
+  EXPECT_EQ(tiny.train.batch_sequences, 24);
+  EXPECT_LE(tiny.train.learning_rate, 1e-3);
+  for (const int ranks : {1, 2, 3, 4, 6, 8}) EXPECT_NO_THROW(tiny.validate(ranks));
+  EXPECT_EQ(load_recipe(recipe_path("quickstart")).data.source, tiny.data.source);
+}
+
+TEST(Recipes, ReleasedShapesAndSchedules) {
+  struct Case {
+    const char* name;
+    std::int64_t experts, steps;
+    PoolMode pool;
+    double decay;
+    bool intra;
+  };
+  const Case cases[] = {{"emo-1b14b", 128, 238419, PoolMode::Uniform, 0.1, true},
+                        {"stdmoe-1b14b", 128, 238419, PoolMode::Off, 0.1, false},
+                        {"stdmoe-1b4b", 32, 30995, PoolMode::Off, 0.1, false},
+                        {"dense-1b", 0, 30995, PoolMode::Uniform, 0.033, false}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    const Recipe r = load_recipe(recipe_path(c.name));
+    EXPECT_EQ(r.model.d_model, 2048);
+    EXPECT_EQ(r.model.layers, 16);
+    EXPECT_EQ(r.model.heads, 16);
+    EXPECT_EQ(r.model.vocab_size, 100352);
+    EXPECT_EQ(r.tokens_per_step(), 4194304);
+    EXPECT_EQ(r.model.num_experts, c.experts);
+    EXPECT_EQ(r.total_steps(), c.steps);
+    EXPECT_EQ(r.train.weight_decay, c.decay);
+    EXPECT_EQ(r.model.intra_document_attention, c.intra);
+    EXPECT_EQ(r.train.micro_batch_sequences, 4);
+    EXPECT_EQ(r.train.warmup_steps, 2000);
+    EXPECT_EQ(r.train.learning_rate, 4e-3);
+    EXPECT_EQ(r.train.min_lr_ratio, 0.1);
+    EXPECT_EQ(r.data.eos_id(), 100257);
+    if (!r.model.is_moe()) {
+      EXPECT_EQ(r.model.dense_ff, 8192);
+      continue;
+    }
+    EXPECT_EQ(r.model.pool, c.pool);
+    EXPECT_EQ(r.model.top_k, 8);
+    EXPECT_EQ(r.model.expert_ff, 1024);
+    EXPECT_EQ(r.model.balance_scope, BalanceScope::MicroBatch);
+    EXPECT_EQ(r.model.eos, EosRule::Reference);
+    EXPECT_EQ(r.model.eval_pool, 0);
+    if (c.pool == PoolMode::Off) continue;
+    EXPECT_EQ(r.model.pool_min, 8);
+    EXPECT_EQ(r.model.pool_max, 128);
+  }
+}
+
+TEST(Recipes, TokensRoundUpToSteps) {
+  Recipe recipe = load_recipe(recipe_path("emo-1b14b"), {"--train.steps=0", "--train.tokens=1e12"});
+  EXPECT_NO_THROW(recipe.validate(1));
+  EXPECT_EQ(recipe.total_steps(), 238419);
+  recipe.train.tokens = 130'000'000'000;
+  EXPECT_EQ(recipe.total_steps(), 30995);
+  recipe.train.tokens = 4194304 * 10;
+  EXPECT_EQ(recipe.total_steps(), 10);
+}
+
+TEST(Recipes, AnnealsContinueTheirRuns) {
+  for (const char* name : {"emo-1b14b-anneal", "stdmoe-1b14b-anneal", "stdmoe-1b14b-emo-anneal"}) {
+    SCOPED_TRACE(name);
+    const Recipe anneal = load_recipe(recipe_path(name));
+    EXPECT_EQ(anneal.train.anneal_from_step, 238419);
+    EXPECT_EQ(anneal.total_steps() - anneal.train.anneal_from_step, 11920);
+    EXPECT_EQ(anneal.train.learning_rate, 4e-4);
+    EXPECT_EQ(anneal.train.schedule, ScheduleKind::Linear);
+    const bool emo = std::string(name) == "emo-1b14b-anneal";
+    const Recipe base = load_recipe(recipe_path(emo ? "emo-1b14b" : "stdmoe-1b14b"));
+    EXPECT_NO_THROW(check_resume(base, anneal));
+    EXPECT_NO_THROW(check_resume(anneal, anneal));
+  }
+  EXPECT_EQ(load_recipe(recipe_path("stdmoe-1b14b-emo-anneal")).model.pool, PoolMode::Uniform);
+}
+
+}  // namespace
+}  // namespace emox

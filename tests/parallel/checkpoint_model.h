@@ -1,0 +1,110 @@
+// A small model's state, and directories to save it in, for the checkpoint tests.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "parallel/checkpoint/checkpoint.h"
+#include "runtime/core/error.h"
+#include "tests/support/ranks.h"
+#include "tests/support/support.h"
+
+namespace emox::test {
+
+/// Parameters under published names: two layers of three experts, an embedding as large as all of them, odd shapes.
+class CheckpointModel {
+ public:
+  explicit CheckpointModel(unsigned seed) : seed_(seed) {
+    add("model.embed_tokens.weight", {97, 8});
+    for (int l = 0; l < 2; ++l) {
+      const std::string layer = "model.layers." + std::to_string(l) + ".";
+      add(layer + "pre_attention_layernorm.weight", {8});
+      add(layer + "mlp.gate.weight", {3, 8});
+      for (int e = 0; e < 3; ++e)
+        for (const char* part : {"gate_proj", "up_proj", "down_proj"})
+          add(layer + "mlp.experts." + std::to_string(e) + "." + part + ".weight", {4, 8});
+    }
+    add("model.scale", {});
+  }
+
+  std::vector<CheckpointTensor> tensors(bool moments = true) const {
+    std::vector<CheckpointTensor> list;
+    for (const Parameter& p : parameters_)
+      list.push_back(moments ? CheckpointTensor{p.name, p.weight, p.exp_avg, p.exp_avg_sq}
+                             : CheckpointTensor{p.name, p.weight, {}, {}});
+    return list;
+  }
+
+ private:
+  struct Parameter {
+    std::string name;
+    Tensor weight, exp_avg, exp_avg_sq;
+  };
+  void add(const std::string& name, Shape shape) {
+    parameters_.push_back(
+        {name, random_tensor(shape, ++seed_), random_tensor(shape, ++seed_), random_tensor(shape, ++seed_)});
+  }
+  unsigned seed_;
+  std::vector<Parameter> parameters_;
+};
+
+inline bool same_bits(const TensorView& a, const TensorView& b) {
+  return a.null() == b.null() && (a.null() || (a.bytes() == b.bytes() && std::memcmp(a.raw(), b.raw(), a.bytes()) == 0));
+}
+
+inline bool same_bits(const std::vector<CheckpointTensor>& a, const std::vector<CheckpointTensor>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) {
+    return x.name == y.name && same_bits(x.weight, y.weight) && same_bits(x.exp_avg, y.exp_avg) &&
+           same_bits(x.exp_avg_sq, y.exp_avg_sq);
+  });
+}
+
+inline CheckpointMeta some_meta() {
+  return {.tokens = 4096, .seed = 18446744073709551615ULL, .recipe = "[run]\nname = \"tëst\"\n", .extra = {{"position", 7}}};
+}
+
+/// Saves the model of this seed (its moments too) from so many ranks.
+inline std::filesystem::path save_model(const std::filesystem::path& directory, std::int64_t step, unsigned seed,
+                                        int ranks = 1) {
+  std::filesystem::path path;
+  run_ranks(ranks, [&](Communicator& comm) {
+    const CheckpointModel model(seed);
+    const auto saved = save_checkpoint(comm, directory, step, model.tensors(), some_meta());
+    if (comm.rank() == 0) path = saved;
+  });
+  return path;
+}
+
+/// What a failed call says; fails the test when it does not fail with an IoError.
+template <typename Work>
+std::string io_error_of(const Work& work) {
+  try {
+    work();
+  } catch (const IoError& e) {
+    return e.message();
+  }
+  ADD_FAILURE() << "no IoError";
+  return "";
+}
+
+inline std::vector<std::string> names_in(const std::filesystem::path& directory) {
+  std::vector<std::string> names;
+  for (const auto& e : std::filesystem::directory_iterator(directory)) names.push_back(e.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+inline void flip_byte(const std::filesystem::path& path, std::size_t offset) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekg(static_cast<std::streamoff>(offset));
+  const auto byte = static_cast<char>(file.get() ^ 1);
+  file.seekp(static_cast<std::streamoff>(offset));
+  file.put(byte);
+}
+
+}  // namespace emox::test

@@ -1,0 +1,171 @@
+// What every transport must compute, in closed form: the same checks run over threads, under mpirun and on one rank.
+// A check throws std::runtime_error with the first wrong element.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+#include "parallel/comm/communicator.h"
+#include "runtime/core/tensor.h"
+
+namespace emox::test {
+
+/// Small integers, so that every sum is exact in every type.
+template <typename T>
+T value_at(int rank, std::int64_t i) {
+  return static_cast<T>((rank + 1) * 3 + (i % 11) - 5);
+}
+
+template <typename T>
+TensorView view_of(std::vector<T>& v) {
+  return TensorView(v.data(), dtype_of<T>(), {static_cast<std::int64_t>(v.size())});
+}
+
+template <typename T, typename Want>
+void expect_values(const std::vector<T>& got, const char* what, const Want& want) {
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const T expected = want(static_cast<std::int64_t>(i));
+    if (got[i] != expected)
+      throw std::runtime_error(fmt::format("{} of {}: element {} of {} is {}, expected {}", what,
+                                           name_of(dtype_of<T>()), i, got.size(), got[i], expected));
+  }
+}
+
+template <typename T>
+std::vector<T> contribution(int rank, std::int64_t n) {
+  std::vector<T> v(static_cast<std::size_t>(n));
+  for (std::int64_t i = 0; i < n; ++i) v[static_cast<std::size_t>(i)] = value_at<T>(rank, i);
+  return v;
+}
+
+template <typename T>
+T sum_at(int ranks, std::int64_t i) {
+  return static_cast<T>(3 * ranks * (ranks + 1) / 2 + ranks * ((i % 11) - 5));
+}
+
+template <typename T>
+void check_all_reduce_of(Communicator& comm, std::int64_t n) {
+  std::vector<T> x = contribution<T>(comm.rank(), n);
+  comm.all_reduce(view_of(x));
+  expect_values(x, "all_reduce", [&](std::int64_t i) { return sum_at<T>(comm.size(), i); });
+  x = contribution<T>(comm.rank(), n);
+  comm.all_reduce(view_of(x), ReduceOp::Max);
+  expect_values(x, "all_reduce max", [&](std::int64_t i) { return value_at<T>(comm.size() - 1, i); });
+}
+
+template <typename T>
+void check_gather_scatter_of(Communicator& comm, std::int64_t n) {
+  std::vector<T> mine = contribution<T>(comm.rank(), n);
+  std::vector<T> all(static_cast<std::size_t>(n * comm.size()));
+  comm.all_gather(view_of(all), view_of(mine));
+  expect_values(all, "all_gather", [&](std::int64_t i) { return value_at<T>(static_cast<int>(i / n), i % n); });
+
+  // In place: the input is this rank's block of the output.
+  std::fill(all.begin(), all.end(), T{0});
+  const TensorView blocks = view_of(all).reshape({comm.size(), n});
+  if (n != 0) std::copy(mine.begin(), mine.end(), blocks[comm.rank()].template data<T>());
+  if (n != 0) comm.all_gather(blocks, blocks[comm.rank()]);
+  if (n != 0)
+    expect_values(all, "all_gather in place",
+                  [&](std::int64_t i) { return value_at<T>(static_cast<int>(i / n), i % n); });
+
+  std::vector<T> in(static_cast<std::size_t>(n * comm.size()));
+  for (std::int64_t i = 0; i < n * comm.size(); ++i) in[static_cast<std::size_t>(i)] = value_at<T>(comm.rank(), i);
+  std::vector<T> out(static_cast<std::size_t>(n));
+  comm.reduce_scatter(view_of(out), view_of(in));
+  expect_values(out, "reduce_scatter", [&](std::int64_t i) { return sum_at<T>(comm.size(), comm.rank() * n + i); });
+}
+
+template <typename T>
+void check_broadcast_of(Communicator& comm, std::int64_t n, int first_root = 0) {
+  for (int root = first_root; root < comm.size(); ++root) {
+    std::vector<T> x = contribution<T>(comm.rank(), n);
+    comm.broadcast(view_of(x), root);
+    expect_values(x, "broadcast", [&](std::int64_t i) { return value_at<T>(root, i); });
+  }
+}
+
+/// Rank a sends (a + 2 b) % 4 * scale rows of `width` to rank b: some pairs exchange nothing.
+template <typename T>
+void check_all_to_all_of(Communicator& comm, std::int64_t scale, std::int64_t width) {
+  const auto rows = [&](int from, int to) { return (from + 2 * to) % 4 * scale; };
+  std::vector<std::int64_t> send, recv;
+  std::vector<T> in, want;
+  for (int r = 0; r < comm.size(); ++r) {
+    send.push_back(rows(comm.rank(), r));
+    recv.push_back(rows(r, comm.rank()));
+    for (std::int64_t i = 0; i < send.back() * width; ++i) in.push_back(value_at<T>(comm.rank() + 7 * r, i));
+    for (std::int64_t i = 0; i < recv.back() * width; ++i) want.push_back(value_at<T>(r + 7 * comm.rank(), i));
+  }
+  std::vector<T> out(want.size());
+  const auto total = [](const std::vector<std::int64_t>& v) {
+    return std::accumulate(v.begin(), v.end(), std::int64_t{0});
+  };
+  comm.all_to_all_v(TensorView(out.data(), dtype_of<T>(), {total(recv), width}), recv,
+                    TensorView(in.data(), dtype_of<T>(), {total(send), width}), send);
+  expect_values(out, "all_to_all_v", [&](std::int64_t i) { return want[static_cast<std::size_t>(i)]; });
+}
+
+template <typename T>
+void check_type(Communicator& comm, std::int64_t n) {
+  check_all_reduce_of<T>(comm, n);
+  check_gather_scatter_of<T>(comm, n);
+  check_broadcast_of<T>(comm, n);
+  check_all_to_all_of<T>(comm, n, 3);
+}
+
+/// Twice the same sums of values that round: the same bits, and on every rank.
+inline void check_repeatable(Communicator& comm, std::int64_t n) {
+  std::vector<float> x(static_cast<std::size_t>(n));
+  for (std::size_t i = 0; i < x.size(); ++i)
+    x[i] = 1.0F / (1.0F + static_cast<float>(comm.rank()) * 0.7F + static_cast<float>(i % 1013)) *
+           (i % 3 == 0 ? 1e4F : 1.0F);
+  std::vector<float> first = x, second = x;
+  comm.all_reduce(view_of(first));
+  comm.all_reduce(view_of(second));
+  std::vector<float> root = first;
+  comm.broadcast(view_of(root), 0);
+  if (std::memcmp(first.data(), second.data(), view_of(first).bytes()) != 0)
+    throw std::runtime_error("all_reduce: other bits the second time");
+  if (std::memcmp(first.data(), root.data(), view_of(first).bytes()) != 0)
+    throw std::runtime_error("all_reduce: other bits than rank 0");
+}
+
+/// Even and odd ranks part; inside a part the order is reversed.
+inline void check_split(Communicator& comm) {
+  const auto part = comm.split(comm.rank() % 2, -comm.rank());
+  const int members = (comm.size() - comm.rank() % 2 + 1) / 2;
+  const int place = members - 1 - comm.rank() / 2;
+  if (part->size() != members || part->rank() != place)
+    throw std::runtime_error(
+        fmt::format("split: rank {} of {}, expected {} of {}", part->rank(), part->size(), place, members));
+  check_type<float>(*part, 17);
+  const auto again = part->split(0, 0);
+  check_type<std::int64_t>(*again, 5);
+  comm.barrier();
+}
+
+inline void check_everything(Communicator& comm) {
+  for (const std::int64_t n : {std::int64_t{0}, std::int64_t{1}, std::int64_t{2}, std::int64_t{1237}}) {
+    check_type<float>(comm, n);
+    check_type<double>(comm, n);
+    check_type<std::int32_t>(comm, n);
+    check_type<std::int64_t>(comm, n);
+  }
+  check_all_reduce_of<float>(comm, (4 << 20) / 4 + 3);  // one piece and a rest
+  check_all_reduce_of<double>(comm, (9 << 20) / 8 + 1);
+  check_gather_scatter_of<float>(comm, (5 << 20) / 4 / comm.size() + 3);
+  check_broadcast_of<std::uint8_t>(comm, (5 << 20) + 1, comm.size() - 1);
+  check_all_to_all_of<float>(comm, 700, 257);
+  check_all_to_all_of<std::uint8_t>(comm, 3, 5);
+  check_repeatable(comm, 100003);
+  check_split(comm);
+  comm.barrier();
+}
+
+}  // namespace emox::test

@@ -1,0 +1,290 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "parallel/comm/factory.h"
+#include "parallel/comm/mpi_world.h"
+#include "parallel/comm/thread_world.h"
+#include "parallel/comm/watchdog.h"
+#include "runtime/core/error.h"
+#include "tests/parallel/comm_checks.h"
+#include "tests/support/ranks.h"
+
+namespace emox::test {
+namespace {
+
+using std::chrono::milliseconds;
+
+bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
+
+/// What each rank's CommError says; "" for a rank that threw none.
+std::vector<std::string> comm_errors(ThreadWorld& world, const std::function<void(Communicator&)>& body) {
+  std::vector<std::string> errors(static_cast<std::size_t>(world.size()));
+  run_ranks(world, [&](Communicator& comm) {
+    try {
+      body(comm);
+    } catch (const CommError& e) {
+      errors[static_cast<std::size_t>(comm.rank())] = e.message();
+    }
+  });
+  return errors;
+}
+
+TEST(SelfCommunicator, ComputesWhatOneRankMust) {
+  const auto self = make_self_communicator();
+  check_everything(*self);
+}
+
+class ThreadRanks : public ::testing::TestWithParam<int> {};
+
+TEST_P(ThreadRanks, ComputeTheClosedForms) { run_ranks(GetParam(), check_everything, 120); }
+
+TEST_P(ThreadRanks, ManySmallCallsInARow) {
+  run_ranks(GetParam(), [](Communicator& comm) {
+    for (std::int64_t i = 0; i < 200; ++i) {
+      comm.barrier();
+      check_all_reduce_of<std::int64_t>(comm, i % 7);
+      check_all_to_all_of<std::int32_t>(comm, i % 3, 2);
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, ThreadRanks, ::testing::Values(1, 2, 3, 4, 8));
+
+TEST(ThreadWorld, SumsInRankOrder) {
+  // 1e8 + 1 - 1e8 depends on the order: in f32 it is 0 in rank order, 1 in another.
+  run_ranks(3, [](Communicator& comm) {
+    std::vector<float> x(5, comm.rank() == 0 ? 1e8F : comm.rank() == 1 ? 1.0F : -1e8F);
+    comm.all_reduce(view_of(x));
+    expect_values(x, "rank order", [](std::int64_t) { return 0.0F; });
+  });
+}
+
+TEST(ThreadWorld, SimulatesNodes) {
+  ThreadWorld world(5, {.ranks_per_node = 2});
+  run_ranks(world, [](Communicator& comm) {
+    EXPECT_EQ(comm.node_size(), comm.rank() == 4 ? 1 : 2);
+    EXPECT_EQ(comm.node_rank(), comm.rank() % 2);
+    const auto even = comm.split(comm.rank() % 2, 0);  // world ranks 0 2 4 and 1 3: one a node
+    EXPECT_EQ(even->node_size(), 1);
+    EXPECT_EQ(even->node_rank(), 0);
+    const auto node = comm.split(comm.rank() / 2, comm.rank());
+    EXPECT_EQ(node->size(), node->node_size());
+  });
+}
+
+TEST(ThreadWorld, ADifferentCollectiveFailsOnAllRanks) {
+  ThreadWorld world(3);
+  const auto errors = comm_errors(world, [](Communicator& comm) {
+    std::vector<float> x(8);
+    if (comm.rank() == 2)
+      comm.barrier();
+    else
+      comm.all_reduce(view_of(x));
+    comm.barrier();
+  });
+  for (const std::string& e : errors) {
+    EXPECT_TRUE(contains(e, "rank 0 calls all_reduce(32 bytes of f32), rank 2 calls barrier")) << e;
+  }
+}
+
+TEST(ThreadWorld, ADifferentSizeFailsOnAllRanks) {
+  ThreadWorld world(3);
+  const auto errors = comm_errors(world, [](Communicator& comm) {
+    std::vector<float> x(comm.rank() == 1 ? 4 : 8);
+    comm.all_reduce(view_of(x));
+  });
+  for (const std::string& e : errors) {
+    EXPECT_TRUE(contains(e, "rank 0 calls all_reduce(32 bytes of f32), rank 1 calls all_reduce(16 bytes of f32)")) << e;
+  }
+}
+
+TEST(ThreadWorld, RowCountsThatDoNotMeetFailOnAllRanks) {
+  ThreadWorld world(2);
+  const auto errors = comm_errors(world, [](Communicator& comm) {
+    const std::vector<std::int64_t> send{1, 1}, recv{1, comm.rank() == 0 ? 2 : 1};
+    std::vector<float> in(2), out(static_cast<std::size_t>(recv[0] + recv[1]));
+    comm.all_to_all_v(view_of(out), recv, view_of(in), send);
+  });
+  for (const std::string& e : errors) EXPECT_TRUE(contains(e, "rank 1 calls all_to_all_v with 1 rows for rank 0")) << e;
+}
+
+TEST(ThreadWorld, ARankThatGivesUpFreesTheOthers) {
+  ThreadWorld world(4);
+  std::atomic<int> freed = 0;
+  try {
+    run_ranks(world, [&](Communicator& comm) {
+      const auto part = comm.split(comm.rank() / 2, 0);
+      if (comm.rank() == 3) throw std::logic_error("no more tokens");
+      try {
+        if (comm.rank() == 2)
+          part->barrier();  // waits in a part, where rank 3 is missing
+        else
+          comm.barrier();
+      } catch (const CommError& e) {
+        EXPECT_TRUE(contains(e.message(), "barrier cannot finish: rank 3 stopped: no more tokens")) << e.message();
+        ++freed;
+        throw;
+      }
+    });
+    ADD_FAILURE() << "run_ranks must rethrow";
+  } catch (const std::logic_error& e) {
+    EXPECT_STREQ(e.what(), "no more tokens");
+  }
+  EXPECT_EQ(freed, 3);
+}
+
+TEST(ThreadWorld, ErrorsNameTheirRank) {
+  try {
+    run_ranks(2, [](Communicator& comm) {
+      if (comm.rank() == 1) fail("broken");
+      comm.barrier();
+    });
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.rank(), 1);
+  }
+}
+
+TEST(RunRanks, ATimeoutFailsInsteadOfHanging) {
+  EXPECT_THROW(run_ranks(
+                   2,
+                   [](Communicator& comm) {
+                     if (comm.rank() == 0) comm.barrier();
+                   },
+                   1),
+               CommError);
+}
+
+TEST(Arguments, AreCheckedBeforeAnythingIsSent) {
+  run_ranks(2, [](Communicator& comm) {
+    std::vector<float> three(3), four(4);
+    std::vector<std::uint8_t> bytes(4);
+    const std::vector<std::int64_t> two{2, 2}, negative{-1, 5}, one{4};
+    EXPECT_THROW(comm.all_reduce(view_of(bytes)), ShapeError);
+    EXPECT_THROW(comm.all_gather(view_of(three), view_of(four)), ShapeError);
+    EXPECT_THROW(comm.reduce_scatter(view_of(three), view_of(four)), ShapeError);
+    EXPECT_THROW(comm.all_gather(view_of(bytes), view_of(four)), ShapeError);
+    EXPECT_THROW(comm.broadcast(view_of(four), 2), CommError);
+    EXPECT_THROW(comm.all_to_all_v(view_of(three), two, view_of(four), two), ShapeError);
+    EXPECT_THROW(comm.all_to_all_v(view_of(four), two, view_of(four), negative), ShapeError);
+    EXPECT_THROW(comm.all_to_all_v(view_of(four), one, view_of(four), one), ShapeError);
+    EXPECT_THROW(comm.split(-1, 0), CommError);
+    EXPECT_THROW(comm.all_reduce(TensorView(three.data(), DType::F32, {3}, Device{DeviceType::Cuda, 0})), CommError);
+    comm.barrier();
+  });
+}
+
+TEST(Watchdog, NamesTheCollectiveAndTheMissingRank) {
+  ThreadWorld world(3, {.watchdog_s = 0.5});
+  ::testing::internal::CaptureStderr();
+  const auto errors = comm_errors(world, [](Communicator& comm) {
+    const auto part = comm.split(0, 0);
+    part->barrier();
+    std::vector<float> x(10);
+    if (comm.rank() == 1) {
+      std::this_thread::sleep_for(milliseconds(1500));
+      comm.barrier();
+    } else {
+      part->all_reduce(view_of(x));
+    }
+  });
+  const std::string printed = ::testing::internal::GetCapturedStderr();
+  for (const std::string& e : errors) {
+    EXPECT_TRUE(contains(e, "watchdog: all_reduce #2 on world/1.0 (40 bytes) has not finished on rank 0")) << e;
+    EXPECT_TRUE(contains(e, "arrived: 2 of 3 ranks: 0 2")) << e;
+    EXPECT_TRUE(contains(e, "rank 1 has not arrived: it finished barrier #1 on world/1.0 (0 bytes)")) << e;
+  }
+  EXPECT_TRUE(contains(printed, "rank 1 has not arrived")) << printed;
+  EXPECT_EQ(printed.find("watchdog:"), printed.rfind("watchdog:")) << "one report is enough:\n" << printed;
+}
+
+TEST(Watchdog, LeavesComputingRanksAlone) {
+  ThreadWorld world(2, {.watchdog_s = 0.3});
+  run_ranks(world, [](Communicator& comm) {
+    for (int i = 0; i < 2; ++i) {
+      comm.barrier();
+      std::this_thread::sleep_for(milliseconds(900));  // all ranks compute for three times the limit
+    }
+    check_split(comm);
+    check_type<float>(comm, 9);
+  });
+}
+
+TEST(Watchdog, ReportsSilentAndDivergingRanks) {
+  Overdue late;
+  late.members = {0, 1, 2, 3};
+  std::snprintf(late.call.op, sizeof late.call.op, "all_reduce");
+  std::snprintf(late.call.comm, sizeof late.call.comm, "world");
+  late.call.sequence = 7;
+  late.call.inside = 1;
+  late.call.seconds = 31;
+  RankStatus same{late.call, late.call}, other = same, ahead = same;
+  std::snprintf(other.asked.op, sizeof other.asked.op, "barrier");
+  ahead.asked.sequence = 8;
+  const std::string text = watchdog_report(0, 30, late, {same, std::nullopt, other, ahead});
+  EXPECT_TRUE(contains(text, "rank 1 does not answer")) << text;
+  EXPECT_TRUE(contains(text, "rank 2 makes another call: barrier #7")) << text;
+  EXPECT_TRUE(contains(text, "rank 3 has finished this call")) << text;
+  EXPECT_TRUE(contains(watchdog_report(0, 30, late, {same, same, same, same}), "every rank has arrived"));
+}
+
+TEST(Watchdog, DoesNotCountTimeInWhichTheProcessStood) {
+  ActivityLog log;
+  log.open(1, "world", {0});
+  log.enter(1, "barrier", 0);
+  std::this_thread::sleep_for(milliseconds(50));  // nobody advances the log's clock meanwhile
+  EXPECT_FALSE(log.overdue(0.01));
+  log.advance(0.02);
+  ASSERT_TRUE(log.overdue(0.01));
+  EXPECT_TRUE(log.still_inside(*log.overdue(0.01)));
+  log.leave(1);
+  EXPECT_FALSE(log.overdue(0.01));
+}
+
+/// Sets variables of a launcher, and restores what was there.
+class LauncherEnvironment {
+ public:
+  LauncherEnvironment() {
+    for (const char* name : kNames) {
+      const char* value = std::getenv(name);
+      if (value != nullptr) saved_.emplace_back(name, value);
+      ::unsetenv(name);
+    }
+  }
+  ~LauncherEnvironment() {
+    for (const char* name : kNames) ::unsetenv(name);
+    for (const auto& [name, value] : saved_) ::setenv(name.c_str(), value.c_str(), 1);
+  }
+
+ private:
+  static constexpr std::array kNames{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE",    "PMI_RANK", "PMIX_RANK", "SLURM_PROCID",
+                                     "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"};
+  std::vector<std::pair<std::string, std::string>> saved_;
+};
+
+TEST(Factory, ChoosesByTheLauncher) {
+  const LauncherEnvironment clean;
+  EXPECT_EQ(make_communicator(Transport::Auto)->transport(), "self");
+  EXPECT_EQ(make_communicator(Transport::Self)->transport(), "self");
+  EXPECT_EQ(parse_transport("mpi"), Transport::Mpi);
+  EXPECT_THROW(parse_transport("mip"), UsageError);
+  EXPECT_THROW(make_communicator(Transport::Self, -1), UsageError);
+  ::setenv("OMPI_COMM_WORLD_SIZE", "2", 1);
+  EXPECT_TRUE(MpiWorld::launched_by_mpi());
+  EXPECT_THROW(make_communicator(Transport::Self), UsageError);
+}
+
+TEST(Factory, AJobScriptIsNoLaunch) {
+  const LauncherEnvironment clean;
+  ::setenv("SLURM_PROCID", "0", 1);
+  ::setenv("SLURM_NTASKS", "4", 1);
+  EXPECT_EQ(MpiWorld::launched_ranks(), 1);
+  ::setenv("SLURM_STEP_NUM_TASKS", "4", 1);  // srun
+  EXPECT_EQ(MpiWorld::launched_ranks(), 4);
+}
+
+}  // namespace
+}  // namespace emox::test

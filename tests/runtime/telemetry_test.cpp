@@ -1,0 +1,189 @@
+// Spans, the metrics file and the log.
+#include <cmath>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "runtime/telemetry/log.h"
+#include "runtime/telemetry/metrics.h"
+#include "runtime/telemetry/spans.h"
+#include "tests/runtime/op_testing.h"
+
+namespace emox::test {
+namespace {
+
+std::string content(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  std::stringstream s;
+  s << in.rdbuf();
+  return s.str();
+}
+
+void put(const std::filesystem::path& path, const std::string& text) { std::ofstream(path) << text; }
+
+TEST(Spans, AddUpByName) {
+  Telemetry telemetry;
+  Context ctx;
+  ctx.telemetry = &telemetry;
+  for (int i = 0; i < 3; ++i) {
+    const Span outer(ctx, "outer", 100, 10);
+    const Span inner(ctx, "inner", 7);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  const SpanTotal outer = telemetry.totals().at("outer"), inner = telemetry.totals().at("inner");
+  EXPECT_EQ(outer.calls, 3);
+  EXPECT_EQ(outer.flops, 300);
+  EXPECT_EQ(outer.bytes, 30);
+  EXPECT_EQ(inner.flops, 21);
+  EXPECT_EQ(inner.bytes, 0);
+  EXPECT_GE(inner.seconds, 0.006);
+  EXPECT_GE(outer.seconds, inner.seconds);  // begun before and ended after
+  EXPECT_EQ(telemetry.seconds("outer"), outer.seconds);
+  EXPECT_EQ(telemetry.seconds("never"), 0.0);
+  telemetry.clear();
+  EXPECT_TRUE(telemetry.totals().empty());
+}
+
+TEST(Spans, WithoutTelemetryRecordNothing) {
+  const Context ctx;
+  const Span span(ctx, "nobody listens", 1, 1);
+}
+
+TEST(Metrics, NineDigitsAndNullForWhatIsNoNumber) {
+  nlohmann::ordered_json r;
+  r["step"] = 12;
+  r["loss"] = 1.0 / 3;
+  r["large"] = 123456789.125;
+  r["nan"] = std::nan("");
+  r["infinite"] = -std::numeric_limits<double>::infinity();
+  r["name"] = "a \"b\"\n";
+  r["flag"] = true;
+  const std::string line = to_line(r);
+  EXPECT_EQ(line,
+            "{\"step\": 12, \"loss\": 0.333333333, \"large\": 123456789, \"nan\": null, \"infinite\": null, "
+            "\"name\": \"a \\\"b\\\"\\n\", \"flag\": true}");
+  EXPECT_EQ(nlohmann::json::parse(line)["name"], "a \"b\"\n");
+}
+
+TEST(Metrics, ArraysAreWrittenTheSameWay) {
+  nlohmann::ordered_json r;
+  r["layers"] = {1.0 / 3, std::nan(""), 2, nlohmann::ordered_json::array()};
+  EXPECT_EQ(to_line(r), "{\"layers\": [0.333333333, null, 2, []]}");
+}
+
+TEST(Metrics, AFloat32SurvivesTheFile) {
+  // Nine digits identify every float32.
+  std::mt19937 gen(1);
+  for (int i = 0; i < 1000; ++i) {
+    const float x = std::ldexp(static_cast<float>(gen()) / 4.3e9F, static_cast<int>(gen() % 60) - 30);
+    nlohmann::ordered_json r;
+    r["x"] = static_cast<double>(x);
+    EXPECT_EQ(nlohmann::json::parse(to_line(r))["x"].get<float>(), x);
+  }
+}
+
+nlohmann::ordered_json record(int step) { return {{"step", step}, {"loss", 0.5}}; }
+
+TEST(MetricsSink, WritesALineARecordAndStartsEmpty) {
+  const TemporaryDirectory dir;
+  const auto path = dir.path() / "metrics.jsonl";
+  put(path, "old\n");
+  MetricsSink sink(path.string(), -1);
+  EXPECT_EQ(content(path), "");
+  sink.write(record(1));
+  EXPECT_EQ(content(path), "{\"step\": 1, \"loss\": 0.5}\n");  // flushed at once
+  sink.write(record(2));
+  EXPECT_EQ(content(path), "{\"step\": 1, \"loss\": 0.5}\n{\"step\": 2, \"loss\": 0.5}\n");
+}
+
+TEST(MetricsSink, ResumeCutsLaterStepsAndATornLine) {
+  const TemporaryDirectory dir;
+  const auto path = dir.path() / "metrics.jsonl";
+  const std::string first = "{\"step\": 1, \"a\": 1}\n{\"step\": 2, \"a\": 1}\n{\"step\": 2, \"b\": 1}\n";
+  for (const std::string rest : {"{\"step\": 3, \"a\": 1}\n{\"step\": 4, \"a\": 1}\n", "{\"step\": 3, \"a\"",
+                                 "{\"step\": 2, \"c\": 1}", "garbage\n{\"step\": 2}\n", ""}) {
+    put(path, first + rest);
+    {
+      MetricsSink sink(path.string(), 2);
+      EXPECT_EQ(content(path), first) << rest;
+      sink.write(record(3));
+    }
+    EXPECT_EQ(content(path), first + "{\"step\": 3, \"loss\": 0.5}\n");
+  }
+}
+
+TEST(MetricsSink, ResumeWithoutAFileOrAtStepZeroStartsOne) {
+  const TemporaryDirectory dir;
+  const auto path = dir.path() / "metrics.jsonl";
+  { const MetricsSink sink(path.string(), 7); }
+  EXPECT_EQ(content(path), "");
+  put(path, "{\"step\": 1}\n");
+  { const MetricsSink sink(path.string(), 0); }
+  EXPECT_EQ(content(path), "");
+  EXPECT_FALSE(std::filesystem::exists(path.string() + ".tmp"));
+}
+
+TEST(MetricsSink, NamesAFileThatCannotBeOpened) {
+  try {
+    const MetricsSink sink("/nonexistent/metrics.jsonl", -1);
+    ADD_FAILURE();
+  } catch (const IoError& e) {
+    EXPECT_NE(e.message().find("/nonexistent/metrics.jsonl"), std::string::npos);
+  }
+  EXPECT_THROW(MetricsSink("/nonexistent/metrics.jsonl", 3), IoError);
+}
+
+std::vector<std::string> lines_of(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+TEST(Log, WarnsOnceForEachText) {
+  const TemporaryDirectory dir;
+  const auto path = dir.path() / "log.txt";
+  ::testing::internal::CaptureStderr();
+  {
+    Log log(0, path.string());
+    for (int i = 0; i < 3; ++i) log.warn("{} is odd", 7);
+    log.warn("{} is odd", 9);
+    log.info("hello {}", 1);
+    log.info("hello {}", 1);
+    log.detail("for the file");
+  }
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "warning: 7 is odd\nwarning: 9 is odd\nhello 1\nhello 1\n");
+  const std::vector<std::string> lines = lines_of(path);
+  ASSERT_EQ(lines.size(), 5U);
+  EXPECT_EQ(lines[0].substr(20), " warning: 7 is odd");  // after 2026-01-31T12:00:00Z
+  EXPECT_EQ(lines[0][19], 'Z');
+  EXPECT_EQ(lines[4].substr(20), " for the file");
+}
+
+TEST(Log, OtherRanksAndAClosedConsoleAreSilent) {
+  const TemporaryDirectory dir;
+  const auto path = dir.path() / "log.txt";
+  ::testing::internal::CaptureStderr();
+  {
+    Log log(1);
+    log.info("before there is a file");
+    log.open_file(path.string());
+    log.info("one");
+    log.warn("two");
+    Log quiet(0);
+    quiet.set_console(false);
+    quiet.warn("three");
+  }
+  {
+    Log again(1, path.string());
+    again.info("appended");
+  }
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  ASSERT_EQ(lines_of(path).size(), 3U);
+  EXPECT_NE(lines_of(path)[2].find("appended"), std::string::npos);
+}
+
+TEST(Log, NamesAFileThatCannotBeOpened) { EXPECT_THROW(Log(0, "/nonexistent/log.txt"), IoError); }
+
+}  // namespace
+}  // namespace emox::test
