@@ -15,6 +15,7 @@ namespace fs = std::filesystem;
 /// The .deb files of a package, by the file name that apt gives them: name_version_architecture.deb.
 std::vector<fs::path> files_of(const std::string& name, const fs::path& directory) {
   std::vector<fs::path> found;
+  if (!fs::exists(directory)) return found;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const std::string file = entry.path().filename().string();
     if (file.starts_with(name + "_") && file.ends_with(".deb")) found.push_back(entry.path());
@@ -80,7 +81,6 @@ void download(const std::vector<std::string>& names, const fs::path& directory, 
 }  // namespace
 
 std::vector<Package> fetch_packages(const std::vector<std::string>& names, const fs::path& directory, Log& log) {
-  fs::create_directories(directory);
   std::vector<std::string> missing;
   for (const std::string& name : names) {
     const std::vector<fs::path> files = files_of(name, directory);

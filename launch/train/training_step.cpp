@@ -25,8 +25,8 @@ struct TrainingStep::Sums {
 };
 
 TrainingStep::TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, Communicator& comm, const PoolSizes* pools,
-                           std::int64_t label_count)
-    : ctx_(ctx), model_(model), comm_(comm), config_(recipe.model), train_(recipe.train), eos_(recipe.data.eos_id()),
+                           std::int64_t label_count, std::optional<std::int32_t> eos)
+    : ctx_(ctx), model_(model), comm_(comm), config_(recipe.model), train_(recipe.train), eos_(eos.value_or(recipe.data.eos_id())),
       pools_(pools), batch_(recipe.train.batch_sequences) {
   if (config_.is_moe() && config_.pool == PoolMode::Label)
     label_pools_ = label_pools(config_.routed_experts(), config_.routed_top_k(), label_count);
@@ -241,10 +241,10 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
 }
 
 void TrainingStep::update(std::int64_t step, double learning_rate, const StepMetrics& metrics) {
-  require(std::isfinite(metrics.loss()) && std::isfinite(metrics.grad_norm),
-          "step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step. Resume from the last checkpoint with a lower "
-          "train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm; if it happens again at the same step, "
-          "look at the data of that step", step, metrics.loss(), metrics.grad_norm, describe_non_finite(ctx_, model_.parameters()));
+  if (!std::isfinite(metrics.loss()) || !std::isfinite(metrics.grad_norm))
+    fail("step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step. Resume from the last checkpoint with a lower "
+         "train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm; if it happens again at the same step, "
+         "look at the data of that step", step, metrics.loss(), metrics.grad_norm, describe_non_finite(ctx_, model_.parameters()));
   const Span span(ctx_, "phase.optimizer");
   const AdamWConfig config{train_.beta1, train_.beta2, train_.eps, train_.weight_decay, train_.clip_norm};
   update_parameters(ctx_, model_.parameters(), config, learning_rate, clip_factor(metrics.grad_norm, train_.clip_norm), step);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -29,9 +30,9 @@ struct StepMetrics {
 class TrainingStep {
  public:
   /// Reserves all memory of a step. `pools` must outlive this object; null: no pools. `label_count` > 0 with
-  /// moe.pool = label.
+  /// moe.pool = label. `eos`: the token that ends a document, if it is not the tokenizer's (recorded data of tests).
   TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, Communicator& comm, const PoolSizes* pools,
-               std::int64_t label_count);
+               std::int64_t label_count, std::optional<std::int32_t> eos = std::nullopt);
 
   /// This rank's share of a step's sequences: [begin, end) of the global batch.
   std::int64_t share_begin() const { return batch_ * comm_.rank() / comm_.size(); }

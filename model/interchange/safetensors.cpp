@@ -75,7 +75,8 @@ void SafetensorsFile::parse_header() {
   std::uint64_t length = 0;
   std::memcpy(&length, map_.data(), kLengthBytes);
   const std::size_t rest = map_.bytes() - kLengthBytes;
-  require<IoError>(length <= kMaxHeader, "its header claims {} bytes, more than the {} that are allowed", length, kMaxHeader);
+  require<IoError>(length <= kMaxHeader, "its header claims {} bytes, more than the {} that are allowed", length,
+                   kMaxHeader);
   require<IoError>(length <= rest, "its header claims {} bytes, but only {} follow", length, rest);
   const std::string_view text(reinterpret_cast<const char*>(map_.data() + kLengthBytes), length);
   SafetensorsHeader header = parse_safetensors_header(text, rest - length);
@@ -101,10 +102,14 @@ std::vector<To> SafetensorsFile::read_floating(const std::string& name) const {
   const SafetensorInfo& t = info(name);
   std::vector<To> values(static_cast<std::size_t>(t.numel()));
   const auto cast = [](auto value) { return static_cast<To>(value); };
-  if (t.dtype == "F32") convert_elements<float>(bytes_of(t), values, cast);
-  else if (t.dtype == "F64") convert_elements<double>(bytes_of(t), values, cast);
-  else if (t.dtype == "BF16") convert_elements<std::uint16_t>(bytes_of(t), values, [](auto b) { return To{from_bf16(b)}; });
-  else fail<IoError>("{}: tensor {} holds {}; F32, F64 and BF16 can be read as numbers", path_.string(), name, t.dtype);
+  if (t.dtype == "F32")
+    convert_elements<float>(bytes_of(t), values, cast);
+  else if (t.dtype == "F64")
+    convert_elements<double>(bytes_of(t), values, cast);
+  else if (t.dtype == "BF16")
+    convert_elements<std::uint16_t>(bytes_of(t), values, [](auto b) { return To{from_bf16(b)}; });
+  else
+    fail<IoError>("{}: tensor {} holds {}; F32, F64 and BF16 can be read as numbers", path_.string(), name, t.dtype);
   return values;
 }
 
@@ -115,10 +120,14 @@ std::vector<std::int64_t> SafetensorsFile::read_i64(const std::string& name) con
   const SafetensorInfo& t = info(name);
   std::vector<std::int64_t> values(static_cast<std::size_t>(t.numel()));
   const auto widen = [](auto value) { return static_cast<std::int64_t>(value); };
-  if (t.dtype == "I64") convert_elements<std::int64_t>(bytes_of(t), values, widen);
-  else if (t.dtype == "I32") convert_elements<std::int32_t>(bytes_of(t), values, widen);
-  else if (t.dtype == "U8") convert_elements<std::uint8_t>(bytes_of(t), values, widen);
-  else fail<IoError>("{}: tensor {} holds {}; I64, I32 and U8 can be read as integers", path_.string(), name, t.dtype);
+  if (t.dtype == "I64")
+    convert_elements<std::int64_t>(bytes_of(t), values, widen);
+  else if (t.dtype == "I32")
+    convert_elements<std::int32_t>(bytes_of(t), values, widen);
+  else if (t.dtype == "U8")
+    convert_elements<std::uint8_t>(bytes_of(t), values, widen);
+  else
+    fail<IoError>("{}: tensor {} holds {}; I64, I32 and U8 can be read as integers", path_.string(), name, t.dtype);
   return values;
 }
 

@@ -1,5 +1,5 @@
-// Safetensors files: an 8-byte header length, a JSON header, the tensors' bytes. Everything the header says is checked when
-// the file is opened, so that reading cannot leave the file. Little-endian hosts.
+// Safetensors files: an 8-byte header length, a JSON header, the tensors' bytes. Everything the header says is checked
+// when the file is opened, so that reading cannot leave the file. Little-endian hosts.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,8 @@ struct SafetensorInfo {
   std::int64_t numel() const;
 };
 
-/// An open file, mapped into memory. Every failure is an IoError that names the file, and the tensor where there is one.
+/// An open file, mapped into memory. Every failure is an IoError that names the file, and the tensor where there is
+/// one.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
@@ -79,9 +80,8 @@ inline SafetensorEntry f32_entry(std::string name, std::vector<std::int64_t> sha
   return {std::move(name), "F32", std::move(shape), std::as_bytes(values)};
 }
 
-/// Writes the file and syncs it; it appears under its name only when complete. ShapeError for an entry whose bytes do not
-/// fit its
-/// shape, or whose name comes twice.
+/// Writes the file and syncs it; it appears under its name only when complete. ShapeError for an entry whose bytes do
+/// not fit its shape, or whose name comes twice.
 void write_safetensors(const std::filesystem::path& path, std::span<const SafetensorEntry> entries,
                        const std::map<std::string, std::string>& metadata = {});
 

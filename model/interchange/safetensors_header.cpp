@@ -54,7 +54,8 @@ SafetensorInfo parse_tensor(const std::string& name, const json& j) {
 
 void check_extent(const std::string& name, const SafetensorInfo& info, std::size_t data_bytes) {
   require<IoError>(info.begin <= info.end && info.end <= data_bytes,
-                   "tensor {} lies at bytes {} to {} of the data, which has {}", name, info.begin, info.end, data_bytes);
+                   "tensor {} lies at bytes {} to {} of the data, which has {}", name, info.begin, info.end,
+                   data_bytes);
   const std::size_t wanted = safetensors_bytes(name, info.dtype, info.shape);
   require<IoError>(info.end - info.begin == wanted, "tensor {} has {} bytes, its shape and type {} need {}", name,
                    info.end - info.begin, info.dtype, wanted);
@@ -69,10 +70,10 @@ void check_tiling(const std::map<std::string, SafetensorInfo>& tensors, std::siz
   });
   std::size_t covered = 0;
   for (const auto& [name, info] : sorted) {
-    require<IoError>(info->begin >= covered, "tensor {} overlaps another: it begins at byte {}, others end at {}", *name,
-                     info->begin, covered);
-    require<IoError>(info->begin == covered, "bytes {} to {} before tensor {} belong to no tensor", covered, info->begin,
-                     *name);
+    require<IoError>(info->begin >= covered, "tensor {} overlaps another: it begins at byte {}, others end at {}",
+                     *name, info->begin, covered);
+    require<IoError>(info->begin == covered, "bytes {} to {} before tensor {} belong to no tensor", covered,
+                     info->begin, *name);
     covered = info->end;
   }
   require<IoError>(covered == data_bytes, "its tensors end at byte {} of the data, which has {}", covered, data_bytes);
@@ -82,13 +83,14 @@ void check_tiling(const std::map<std::string, SafetensorInfo>& tensors, std::siz
 
 std::size_t safetensors_dtype_size(std::string_view dtype) {
   static const std::map<std::string_view, std::size_t> sizes = {
-      {"F64", 8}, {"I64", 8},  {"U64", 8}, {"F32", 4}, {"I32", 4},  {"U32", 4},     {"F16", 2},
-      {"BF16", 2}, {"I16", 2}, {"U16", 2}, {"I8", 1},  {"U8", 1},   {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
+      {"F64", 8}, {"I64", 8}, {"U64", 8}, {"F32", 4}, {"I32", 4},  {"U32", 4},     {"F16", 2},    {"BF16", 2},
+      {"I16", 2}, {"U16", 2}, {"I8", 1},  {"U8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
   const auto found = sizes.find(dtype);
   return found == sizes.end() ? 0 : found->second;
 }
 
-std::size_t safetensors_bytes(const std::string& name, const std::string& dtype, const std::vector<std::int64_t>& shape) {
+std::size_t safetensors_bytes(const std::string& name, const std::string& dtype,
+                              const std::vector<std::int64_t>& shape) {
   std::size_t bytes = safetensors_dtype_size(dtype);
   require<IoError>(bytes != 0, "tensor {} has the unknown type \"{}\"", name, dtype);
   for (const std::int64_t extent : shape) {
@@ -107,8 +109,10 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, std::size_t da
   SafetensorsHeader header;
   for (const auto& [name, value] : j.items()) {
     try {
-      if (name == kMetadata) value.get_to(header.metadata);
-      else header.tensors[name] = parse_tensor(name, value);
+      if (name == kMetadata)
+        value.get_to(header.metadata);
+      else
+        header.tensors[name] = parse_tensor(name, value);
     } catch (const json::exception& e) {
       fail<IoError>("its header's entry {} cannot be understood: {}", name, e.what());
     }

@@ -17,7 +17,8 @@ struct SafetensorsHeader {
 /// Bytes of one element, 0 for an unknown type.
 std::size_t safetensors_dtype_size(std::string_view dtype);
 /// Bytes that a shape of this type takes. IoError for a negative extent, an unknown type or a product beyond 2^63.
-std::size_t safetensors_bytes(const std::string& name, const std::string& dtype, const std::vector<std::int64_t>& shape);
+std::size_t safetensors_bytes(const std::string& name, const std::string& dtype,
+                              const std::vector<std::int64_t>& shape);
 /// Parses and checks: the tensors cover `data_bytes` bytes without gap or overlap. IoError without the file's name.
 SafetensorsHeader parse_safetensors_header(std::string_view text, std::size_t data_bytes);
 /// The header's text, padded with spaces so that the data behind it is aligned to 8 bytes.

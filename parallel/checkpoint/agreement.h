@@ -9,8 +9,8 @@
 
 namespace emox {
 
-/// Collective. Runs `work` (which makes no collective calls) on every rank. When it threw on any rank, every rank throws an
-/// IoError with the first such rank's number and message, after all of them are done with their work.
+/// Collective. Runs `work` (which makes no collective calls) on every rank. When it threw on any rank, every rank
+/// throws an IoError with the first such rank's number and message, after all of them are done with their work.
 void run_together(Communicator& comm, const std::function<void()>& work);
 
 /// Collective. The ranks' texts, in rank order, on every rank.

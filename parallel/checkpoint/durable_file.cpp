@@ -56,7 +56,8 @@ void DurableFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
-    require<IoError>(n > 0, "cannot write {}: {}", path_.string(), n < 0 ? std::strerror(errno) : "nothing was written");
+    require<IoError>(n > 0, "cannot write {}: {}", path_.string(),
+                     n < 0 ? std::strerror(errno) : "nothing was written");
     bytes = bytes.subspan(static_cast<std::size_t>(n));
   }
 }

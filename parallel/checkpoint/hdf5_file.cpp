@@ -17,9 +17,9 @@ namespace {
 
 static_assert(sizeof(hid_t) == sizeof(std::int64_t));
 
-/// Held around every call of the library. The first holder silences the library's own printing of errors, and keeps it from
-/// cleaning up when the process ends: every file is closed by then, and after a file that could not be closed (disk full)
-/// HDF5 1.10 crashes there.
+/// Held around every call of the library. The first holder silences the library's own printing of errors, and keeps it
+/// from cleaning up when the process ends: every file is closed by then, and after a file that could not be closed
+/// (disk full) HDF5 1.10 crashes there.
 std::unique_lock<std::mutex> library_lock() {
   static std::mutex mutex;
   std::unique_lock<std::mutex> lock(mutex);
@@ -65,22 +65,32 @@ class Handle {
 
 hid_t memory_type(DType t) {
   switch (t) {
-    case DType::F32: return H5T_NATIVE_FLOAT;
-    case DType::F64: return H5T_NATIVE_DOUBLE;
-    case DType::I32: return H5T_NATIVE_INT32;
-    case DType::I64: return H5T_NATIVE_INT64;
-    case DType::U8: return H5T_NATIVE_UINT8;
+    case DType::F32:
+      return H5T_NATIVE_FLOAT;
+    case DType::F64:
+      return H5T_NATIVE_DOUBLE;
+    case DType::I32:
+      return H5T_NATIVE_INT32;
+    case DType::I64:
+      return H5T_NATIVE_INT64;
+    case DType::U8:
+      return H5T_NATIVE_UINT8;
   }
   return -1;
 }
 
 hid_t file_type(DType t) {
   switch (t) {
-    case DType::F32: return H5T_IEEE_F32LE;
-    case DType::F64: return H5T_IEEE_F64LE;
-    case DType::I32: return H5T_STD_I32LE;
-    case DType::I64: return H5T_STD_I64LE;
-    case DType::U8: return H5T_STD_U8LE;
+    case DType::F32:
+      return H5T_IEEE_F32LE;
+    case DType::F64:
+      return H5T_IEEE_F64LE;
+    case DType::I32:
+      return H5T_STD_I32LE;
+    case DType::I64:
+      return H5T_STD_I64LE;
+    case DType::U8:
+      return H5T_STD_U8LE;
   }
   return -1;
 }
@@ -101,8 +111,8 @@ bool fits(hid_t dataset, const TensorView& tensor) {
          H5Tequal(type.get(), file_type(tensor.dtype())) > 0;
 }
 
-/// Lets the library write the rest of a failed file into memory. Unable to get rid of it, it could not close the file, and
-/// would keep broken remains of it.
+/// Lets the library write the rest of a failed file into memory. Unable to get rid of it, it could not close the file,
+/// and would keep broken remains of it.
 void divert_to_memory(hid_t file) {
   void* descriptor = nullptr;
   if (H5Fget_vfd_handle(file, H5P_DEFAULT, &descriptor) < 0) return;
@@ -115,7 +125,7 @@ void divert_to_memory(hid_t file) {
 hid_t access_properties() {
   const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
   if (access < 0) return access;
-  // Groups of the newer kind: small, and without creation times. A file is written by one rank and renamed into place, so
+  // Groups of the newer, smaller kind. A file is written by one rank and renamed into place, so
   // the library's locks, which some parallel file systems refuse, protect nothing.
   H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110);
   H5Pset_file_locking(access, 0, 1);
@@ -128,7 +138,9 @@ hid_t access_properties() {
 Hdf5File::Hdf5File(std::filesystem::path path, bool write) : path_(std::move(path)) {
   const auto lock = library_lock();
   const Handle access(access_properties(), H5Pclose);
-  id_ = write ? H5Fcreate(path_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get())
+  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_obj_track_times(creation.get(), 0);  // the root group's
+  id_ = write ? H5Fcreate(path_.c_str(), H5F_ACC_TRUNC, creation.get(), access.get())
               : H5Fopen(path_.c_str(), H5F_ACC_RDONLY, access.get());
   require<IoError>(id_ >= 0, "cannot {} {}: {}", write ? "create" : "open", path_.string(), library_reason());
 }
@@ -146,21 +158,31 @@ void Hdf5File::write(const std::string& dataset, const TensorView& tensor) {
   failed_ = false;
 }
 
+void Hdf5File::create_groups(const std::string& dataset) {
+  // One by one: those that the library adds by itself carry the time, and equal content should give equal files.
+  const Handle properties(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+  H5Pset_obj_track_times(properties.get(), 0);
+  for (std::size_t slash = dataset.find('/', 1); slash != std::string::npos; slash = dataset.find('/', slash + 1)) {
+    const std::string path = dataset.substr(0, slash);
+    if (!groups_.insert(path).second) continue;
+    const Handle group(H5Gcreate2(id_, path.c_str(), H5P_DEFAULT, properties.get(), H5P_DEFAULT), H5Gclose);
+    require<IoError>(group.good(), "cannot create {} in {}: {}", path, path_.string(), library_reason());
+  }
+}
+
 void Hdf5File::create_and_write(const std::string& dataset, const TensorView& tensor) {
   const auto lock = library_lock();
-  const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links.get(), 1);
+  create_groups(dataset);
   const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_fill_time(properties.get(), H5D_FILL_TIME_NEVER);  // every element is written, once
-  H5Pset_obj_track_times(properties.get(), 0);              // equal content, equal file
+  H5Pset_obj_track_times(properties.get(), 0);              // as for groups
   const Handle space(space_of(tensor.shape()), H5Sclose);
-  const Handle set(H5Dcreate2(id_, dataset.c_str(), file_type(tensor.dtype()), space.get(), links.get(), properties.get(),
-                              H5P_DEFAULT),
+  const Handle set(H5Dcreate2(id_, dataset.c_str(), file_type(tensor.dtype()), space.get(), H5P_DEFAULT,
+                              properties.get(), H5P_DEFAULT),
                    H5Dclose);
   require<IoError>(set.good(), "cannot create {} in {}: {}", dataset, path_.string(), library_reason());
   if (tensor.numel() == 0) return;
-  const herr_t written =
-      H5Dwrite(set.get(), memory_type(tensor.dtype()), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.raw());
+  const herr_t written = H5Dwrite(set.get(), memory_type(tensor.dtype()), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.raw());
   require<IoError>(written >= 0, "cannot write {} to {}: {}", dataset, path_.string(), library_reason());
 }
 

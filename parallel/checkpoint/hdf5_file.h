@@ -1,9 +1,10 @@
-// One HDF5 file for writing or reading. The HDF5 library is not thread-safe and ranks may be threads, so all its calls are
-// made behind one lock. Its errors become IoError with the innermost reason.
+// One HDF5 file for writing or reading. The HDF5 library is not thread-safe and ranks may be threads, so all its calls
+// are made behind one lock. Its errors become IoError with the innermost reason.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <set>
 #include <string>
 
 #include "runtime/core/tensor.h"
@@ -29,10 +30,12 @@ class Hdf5File {
 
  private:
   Hdf5File(std::filesystem::path path, bool write);
+  void create_groups(const std::string& dataset);
   void create_and_write(const std::string& dataset, const TensorView& tensor);
   std::filesystem::path path_;
-  bool failed_ = false;  ///< a write failed: what the library still holds cannot reach the file
-  std::int64_t id_ = -1;  ///< hid_t, named by its type so that <hdf5.h> stays in one file
+  std::set<std::string> groups_;  ///< those created so far
+  bool failed_ = false;           ///< a write failed: what the library still holds cannot reach the file
+  std::int64_t id_ = -1;          ///< hid_t, named by its type so that <hdf5.h> stays in one file
 };
 
 }  // namespace emox

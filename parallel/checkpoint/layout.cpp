@@ -45,7 +45,8 @@ std::optional<std::int64_t> step_of_directory(std::string_view name) {
   name.remove_prefix(kStepPrefix.size());
   std::int64_t step = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), step);
-  if (error != std::errc{} || end != name.data() + name.size() || name.size() < kStepDigits || step < 0) return std::nullopt;
+  if (error != std::errc{} || end != name.data() + name.size() || name.size() < kStepDigits || step < 0)
+    return std::nullopt;
   return step;
 }
 
@@ -85,8 +86,8 @@ std::vector<CheckpointArray> arrays_of(std::span<const CheckpointTensor> tensors
     require<ShapeError>(t.exp_avg.null() == t.exp_avg_sq.null(), "{}: one of the two moments is missing", t.name);
     const auto add = [&](const std::string& role, const TensorView& view) {
       check_array(t, role, view);
-      require<ShapeError>(places.insert(dataset_path(t.name, role)).second, "{} ({}) is in the checkpoint twice", t.name,
-                          role);
+      require<ShapeError>(places.insert(dataset_path(t.name, role)).second, "{} ({}) is in the checkpoint twice",
+                          t.name, role);
       arrays.push_back({t.name, role, view});
     };
     add("weight", t.weight);

@@ -32,16 +32,16 @@ struct CheckpointArray {
   int writer = 0;  ///< the rank that writes it
 };
 
-/// Where an array lies in its HDF5 file: the weight at its name with '/' for '.', a moment beside it. So an expert is one
-/// group with everything that belongs to it: /model/layers/0/mlp/experts/3/gate_proj/{weight,exp_avg,exp_avg_sq}.
+/// Where an array lies in its HDF5 file: the weight at its name with '/' for '.', a moment beside it. So an expert is
+/// one group with everything that belongs to it: /model/layers/0/mlp/experts/3/gate_proj/{weight,exp_avg,exp_avg_sq}.
 std::string dataset_path(const std::string& name, const std::string& role);
 
-/// All arrays of the tensors, in their order, without writers. ShapeError when two have one place, a moment's shape is not
-/// its weight's, a name cannot be a path, or memory is missing or not on the host.
+/// All arrays of the tensors, in their order, without writers. ShapeError when two have one place, a moment's shape is
+/// not its weight's, a name cannot be a path, or memory is missing or not on the host.
 std::vector<CheckpointArray> arrays_of(std::span<const CheckpointTensor> tensors);
 
-/// Gives every array a writer. An expert is never cut; experts and other tensors go, largest first, to the rank with the
-/// fewest bytes so far. The same on every rank.
+/// Gives every array a writer. An expert is never cut; experts and other tensors go, largest first, to the rank with
+/// the fewest bytes so far. The same on every rank.
 void divide_among_ranks(std::vector<CheckpointArray>& arrays, int size);
 
 }  // namespace emox

@@ -27,8 +27,8 @@ const ManifestTensor& find_array(const Index& index, const CheckpointArray& a, c
   const auto found = index.find({a.name, a.role});
   require<IoError>(found != index.end(), "the checkpoint {} has no {} ({})", path.string(), a.name, a.role);
   const ManifestTensor& t = *found->second;
-  require<IoError>(t.shape == a.view.shape(), "{} ({}) is {} in the checkpoint {}, {} here", a.name, a.role, t.shape.str(),
-                   path.string(), a.view.shape().str());
+  require<IoError>(t.shape == a.view.shape(), "{} ({}) is {} in the checkpoint {}, {} here", a.name, a.role,
+                   t.shape.str(), path.string(), a.view.shape().str());
   require<IoError>(t.dtype == a.view.dtype(), "{} ({}) holds {} in the checkpoint {}, {} here", a.name, a.role,
                    name_of(t.dtype), path.string(), name_of(a.view.dtype()));
   return t;
@@ -37,8 +37,8 @@ const ManifestTensor& find_array(const Index& index, const CheckpointArray& a, c
 void read_array(Hdf5File& file, const CheckpointArray& a, const ManifestTensor& t) {
   file.read(dataset_path(a.name, a.role), a.view);
   const std::string checksum = checksum_of(a.view.raw(), a.view.bytes());
-  require<IoError>(checksum == t.checksum, "{} ({}) in {} is damaged: checksum {}, the manifest says {}", a.name, a.role,
-                   t.file, checksum, t.checksum);
+  require<IoError>(checksum == t.checksum, "{} ({}) in {} is damaged: checksum {}, the manifest says {}", a.name,
+                   a.role, t.file, checksum, t.checksum);
 }
 
 /// Arrays grouped by file, so that each file is opened once.

@@ -25,18 +25,25 @@ json dims_of(const Shape& shape) {
 
 Shape shape_from_dims(const std::vector<std::int64_t>& d) {
   switch (d.size()) {
-    case 0: return {};
-    case 1: return {d[0]};
-    case 2: return {d[0], d[1]};
-    case 3: return {d[0], d[1], d[2]};
-    case 4: return {d[0], d[1], d[2], d[3]};
-    default: fail<IoError>("a tensor of {} dimensions; at most {} are known", d.size(), Shape::kMaxRank);
+    case 0:
+      return {};
+    case 1:
+      return {d[0]};
+    case 2:
+      return {d[0], d[1]};
+    case 3:
+      return {d[0], d[1], d[2]};
+    case 4:
+      return {d[0], d[1], d[2], d[3]};
+    default:
+      fail<IoError>("a tensor of {} dimensions; at most {} are known", d.size(), Shape::kMaxRank);
   }
 }
 
 json content_of(const Manifest& m) {
   json files = json::array();
-  for (const ManifestFile& f : m.files) files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"xxh3_128", f.checksum}});
+  for (const ManifestFile& f : m.files)
+    files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"xxh3_128", f.checksum}});
   json tensors = json::array();
   for (const ManifestTensor& t : m.tensors) tensors.push_back(to_json(t));
   return {{"format", kFormat},  {"version", Manifest::kFormatVersion},
@@ -46,8 +53,8 @@ json content_of(const Manifest& m) {
           {"files", files},     {"tensors", tensors}};
 }
 
-/// The checksum is that of the text without it; the text is the only one that this content can have, so that any changed
-/// byte, in white space as well, is noticed.
+/// The checksum is that of the text without it; the text is the only one that this content can have, so that any
+/// changed byte, in white space as well, is noticed.
 std::string text_with_checksum(json content) {
   content["checksum"] = checksum_of(content.dump(1));
   return content.dump(1) + "\n";
@@ -89,8 +96,9 @@ Manifest parse_manifest(const std::string& text) {
 }  // namespace
 
 json to_json(const ManifestTensor& t) {
-  return {{"name", t.name}, {"role", t.role},         {"dtype", std::string(name_of(t.dtype))}, {"shape", dims_of(t.shape)},
-          {"file", t.file}, {"xxh3_128", t.checksum}};
+  return {
+      {"name", t.name}, {"role", t.role},        {"dtype", std::string(name_of(t.dtype))}, {"shape", dims_of(t.shape)},
+      {"file", t.file}, {"xxh3_128", t.checksum}};
 }
 
 ManifestTensor tensor_from_json(const json& j) {

@@ -1,5 +1,5 @@
-// manifest.json: what a checkpoint consists of. It is written last and holds a checksum of every file and of itself, so a
-// directory whose manifest passes and whose files match it is complete.
+// manifest.json: what a checkpoint consists of. It is written last and holds a checksum of every file and of itself, so
+// a directory whose manifest passes and whose files match it is complete.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,8 @@ ManifestTensor tensor_from_json(const nlohmann::json& j);
 
 /// The manifest's text, its own checksum included.
 std::string manifest_text(const Manifest& manifest);
-/// Reads and checks `checkpoint`/manifest.json. IoError naming the file when it is missing, damaged or of another version.
+/// Reads and checks `checkpoint`/manifest.json. IoError naming the file when it is missing, damaged or of another
+/// version.
 Manifest read_manifest(const std::filesystem::path& checkpoint);
 
 }  // namespace emox

@@ -62,8 +62,8 @@ void check_file_size(const fs::path& checkpoint, const ManifestFile& file) {
 void check_file_content(const fs::path& checkpoint, const ManifestFile& file) {
   const fs::path path = checkpoint / file.name;
   const std::string checksum = checksum_of_file(path);
-  require<IoError>(checksum == file.checksum, "{} is damaged: checksum {}, the manifest says {}", path.string(), checksum,
-                   file.checksum);
+  require<IoError>(checksum == file.checksum, "{} is damaged: checksum {}, the manifest says {}", path.string(),
+                   checksum, file.checksum);
 }
 
 Manifest verify_checkpoint(const fs::path& path) {

@@ -58,8 +58,8 @@ Part write_part(const Communicator& comm, const fs::path& directory, const std::
   for (const CheckpointArray& a : arrays) {
     if (a.writer != comm.rank()) continue;
     file.write(dataset_path(a.name, a.role), a.view);
-    part.tensors.push_back({a.name, a.role, a.view.dtype(), a.view.shape(), part.file.name,
-                            checksum_of(a.view.raw(), a.view.bytes())});
+    part.tensors.push_back(
+        {a.name, a.role, a.view.dtype(), a.view.shape(), part.file.name, checksum_of(a.view.raw(), a.view.bytes())});
   }
   file.close();
   sync_to_disk(path);  // the library does not
@@ -82,7 +82,8 @@ void add_part(Manifest& manifest, const std::string& text) {
   for (const json& t : all.at("tensors")) manifest.tensors.push_back(tensor_from_json(t));
 }
 
-/// The parts must hold every array exactly once: what nobody wrote could not be loaded, and of what two wrote one would win.
+/// The parts must hold every array exactly once: what nobody wrote could not be loaded, and of what two wrote one would
+/// win.
 void check_coverage(const Manifest& manifest, const std::vector<CheckpointArray>& arrays) {
   std::set<std::pair<std::string, std::string>> written;
   for (const ManifestTensor& t : manifest.tensors)

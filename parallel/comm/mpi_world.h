@@ -1,4 +1,4 @@
-// This process's membership of an MPI job. Knows nothing of <mpi.h>: anyone may include it.
+// This process's membership of an MPI job. MPI's own header stays out of it: anyone may include it.
 #pragma once
 
 #include <cstddef>

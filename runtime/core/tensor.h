@@ -54,7 +54,8 @@ class TensorView {
   const Shape& shape() const { return shape_; }
   std::int64_t dim(int i) const { return shape_[i]; }
   int rank() const { return shape_.rank(); }
-  std::int64_t numel() const { return shape_.numel(); }
+  /// 0 for a view of nothing.
+  std::int64_t numel() const { return null() && rank() == 0 ? 0 : shape_.numel(); }
   std::size_t bytes() const { return static_cast<std::size_t>(numel()) * size_of(dtype_); }
   DType dtype() const { return dtype_; }
   Device device() const { return device_; }

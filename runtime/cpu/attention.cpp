@@ -9,9 +9,9 @@
 #include <limits>
 #include <vector>
 
-#include "runtime/core/error.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
+#include "runtime/cpu/segments.h"
 #include "runtime/cpu/simd_math.h"
 #include "runtime/telemetry/spans.h"
 
@@ -28,20 +28,6 @@ struct Problem {
 Problem describe(const TensorView& qkv, int heads) {
   const std::int64_t width = qkv.dim(1) / 3, d = width / heads;
   return {width, qkv.dim(1), d, 1.0F / std::sqrt(static_cast<float>(d))};
-}
-
-struct Segments {
-  const std::int32_t* at;
-  std::int64_t count;
-};
-
-Segments check(const TensorView& segments, std::int64_t tokens) {
-  const auto* at = segments.data<std::int32_t>();
-  const std::int64_t n = segments.numel() - 1;
-  require<ShapeError>(n >= 0 && at[0] == 0 && at[n] == tokens, "[attention] segments must run from 0 to {}", tokens);
-  for (std::int64_t i = 0; i < n; ++i)
-    require<ShapeError>(at[i] <= at[i + 1], "[attention] segment {} ends at {} before it starts at {}", i, at[i + 1], at[i]);
-  return {at, n};
 }
 
 // 2 * products * head_dim * n(n+1)/2 FLOPs a segment and head.
@@ -153,7 +139,7 @@ void backward_segment(const Problem& p, const BackwardTask& t) {
 
 void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads) {
   const Problem p = describe(qkv, heads);
-  const Segments s = check(segments, qkv.dim(0));
+  const Segments s = checked_segments("attention", segments, qkv.dim(0));
   const Span span(ctx, "attention", flops(s, p.width, 2), static_cast<double>(qkv.bytes() + out.bytes()));
   const std::int64_t tokens = qkv.dim(0);
   auto *po = out.data<float>(), *pl = lse.data<float>();
@@ -169,7 +155,7 @@ void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, Ten
 void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorView out, TensorView lse, TensorView qkv,
                         TensorView segments, int heads) {
   const Problem p = describe(qkv, heads);
-  const Segments s = check(segments, qkv.dim(0));
+  const Segments s = checked_segments("attention_backward", segments, qkv.dim(0));
   const Span span(ctx, "attention_backward", flops(s, p.width, 4), static_cast<double>(2 * qkv.bytes() + 2 * out.bytes()));
   const std::int64_t tokens = qkv.dim(0);
   const auto *pq = qkv.data<float>(), *po = out.data<float>(), *pd = dout.data<float>(), *pl = lse.data<float>();

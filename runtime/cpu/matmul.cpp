@@ -14,9 +14,9 @@ namespace {
 void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda, const float* b,
            std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
   if (m == 0 || n == 0) return;
-  if (k == 0) {  // an empty sum; the library leaves C alone
-    if (beta == 0.0F)
-      for (std::int64_t i = 0; i < m; ++i) std::fill(c + i * ldc, c + i * ldc + n, 0.0F);
+  if (k == 0) {  // an empty sum: beta C remains, which the library does not compute
+    for (std::int64_t i = 0; i < m; ++i)
+      for (std::int64_t j = 0; j < n; ++j) c[i * ldc + j] = beta == 0.0F ? 0.0F : beta * c[i * ldc + j];
     return;
   }
   const dnnl_status_t status = dnnl_sgemm(ta, tb, m, n, k, 1.0F, a, std::max<std::int64_t>(lda, 1), b,
@@ -24,12 +24,23 @@ void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, con
   require(status == dnnl_success, "dnnl_sgemm({}{}, {}, {}, {}) failed with status {}", ta, tb, m, n, k, static_cast<int>(status));
 }
 
+// Offsets must ascend from 0 to the number of rows: a wrong one would reach beyond the activations.
+const std::int64_t* checked(const TensorView& offsets, std::int64_t rows) {
+  const auto* at = offsets.data<std::int64_t>();
+  const std::int64_t experts = offsets.numel() - 1;
+  require<ShapeError>(at[0] == 0 && at[experts] == rows, "[grouped_matmul] offsets run from {} to {}, expected 0 to {} rows", at[0],
+                      at[experts], rows);
+  for (std::int64_t e = 0; e < experts; ++e)
+    require<ShapeError>(at[e] <= at[e + 1], "[grouped_matmul] rows of expert {} end at {} before they start at {}", e, at[e + 1], at[e]);
+  return at;
+}
+
 // The longest block of rows that one task takes: long enough for full speed, short enough to share an expert's rows.
 constexpr std::int64_t kRowBlock = 512;
 
 // Runs body(expert, begin, end) over all experts' rows in blocks. One thread takes each expert in one piece.
 template <typename Body>
-void for_row_blocks(Context& ctx, const std::int64_t* offsets, std::int64_t experts, Body&& body) {
+void for_row_blocks(const Context& ctx, const std::int64_t* offsets, std::int64_t experts, Body&& body) {
   if (ctx.threads == 1) {
     for (std::int64_t e = 0; e < experts; ++e)
       if (offsets[e + 1] > offsets[e]) body(e, offsets[e], offsets[e + 1]);
@@ -72,7 +83,7 @@ void grouped_matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, T
   const std::int64_t experts = b.dim(0), n = b.dim(1), k = b.dim(2);
   const auto *pa = a.data<float>(), *pb = b.data<float>();
   auto* pc = c.data<float>();
-  for_row_blocks(ctx, offsets.data<std::int64_t>(), experts, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
+  for_row_blocks(ctx, checked(offsets, a.dim(0)), experts, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
     sgemm('N', 'T', end - begin, n, k, pa + begin * k, k, pb + e * n * k, k, 0.0F, pc + begin * n, n);
   });
 }
@@ -81,14 +92,14 @@ void grouped_matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, T
   const std::int64_t experts = b.dim(0), k = b.dim(1), n = b.dim(2);
   const auto *pa = a.data<float>(), *pb = b.data<float>();
   auto* pc = c.data<float>();
-  for_row_blocks(ctx, offsets.data<std::int64_t>(), experts, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
+  for_row_blocks(ctx, checked(offsets, a.dim(0)), experts, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
     sgemm('N', 'N', end - begin, n, k, pa + begin * k, k, pb + e * k * n, n, 0.0F, pc + begin * n, n);
   });
 }
 
 void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
   const std::int64_t experts = c.dim(0), m = c.dim(1), n = c.dim(2);
-  const auto* off = offsets.data<std::int64_t>();
+  const auto* off = checked(offsets, a.dim(0));
   const auto *pa = a.data<float>(), *pb = b.data<float>();
   auto* pc = c.data<float>();
   // Sums over rows cannot be shared between threads in a fixed order, so a task owns a strip of an expert's output.

@@ -8,6 +8,7 @@
 #include "runtime/core/error.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
+#include "runtime/cpu/segments.h"
 #include "runtime/cpu/simd_math.h"
 
 namespace emox::cpu {
@@ -66,7 +67,7 @@ void router_softmax(Context& ctx, TensorView p, TensorView logits) {
 
 void document_scores(Context& ctx, TensorView scores, TensorView p, TensorView segments) {
   const std::int64_t n = p.dim(1);
-  const auto* at = segments.data<std::int32_t>();
+  const auto* at = checked_segments("document_scores", segments, p.dim(0)).at;
   const auto* in = p.data<float>();
   auto* out = scores.data<float>();
   parallel_tasks(ctx, scores.dim(0), [&](std::int64_t doc) {
@@ -110,8 +111,12 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
   const std::int64_t n = logits.dim(1), k = out.ids.dim(1), tokens = logits.dim(0);
   const auto* z = logits.data<float>();
   const auto* mask = pool.null() ? nullptr : pool.data<std::uint8_t>();
-  const auto* at = pool.null() ? nullptr : segments.data<std::int32_t>();
   const std::int64_t docs = pool.null() ? 0 : pool.dim(0);
+  const auto* at = pool.null() ? nullptr : checked_segments("masked_topk", segments, tokens).at;
+  for (std::int64_t doc = 0; doc < docs; ++doc) {
+    const std::int64_t members = std::count_if(mask + doc * n, mask + (doc + 1) * n, [](std::uint8_t m) { return m != 0; });
+    require<ShapeError>(members >= k, "[masked_topk] the pool of document {} holds {} experts, but a token picks {}", doc, members, k);
+  }
   const auto* b = bias.null() ? nullptr : bias.data<float>();
   auto *p = out.p.data<float>(), *lse = out.lse.data<float>(), *gates = out.gates.data<float>();
   auto* ids = out.ids.data<std::int32_t>();
@@ -194,7 +199,8 @@ void router_statistics(Context&, TensorView counts, TensorView p_sum, TensorView
 }
 
 void document_experts(Context&, TensorView sum, TensorView ids, TensorView segments, std::int64_t experts) {
-  const auto *at = segments.data<std::int32_t>(), *id = ids.data<std::int32_t>();
+  const auto* at = checked_segments("document_experts", segments, ids.dim(0)).at;
+  const auto* id = ids.data<std::int32_t>();
   const std::int64_t k = ids.dim(1);
   // seen[i]: one more than the last document that picked expert i.
   thread_local std::vector<std::int64_t> seen;

@@ -52,8 +52,8 @@ TEST_F(Safetensors, RoundTrip) {
   const std::vector<std::uint8_t> u = {7, 255, 0};
   const std::vector<std::uint16_t> bf16 = {0x3F80, 0xC000};
   const std::vector<SafetensorEntry> entries = {
-      entry("u", "U8", {3}, u),        f32_entry("a.weight", {2, 3}, f), entry("d", "F64", {2}, d),
-      entry("i", "I64", {2, 1}, i),    entry("half", "BF16", {2}, bf16),  f32_entry("scalar", {}, std::span(f).first(1)),
+      entry("u", "U8", {3}, u),       f32_entry("a.weight", {2, 3}, f), entry("d", "F64", {2}, d),
+      entry("i", "I64", {2, 1}, i),   entry("half", "BF16", {2}, bf16), f32_entry("scalar", {}, std::span(f).first(1)),
       f32_entry("empty", {0, 4}, {}),
   };
   write_safetensors(path(), entries, {{"format", "pt"}});
@@ -151,14 +151,16 @@ TEST_F(Safetensors, Offsets) {
   expect_refused("tensor a has 4 bytes, its shape and type F32 need 8");
   write_raw(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8);
   expect_refused("belong to no tensor");
-  write_raw(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
-            12);
+  write_raw(
+      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+      12);
   expect_refused("tensor b overlaps another");
 }
 
 TEST_F(Safetensors, DuplicateNames) {
-  write_raw(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
-            4);
+  write_raw(
+      R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+      4);
   expect_refused("\"a\" comes twice");
 }
 

@@ -54,7 +54,8 @@ class CheckpointModel {
 };
 
 inline bool same_bits(const TensorView& a, const TensorView& b) {
-  return a.null() == b.null() && (a.null() || (a.bytes() == b.bytes() && std::memcmp(a.raw(), b.raw(), a.bytes()) == 0));
+  return a.null() == b.null() &&
+         (a.null() || (a.bytes() == b.bytes() && std::memcmp(a.raw(), b.raw(), a.bytes()) == 0));
 }
 
 inline bool same_bits(const std::vector<CheckpointTensor>& a, const std::vector<CheckpointTensor>& b) {
@@ -65,7 +66,10 @@ inline bool same_bits(const std::vector<CheckpointTensor>& a, const std::vector<
 }
 
 inline CheckpointMeta some_meta() {
-  return {.tokens = 4096, .seed = 18446744073709551615ULL, .recipe = "[run]\nname = \"tëst\"\n", .extra = {{"position", 7}}};
+  return {.tokens = 4096,
+          .seed = 18446744073709551615ULL,
+          .recipe = "[run]\nname = \"tëst\"\n",
+          .extra = {{"position", 7}}};
 }
 
 /// Saves the model of this seed (its moments too) from so many ranks.
