@@ -25,9 +25,11 @@ double median(std::vector<double> v) {
 }
 
 // Documents of geometric length; three tokens of four come from the document's own window of the vocabulary.
-std::vector<std::vector<std::int32_t>> synthetic_sequences(const Recipe& r, std::int64_t step, std::int64_t begin, std::int64_t end) {
+std::vector<std::vector<std::int32_t>> synthetic_sequences(const Recipe& r, std::int64_t step, std::int64_t begin,
+                                                           std::int64_t end) {
   const Philox philox(static_cast<std::uint64_t>(r.run.seed), RngPurpose::Test);
-  const std::int64_t length = r.model.sequence_length, eos = r.data.eos_id(), window = std::max<std::int64_t>(1, eos / 16);
+  const std::int64_t length = r.model.sequence_length, eos = r.data.eos_id(),
+                     window = std::max<std::int64_t>(1, eos / 16);
   const double stop = std::min(1.0, 4.0 / static_cast<double>(length));
   std::vector<std::vector<std::int32_t>> sequences;
   for (std::int64_t s = begin; s < end; ++s) {
@@ -35,7 +37,8 @@ std::vector<std::vector<std::int32_t>> synthetic_sequences(const Recipe& r, std:
     std::int64_t base = 0;
     bool fresh = true;
     for (std::int64_t t = 0; t < length; ++t) {
-      const PhiloxCounter at{static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(s), static_cast<std::uint32_t>(t), 0};
+      const PhiloxCounter at{static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(s),
+                             static_cast<std::uint32_t>(t), 0};
       const auto w = philox.words(at[0], at[1], at[2], 1);
       if (fresh) base = w[3] % (eos - window + 1);
       fresh = philox.uniform(at) < stop;
@@ -66,9 +69,13 @@ nlohmann::ordered_json op_table(const Telemetry& telemetry, int steps, double st
   for (const auto& [name, t] : telemetry.totals()) {
     if (name.starts_with("phase.") || name.starts_with("layer.")) continue;
     const double limit = t.flops > 0 ? t.flops / gemm : t.bytes / copy;
-    rows.push_back({t.seconds, {{"op", name}, {"calls", t.calls / steps}, {"seconds", t.seconds / steps},
-                                {"share", t.seconds / steps / step_s}, {"limit", t.flops > 0 ? "gemm" : "memory"},
-                                {"fraction_of_limit", t.seconds > 0 ? limit / t.seconds : 0.0}}});
+    rows.push_back({t.seconds,
+                    {{"op", name},
+                     {"calls", t.calls / steps},
+                     {"seconds", t.seconds / steps},
+                     {"share", t.seconds / steps / step_s},
+                     {"limit", t.flops > 0 ? "gemm" : "memory"},
+                     {"fraction_of_limit", t.seconds > 0 ? limit / t.seconds : 0.0}}});
   }
   std::sort(rows.begin(), rows.end(), [](const auto& x, const auto& y) { return x.first > y.first; });
   auto table = nlohmann::ordered_json::array();
@@ -119,7 +126,8 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
     if (i == options.warmup) session.telemetry().clear();
     const auto tokens = synthetic_sequences(recipe, i + 1, step.share_begin(), step.share_end());
     std::vector<SequenceInput> inputs;
-    for (std::size_t s = 0; s < tokens.size(); ++s) inputs.push_back({tokens[s], {}, step.share_begin() + static_cast<std::int64_t>(s), 0});
+    for (std::size_t s = 0; s < tokens.size(); ++s)
+      inputs.push_back({tokens[s], {}, step.share_begin() + static_cast<std::int64_t>(s), 0});
     const MicroBatch whole = make_micro_batch(recipe.model, recipe.data.eos_id(), inputs);
     session.comm().barrier();
     const auto start = Clock::now();

@@ -69,7 +69,7 @@ const std::vector<Command>& commands() {
       {"train", "start a run, or resume it when its directory holds one", run_train, help_train, true},
       {"eval", "loss and bits per byte of a run on held-out documents", run_eval, help_eval, false},
       {"corpus", "build the text corpus that quickstart and tiny read", run_corpus, help_corpus, false},
-      {"bench", "measure a training step, the ops, the exchange or checkpoints", run_bench, help_bench, true},
+      {"bench", "measure a training step and its ops", run_bench, help_bench, true},
       {"doctor", "what this build and this machine can do", run_doctor, help_doctor, false},
   };
   return table;

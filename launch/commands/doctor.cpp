@@ -51,12 +51,16 @@ int diagnose(Session& session, bool json) {
     return kDone;
   }
   for (const auto& [key, value] : report.items())
-    fmt::print("{:<22} {}\n", key, value.is_string() ? value.get<std::string>() : value.is_number_float() ? fmt::format("{:.1f}", value.get<double>()) : value.dump());
+    fmt::print("{:<22} {}\n", key,
+               value.is_string()         ? value.get<std::string>()
+               : value.is_number_float() ? fmt::format("{:.1f}", value.get<double>())
+                                         : value.dump());
   if (session.comm().size() == 1 && session.ctx().threads > 1)
-    fmt::print("\none rank with {} threads; mpirun -n {} would give one rank a core (OMP_NUM_THREADS=1)\n", session.ctx().threads, session.ctx().threads);
+    fmt::print("\none rank with {} threads; mpirun -n {} would give one rank a core (OMP_NUM_THREADS=1)\n",
+               session.ctx().threads, session.ctx().threads);
   if (session.comm().node_size() * session.ctx().threads > static_cast<int>(std::thread::hardware_concurrency()))
-    fmt::print("\nwarning: {} ranks x {} threads on {} cores: set OMP_NUM_THREADS={} or start fewer ranks\n", session.comm().node_size(),
-               session.ctx().threads, std::thread::hardware_concurrency(),
+    fmt::print("\nwarning: {} ranks x {} threads on {} cores: set OMP_NUM_THREADS={} or start fewer ranks\n",
+               session.comm().node_size(), session.ctx().threads, std::thread::hardware_concurrency(),
                std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / session.comm().node_size()));
   return kDone;
 }

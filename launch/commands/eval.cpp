@@ -1,9 +1,8 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
@@ -22,9 +21,11 @@ namespace fs = std::filesystem;
 // A run directory means its newest intact checkpoint; a checkpoint directory means itself.
 fs::path checkpoint_of(Session& session, const fs::path& path) {
   if (fs::exists(path / "manifest.json")) return path;
-  require<UsageError>(fs::exists(path), "{} does not exist: give a run directory or one of its checkpoints", path.string());
+  require<UsageError>(fs::exists(path), "{} does not exist: give a run directory or one of its checkpoints",
+                      path.string());
   const auto found = find_latest(session.comm(), path / "checkpoints", &session.log());
-  require<UsageError>(found.has_value(), "{} holds no intact checkpoint (looked in {})", path.string(), (path / "checkpoints").string());
+  require<UsageError>(found.has_value(), "{} holds no intact checkpoint (looked in {})", path.string(),
+                      (path / "checkpoints").string());
   return found->path;
 }
 
@@ -39,6 +40,10 @@ int evaluate_checkpoint(Session& session, const fs::path& where, bool json, cons
   for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
   const auto tokenizer = make_tokenizer(recipe.data.tokenizer_name());
   const HeldOutSet held_out = read_held_out(sources, recipe.data.eval_documents, *tokenizer);
+  require<UsageError>(!held_out.sources.empty(),
+                      "no source of {} has held-out documents ({}); `emox corpus` writes such "
+                      "directories, name them with --data.source=LABEL:WEIGHT:PATH",
+                      path.string(), fmt::join(held_out.skipped, "; "));
   for (const std::string& skipped : held_out.skipped) session.log().warn("not evaluated: {}", skipped);
 
   const std::int64_t tokens = recipe.train.micro_batch_sequences * recipe.model.sequence_length;
@@ -49,10 +54,13 @@ int evaluate_checkpoint(Session& session, const fs::path& where, bool json, cons
   Activations activations = model.reserve(arena, tokens);
   model.reserve_scratch(arena, tokens, ctx.threads);
   DeviceBatch batch(ctx.device, tokens);
-  const Evaluation e = evaluate(ctx, model, session.comm(), held_out.sources, tokenizer->eos(), manifest.step, activations, batch, tokens);
+  const Evaluation e = evaluate(ctx, model, session.comm(), held_out.sources, tokenizer->eos(), manifest.step,
+                                activations, batch, tokens);
   if (session.root()) {
-    if (json) fmt::print("{}\n", e.to_json().dump());
-    else fmt::print("{}", e.to_text());
+    if (json)
+      fmt::print("{}\n", e.to_json().dump());
+    else
+      fmt::print("{}", e.to_text());
   }
   return kDone;
 }
@@ -60,9 +68,15 @@ int evaluate_checkpoint(Session& session, const fs::path& where, bool json, cons
 }  // namespace
 
 int run_eval(const std::vector<std::string>& args) {
-  const Arguments a = parse_args(args, {.command = "emox eval", .flags = {"--json"}, .overrides = true, .min_positional = 1,
-                                        .max_positional = 1, .positional = "RUN|CHECKPOINT"});
-  return on_ranks({}, 0, [&](Session& session) { return evaluate_checkpoint(session, a.positional[0], a.has("--json"), a.overrides); });
+  const Arguments a = parse_args(args, {.command = "emox eval",
+                                        .flags = {"--json"},
+                                        .overrides = true,
+                                        .min_positional = 1,
+                                        .max_positional = 1,
+                                        .positional = "RUN|CHECKPOINT"});
+  return on_ranks({}, 0, [&](Session& session) {
+    return evaluate_checkpoint(session, a.positional[0], a.has("--json"), a.overrides);
+  });
 }
 
 }  // namespace emox

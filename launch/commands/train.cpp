@@ -9,8 +9,12 @@
 namespace emox {
 
 int run_train(const std::vector<std::string>& args) {
-  const Arguments a = parse_args(args, {.command = "emox train", .flags = {"--print-config"}, .overrides = true,
-                                        .min_positional = 1, .max_positional = 1, .positional = "RECIPE.ini"});
+  const Arguments a = parse_args(args, {.command = "emox train",
+                                        .flags = {"--print-config"},
+                                        .overrides = true,
+                                        .min_positional = 1,
+                                        .max_positional = 1,
+                                        .positional = "RECIPE.ini"});
   const Recipe recipe = load_recipe(a.positional[0], a.overrides);
   if (a.has("--print-config")) {
     recipe.validate(1);

@@ -18,7 +18,8 @@ struct Window {
   std::vector<std::int32_t> tokens, labels;
 };
 
-void append_windows(std::vector<Window>& out, const std::vector<std::int32_t>& document, std::int32_t eos, std::size_t length) {
+void append_windows(std::vector<Window>& out, const std::vector<std::int32_t>& document, std::int32_t eos,
+                    std::size_t length) {
   std::vector<std::int32_t> text{eos};
   text.insert(text.end(), document.begin(), document.end());
   text.push_back(eos);
@@ -31,7 +32,9 @@ void append_windows(std::vector<Window>& out, const std::vector<std::int32_t>& d
 
 }  // namespace
 
-double DomainLoss::bits_per_byte() const { return bytes > 0 ? nats / std::numbers::ln2 / static_cast<double>(bytes) : 0; }
+double DomainLoss::bits_per_byte() const {
+  return bytes > 0 ? nats / std::numbers::ln2 / static_cast<double>(bytes) : 0;
+}
 
 double Evaluation::mean_loss() const {
   double sum = 0;
@@ -48,23 +51,32 @@ double Evaluation::mean_bits_per_byte() const {
 nlohmann::ordered_json Evaluation::to_json() const {
   nlohmann::ordered_json by_domain = nlohmann::ordered_json::object();
   for (const DomainLoss& d : domains)
-    by_domain[d.label] = {{"documents", d.documents}, {"bytes", d.bytes}, {"tokens", d.tokens}, {"loss", d.loss()},
+    by_domain[d.label] = {{"documents", d.documents},
+                          {"bytes", d.bytes},
+                          {"tokens", d.tokens},
+                          {"loss", d.loss()},
                           {"bits_per_byte", d.bits_per_byte()}};
-  return {{"step", step}, {"experts_kept", experts_kept}, {"domains", by_domain},
+  return {{"step", step},
+          {"experts_kept", experts_kept},
+          {"domains", by_domain},
           {"mean", {{"loss", mean_loss()}, {"bits_per_byte", mean_bits_per_byte()}}}};
 }
 
 std::string Evaluation::to_text() const {
   std::size_t width = 4;
   for (const DomainLoss& d : domains) width = std::max(width, d.label.size());
-  std::string text = fmt::format("held-out loss after step {}\n{:<{}}  documents     tokens  nats/token  bits/byte\n", step, "domain", width);
+  std::string text = fmt::format("held-out loss after step {}\n{:<{}}  documents     tokens  nats/token  bits/byte\n",
+                                 step, "domain", width);
   for (const DomainLoss& d : domains)
-    text += fmt::format("{:<{}}  {:>9}  {:>9}  {:>10.4f}  {:>9.4f}\n", d.label, width, d.documents, d.tokens, d.loss(), d.bits_per_byte());
-  return text + fmt::format("{:<{}}  {:>9}  {:>9}  {:>10.4f}  {:>9.4f}\n", "mean", width, "", "", mean_loss(), mean_bits_per_byte());
+    text += fmt::format("{:<{}}  {:>9}  {:>9}  {:>10.4f}  {:>9.4f}\n", d.label, width, d.documents, d.tokens, d.loss(),
+                        d.bits_per_byte());
+  return text + fmt::format("{:<{}}  {:>9}  {:>9}  {:>10.4f}  {:>9.4f}\n", "mean", width, "", "", mean_loss(),
+                            mean_bits_per_byte());
 }
 
 Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const std::vector<HeldOut>& held_out,
-                    std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch, std::int64_t max_tokens) {
+                    std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch,
+                    std::int64_t max_tokens) {
   const Span span(ctx, "phase.evaluation");
   const ModelConfig& config = model.config();
   const auto length = static_cast<std::size_t>(config.sequence_length);

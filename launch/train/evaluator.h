@@ -35,6 +35,7 @@ struct Evaluation {
 /// Longer documents are cut into windows of the model's sequence length. Documents are dealt to the ranks in turn.
 /// `activations` and `batch` are memory for `max_tokens` tokens; no pool, or one of moe.eval_pool experts (spec 3.7).
 Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const std::vector<HeldOut>& held_out,
-                    std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch, std::int64_t max_tokens);
+                    std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch,
+                    std::int64_t max_tokens);
 
 }  // namespace emox

@@ -28,13 +28,14 @@ void Progress::show(std::int64_t step, const StepMetrics& m, double learning_rat
   if (!enabled_) return;
   mean_step_s_ = mean_step_s_ == 0 ? step_s : 0.9 * mean_step_s_ + 0.1 * step_s;
   const auto now = std::chrono::steady_clock::now();
-  const bool due = first_ || step == last_step_ || std::chrono::duration<double>(now - last_shown_).count() >= kPlainInterval;
+  const bool due =
+      first_ || step == last_step_ || std::chrono::duration<double>(now - last_shown_).count() >= kPlainInterval;
   if (!terminal_ && !due) return;
   first_ = false;
   last_shown_ = now;
   const std::string line =
-      fmt::format("step {}/{}  loss {:.4f}  ce {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  {:.0f} % of GEMM  left {}", step, last_step_,
-                  m.loss(), m.ce, m.grad_norm, learning_rate, tokens_per_s, 100 * gemm_floor_fraction,
+      fmt::format("step {}/{}  loss {:.4f}  ce {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  {:.0f} % of GEMM  left {}",
+                  step, last_step_, m.loss(), m.ce, m.grad_norm, learning_rate, tokens_per_s, 100 * gemm_floor_fraction,
                   format_duration(static_cast<double>(last_step_ - step) * mean_step_s_));
   std::fprintf(stderr, terminal_ ? "\r\033[K%s" : "%s\n", line.c_str());
   std::fflush(stderr);

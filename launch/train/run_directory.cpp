@@ -27,10 +27,13 @@ std::string read_text(const std::filesystem::path& path) {
 void write_text(const std::filesystem::path& path, const std::string& text) {
   const std::filesystem::path temporary = path.string() + ".tmp";
   std::FILE* f = std::fopen(temporary.c_str(), "w");
-  require<IoError>(f != nullptr, "cannot write {}: check that the directory exists and is writable", temporary.string());
-  const bool ok = std::fwrite(text.data(), 1, text.size(), f) == text.size() && std::fflush(f) == 0 && fsync(fileno(f)) == 0;
+  require<IoError>(f != nullptr, "cannot write {}: check that the directory exists and is writable",
+                   temporary.string());
+  const bool ok =
+      std::fwrite(text.data(), 1, text.size(), f) == text.size() && std::fflush(f) == 0 && fsync(fileno(f)) == 0;
   std::fclose(f);
-  require<IoError>(ok && std::rename(temporary.c_str(), path.c_str()) == 0, "cannot write {}: is the disk full?", path.string());
+  require<IoError>(ok && std::rename(temporary.c_str(), path.c_str()) == 0, "cannot write {}: is the disk full?",
+                   path.string());
 }
 
 nlohmann::ordered_json describe_run(Session& session, const Recipe& recipe, const std::vector<std::string>& command) {
@@ -65,13 +68,14 @@ bool RunDirectory::has_checkpoints() const {
   return false;
 }
 
-void RunDirectory::prepare(Session& session, const Recipe& recipe, const std::vector<std::string>& command, bool resuming) const {
+void RunDirectory::prepare(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
+                           bool resuming) const {
   on_root(session, [&] {
     std::error_code error;
     for (const char* folder : {"checkpoints", "log"}) {
       std::filesystem::create_directories(root_ / folder, error);
-      require<UsageError>(!error, "cannot make the run directory {}: {}; choose another with --run.dir=DIR", (root_ / folder).string(),
-                          error.message());
+      require<UsageError>(!error, "cannot make the run directory {}: {}; choose another with --run.dir=DIR",
+                          (root_ / folder).string(), error.message());
     }
     if (resuming && std::filesystem::exists(this->recipe()))
       check_resume(parse_recipe(read_text(this->recipe()), this->recipe().string()), recipe);

@@ -16,12 +16,15 @@
 namespace emox {
 
 Session::Session(const ParallelConfig& parallel, std::int64_t threads)
-    : comm_(make_communicator(parse_transport(kCommunicatorNames[static_cast<std::size_t>(parallel.communicator)]), parallel.watchdog_s)),
+    : comm_(make_communicator(parse_transport(kCommunicatorNames[static_cast<std::size_t>(parallel.communicator)]),
+                              parallel.watchdog_s)),
       log_(comm_->rank()) {
   start(threads > 0 ? static_cast<int>(threads) : default_threads(comm_->node_size()));
 }
 
-Session::Session(std::unique_ptr<Communicator> comm, int threads) : comm_(std::move(comm)), log_(comm_->rank()) { start(threads); }
+Session::Session(std::unique_ptr<Communicator> comm, int threads) : comm_(std::move(comm)), log_(comm_->rank()) {
+  start(threads);
+}
 
 void Session::start(int threads) {
   check_processor();
@@ -45,8 +48,10 @@ int default_threads(int ranks_on_node) {
 
 void check_processor() {
   const std::string missing = cpu::missing_instructions();
-  require<UsageError>(missing.empty(), "this emox was compiled for a processor with {}, which this one ({}) lacks: build it here, or "
-                      "configure with -DEMOX_CPU_ARCH=x86-64-v3 for one binary on several kinds of machines", missing, processor_name());
+  require<UsageError>(missing.empty(),
+                      "this emox was compiled for a processor with {}, which this one ({}) lacks: build it here, or "
+                      "configure with -DEMOX_CPU_ARCH=x86-64-v3 for one binary on several kinds of machines",
+                      missing, processor_name());
 }
 
 std::string processor_name() {

@@ -39,15 +39,21 @@ LoaderConfig loader_config(const Recipe& r) {
 }
 
 Schedule schedule_of(const Recipe& r) {
-  return {r.train.schedule, r.train.learning_rate, r.train.warmup_steps, r.total_steps(), r.train.min_lr_ratio, r.train.anneal_from_step};
+  return {r.train.schedule, r.train.learning_rate, r.train.warmup_steps,
+          r.total_steps(),  r.train.min_lr_ratio,  r.train.anneal_from_step};
 }
 
 class Trainer {
  public:
   Trainer(Session& session, const Recipe& recipe, const std::vector<std::string>& command)
-      : s_(session), recipe_(recipe), directory_(recipe.run.dir), loader_(loader_config(recipe)), model_(recipe.model, session.ctx(), true),
+      : s_(session),
+        recipe_(recipe),
+        directory_(recipe.run.dir),
+        loader_(loader_config(recipe)),
+        model_(recipe.model, session.ctx(), true),
         pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-        step_(session.ctx(), recipe, model_, session.comm(), pools_.get(), static_cast<std::int64_t>(loader_.sources().size())),
+        step_(session.ctx(), recipe, model_, session.comm(), pools_.get(),
+              static_cast<std::int64_t>(loader_.sources().size())),
         schedule_(schedule_of(recipe)) {
     start(command);
   }
@@ -55,7 +61,8 @@ class Trainer {
   void run() {
     const StopSignals signals;
     const std::int64_t last = recipe_.total_steps();
-    const std::int64_t stop_after = recipe_.run.stop_after_step > 0 ? std::min(recipe_.run.stop_after_step, last) : last;
+    const std::int64_t stop_after =
+        recipe_.run.stop_after_step > 0 ? std::min(recipe_.run.stop_after_step, last) : last;
     if (done_ >= stop_after) {
       s_.log().info("nothing to do: {} already holds step {} of {}", recipe_.run.dir, done_, last);
       return;
@@ -78,7 +85,8 @@ class Trainer {
     }
     progress.finish();
     if (stop) {
-      s_.log().info("stopped by signal {} after step {}; the same command goes on from there", signals.received(), done_);
+      s_.log().info("stopped by signal {} after step {}; the same command goes on from there", signals.received(),
+                    done_);
     } else if (done_ < last) {
       s_.log().info("stopped after step {} (run.stop_after_step); {} steps are left", done_, last - done_);
     } else if (recipe_.eval.final) {
@@ -90,9 +98,11 @@ class Trainer {
   void start(const std::vector<std::string>& command) {
     const auto found = find_latest(s_.comm(), directory_.checkpoints(), &s_.log());
     on_root(s_, [&] {
-      require<UsageError>(found || !directory_.has_checkpoints(),
-                          "{} holds checkpoints, but none of them is intact: repair or remove them, or start another run with "
-                          "--run.dir=DIR", directory_.checkpoints().string());
+      require<UsageError>(
+          found || !directory_.has_checkpoints(),
+          "{} holds checkpoints, but none of them is intact: repair or remove them, or start another run with "
+          "--run.dir=DIR",
+          directory_.checkpoints().string());
     });
     directory_.prepare(s_, recipe_, command, found.has_value());
     if (found) {
@@ -106,20 +116,37 @@ class Trainer {
       metrics_ = std::make_unique<MetricsSink>(directory_.metrics().string(), done_);
       evaluations_ = std::make_unique<MetricsSink>(directory_.evaluations().string(), done_);
     });
+    read_held_out_documents();
     rate_ = gemm_rate(s_.ctx(), 3);
     announce();
   }
 
+  // Before the first step, so that a damaged file is found now and not after hours.
+  void read_held_out_documents() {
+    if (!recipe_.eval.final && recipe_.eval.every_steps == 0) return;
+    if (recipe_.data.tokenizer != TokenizerKind::Byte) {
+      s_.log().warn("no evaluation in this run: held-out text needs data.tokenizer = byte");
+      return;
+    }
+    held_out_ =
+        read_held_out(loader_.sources(), recipe_.data.eval_documents, *make_tokenizer(recipe_.data.tokenizer_name()));
+    for (const std::string& skipped : held_out_.skipped) s_.log().warn("not evaluated: {}", skipped);
+  }
+
   void announce() {
     const double millions = static_cast<double>(model_.parameters().element_count()) / 1e6;
-    s_.log().info("{}: {:.2f} M parameters, {} rank(s) ({}) x {} thread(s), {} steps of {} tokens, GEMM {:.0f} GFLOP/s a rank on {}",
-                  recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
-                  recipe_.tokens_per_step(), rate_ / 1e9, processor_name());
+    s_.log().info(
+        "{}: {:.2f} M parameters, {} rank(s) ({}) x {} thread(s), {} steps of {} tokens, GEMM {:.0f} GFLOP/s a rank on "
+        "{}",
+        recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
+        recipe_.tokens_per_step(), rate_ / 1e9, processor_name());
     s_.log().info("memory of a rank: parameters and optimizer {:.0f} MiB, activations {:.0f} MiB",
-                  static_cast<double>(model_.parameters().flat_size()) * 16 / 1048576, static_cast<double>(step_.arena_bytes()) / 1048576);
+                  static_cast<double>(model_.parameters().flat_size()) * 16 / 1048576,
+                  static_cast<double>(step_.arena_bytes()) / 1048576);
     const auto epochs = loader_.epochs(recipe_.total_steps());
     for (std::size_t i = 0; i < epochs.size(); ++i)
-      if (epochs[i] > 1.0) s_.log().warn("source {} is read {:.2f} times in this run", loader_.sources()[i].label, epochs[i]);
+      if (epochs[i] > 1.0)
+        s_.log().warn("source {} is read {:.2f} times in this run", loader_.sources()[i].label, epochs[i]);
   }
 
   /// True when some rank was asked to stop.
@@ -136,7 +163,8 @@ class Trainer {
     std::vector<SequenceInput> inputs;
     double flops = 0;
     for (std::size_t i = 0; i < sequences.size(); ++i)
-      inputs.push_back({sequences[i].tokens, {}, step_.share_begin() + static_cast<std::int64_t>(i), sequences[i].label});
+      inputs.push_back(
+          {sequences[i].tokens, {}, step_.share_begin() + static_cast<std::int64_t>(i), sequences[i].label});
     flops = step_flops(recipe_.model, static_cast<std::int64_t>(sequences.size()) * recipe_.model.sequence_length,
                        make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs).attention_segments);
     const double learning_rate = schedule_.learning_rate(step);
@@ -147,39 +175,61 @@ class Trainer {
     return m.stop;
   }
 
-  void report(std::int64_t step, const StepMetrics& m, double learning_rate, double step_s, double floor_fraction, Progress& progress) {
+  void report(std::int64_t step, const StepMetrics& m, double learning_rate, double step_s, double floor_fraction,
+              Progress& progress) {
     const double tokens_per_s = static_cast<double>(recipe_.tokens_per_step()) / step_s;
     const auto phase = [&](const char* name) { return s_.telemetry().seconds(std::string("phase.") + name); };
-    metrics_->write({{"step", step}, {"tokens", step * recipe_.tokens_per_step()}, {"loss", m.loss()}, {"ce", m.ce}, {"lm_z", m.lm_z},
-                     {"lb", m.lb}, {"router_z", m.router_z}, {"grad_norm", m.grad_norm}, {"lr", learning_rate},
-                     {"tokens_per_s", tokens_per_s}, {"step_s", step_s}, {"gemm_floor_fraction", floor_fraction},
-                     {"load_max_over_mean", m.load_max_over_mean}, {"experts_per_document", m.experts_per_document},
+    metrics_->write({{"step", step},
+                     {"tokens", step * recipe_.tokens_per_step()},
+                     {"loss", m.loss()},
+                     {"ce", m.ce},
+                     {"lm_z", m.lm_z},
+                     {"lb", m.lb},
+                     {"router_z", m.router_z},
+                     {"grad_norm", m.grad_norm},
+                     {"lr", learning_rate},
+                     {"tokens_per_s", tokens_per_s},
+                     {"step_s", step_s},
+                     {"gemm_floor_fraction", floor_fraction},
+                     {"load_max_over_mean", m.load_max_over_mean},
+                     {"experts_per_document", m.experts_per_document},
                      {"pool_mean", m.pool_mean},
-                     {"phase_s", {{"forward", phase("forward")}, {"backward", phase("backward")}, {"dispatch", phase("dispatch")},
-                                  {"combine", phase("combine")}, {"optimizer", phase("optimizer")}, {"reduce", phase("reduce")},
-                                  {"data", phase("data")}}}});
+                     {"phase_s",
+                      {{"forward", phase("forward")},
+                       {"backward", phase("backward")},
+                       {"dispatch", phase("dispatch")},
+                       {"combine", phase("combine")},
+                       {"optimizer", phase("optimizer")},
+                       {"reduce", phase("reduce")},
+                       {"data", phase("data")}}}});
     progress.show(step, m, learning_rate, tokens_per_s, step_s, floor_fraction);
   }
 
   void save(std::int64_t step) {
     const auto start = Clock::now();
-    const CheckpointMeta meta{step * recipe_.tokens_per_step(), static_cast<std::uint64_t>(recipe_.run.seed), to_ini(recipe_),
+    const CheckpointMeta meta{step * recipe_.tokens_per_step(),
+                              static_cast<std::uint64_t>(recipe_.run.seed),
+                              to_ini(recipe_),
                               {{"data_step", step}}};
     const auto path = save_checkpoint(s_.comm(), directory_.checkpoints(), step, checkpoint_tensors(model_), meta);
     on_root(s_, [&] {
-      prune_checkpoints(directory_.checkpoints(), static_cast<int>(recipe_.checkpoint.keep_last), recipe_.checkpoint.keep_every_steps);
+      prune_checkpoints(directory_.checkpoints(), static_cast<int>(recipe_.checkpoint.keep_last),
+                        recipe_.checkpoint.keep_every_steps);
     });
     s_.log().info("saved {} in {:.2f} s", path.string(), since(start));
   }
 
   void evaluate_now(std::int64_t step, bool final) {
-    if (!held_out_) held_out_ = read_held_out(loader_.sources(), recipe_.data.eval_documents, *tokenizer_);
+    if (held_out_.sources.empty()) return;
     const std::int64_t tokens = step_.max_tokens();
-    const Evaluation e = evaluate(s_.ctx(), model_, s_.comm(), held_out_->sources, recipe_.data.eos_id(), step,
+    const Evaluation e = evaluate(s_.ctx(), model_, s_.comm(), held_out_.sources, recipe_.data.eos_id(), step,
                                   step_.spare_activations(), step_.spare_batch(), tokens);
     on_root(s_, [&] { evaluations_->write(e.to_json()); });
-    if (final) s_.log().info("{}", e.to_text());
-    else s_.log().info("held-out loss after step {}: {:.4f} nats/token, {:.4f} bits/byte", step, e.mean_loss(), e.mean_bits_per_byte());
+    if (final)
+      s_.log().info("{}", e.to_text());
+    else
+      s_.log().info("held-out loss after step {}: {:.4f} nats/token, {:.4f} bits/byte", step, e.mean_loss(),
+                    e.mean_bits_per_byte());
   }
 
   Session& s_;
@@ -190,8 +240,7 @@ class Trainer {
   std::unique_ptr<PoolSizes> pools_;
   TrainingStep step_;
   Schedule schedule_;
-  std::unique_ptr<Tokenizer> tokenizer_ = make_tokenizer("byte");
-  std::optional<HeldOutSet> held_out_;
+  HeldOutSet held_out_;
   std::unique_ptr<MetricsSink> metrics_, evaluations_;
   std::int64_t done_ = 0;
   double rate_ = 1;

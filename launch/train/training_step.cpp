@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
@@ -24,17 +25,23 @@ struct TrainingStep::Sums {
   bool stop = false;
 };
 
-TrainingStep::TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, Communicator& comm, const PoolSizes* pools,
-                           std::int64_t label_count, std::optional<std::int32_t> eos)
-    : ctx_(ctx), model_(model), comm_(comm), config_(recipe.model), train_(recipe.train), eos_(eos.value_or(recipe.data.eos_id())),
-      pools_(pools), batch_(recipe.train.batch_sequences) {
+TrainingStep::TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, Communicator& comm,
+                           const PoolSizes* pools, std::int64_t label_count, std::optional<std::int32_t> eos)
+    : ctx_(ctx),
+      model_(model),
+      comm_(comm),
+      config_(recipe.model),
+      train_(recipe.train),
+      eos_(eos.value_or(recipe.data.eos_id())),
+      pools_(pools),
+      batch_(recipe.train.batch_sequences) {
   if (config_.is_moe() && config_.pool == PoolMode::Label)
     label_pools_ = label_pools(config_.routed_experts(), config_.routed_top_k(), label_count);
   divisor_ = static_cast<double>(batch_ * (config_.sequence_length - 1));
-  plan_memory(label_count);
+  plan_memory();
 }
 
-void TrainingStep::plan_memory(std::int64_t) {
+void TrainingStep::plan_memory() {
   const std::int64_t most = (batch_ + comm_.size() - 1) / comm_.size();  // sequences of the fullest rank
   micro_ = std::min(train_.micro_batch_sequences, most);
   micro_batches_ = (most + micro_ - 1) / micro_;
@@ -47,18 +54,21 @@ void TrainingStep::plan_memory(std::int64_t) {
   const std::size_t scratch = measure.peak() - one;
 
   // Under step scope the first backward pass needs every count of the step (design 4.7).
-  const bool needs_all = config_.is_moe() && config_.balance == BalanceMode::Aux && config_.balance_scope == BalanceScope::Step &&
-                         micro_batches_ > 1;
+  const bool needs_all = config_.is_moe() && config_.balance == BalanceMode::Aux &&
+                         config_.balance_scope == BalanceScope::Step && micro_batches_ > 1;
   if (needs_all) {
-    const double available = static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    const double available =
+        static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
     const double wanted = static_cast<double>(one) * static_cast<double>(micro_batches_);
     const bool fits = wanted < 0.5 * available / comm_.node_size();
     recompute_ = train_.micro_batch_memory == MicroBatchMemory::Recompute ||
                  (train_.micro_batch_memory == MicroBatchMemory::Auto && !fits);
     if (ctx_.log != nullptr)
-      ctx_.log->info("balance over the whole step with {} micro-batches a rank: {}", micro_batches_,
-                     recompute_ ? fmt::format("the forward pass runs twice (holding all activations would take {:.0f} MiB a rank)", wanted / 1048576)
-                                : fmt::format("all activations are held, {:.0f} MiB a rank", wanted / 1048576));
+      ctx_.log->info(
+          "balance over the whole step with {} micro-batches a rank: {}", micro_batches_,
+          recompute_ ? fmt::format("the forward pass runs twice (holding all activations would take {:.0f} MiB a rank)",
+                                   wanted / 1048576)
+                     : fmt::format("all activations are held, {:.0f} MiB a rank", wanted / 1048576));
   }
   const std::int64_t held = needs_all && !recompute_ ? micro_batches_ : 1;
   arena_bytes_ = one * static_cast<std::size_t>(held) + scratch;
@@ -82,8 +92,10 @@ void TrainingStep::plan_memory(std::int64_t) {
 void TrainingStep::forward(std::size_t m, std::int64_t step, bool count) {
   const Span span(ctx_, "phase.forward");
   batch_of(m).upload(ctx_, micro_host_[m]);
-  const PoolPlan pools{config_.pool == PoolMode::Off ? nullptr : pools_, label_pools_.empty() ? nullptr : &label_pools_, step};
-  model_.forward(ctx_, slot(m), batch_of(m), micro_host_[m].documents, pools, count && config_.is_moe() ? &statistics_ : nullptr);
+  const PoolPlan pools{config_.pool == PoolMode::Off ? nullptr : pools_, label_pools_.empty() ? nullptr : &label_pools_,
+                       step};
+  model_.forward(ctx_, slot(m), batch_of(m), micro_host_[m].documents, pools,
+                 count && config_.is_moe() ? &statistics_ : nullptr);
 }
 
 void TrainingStep::head(std::size_t m, Sums& sums) {
@@ -99,7 +111,8 @@ void TrainingStep::backward(std::size_t m, bool balanced) {
   model_.backward(ctx_, slot(m), batch_of(m), balanced ? balance_.view() : TensorView{}, static_cast<float>(z));
 }
 
-// Sums the counts (and what rides with them) over the ranks, unless the scope is local: then only the extras are summed.
+// Sums the counts (and what rides with them) over the ranks, unless the scope is local: then only the extras are
+// summed.
 void TrainingStep::reduce_counts(bool stop_requested, Sums& sums) {
   const Span span(ctx_, "phase.reduce");
   const std::int64_t counts = statistics_.counts.numel(), layers = config_.layers;
@@ -132,122 +145,149 @@ void TrainingStep::balance_loss(double factor, Sums& sums) {
   ops::copy_from_host(ctx_, balance_, gradient.data());
 }
 
-StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const SequenceInput> local, bool stop_requested) {
-  const bool moe = config_.is_moe(), aux = moe && config_.balance == BalanceMode::Aux;
-  const bool whole_step = !aux || config_.balance_scope == BalanceScope::Step;
-  const double tokens = static_cast<double>(batch_ * config_.sequence_length);
+void TrainingStep::cut(std::span<const SequenceInput> local) {
   micro_host_.clear();
   for (std::int64_t m = 0; m < micro_batches_; ++m) {
-    const auto begin = std::min<std::size_t>(local.size(), static_cast<std::size_t>(m * micro_));
-    const auto end = std::min<std::size_t>(local.size(), static_cast<std::size_t>((m + 1) * micro_));
+    const auto begin = std::min(local.size(), static_cast<std::size_t>(m * micro_));
+    const auto end = std::min(local.size(), static_cast<std::size_t>((m + 1) * micro_));
     micro_host_.push_back(make_micro_batch(config_, eos_, local.subspan(begin, end - begin)));
   }
-  const std::size_t count = micro_host_.size();
-  double local_scored = 0;
-  for (const MicroBatch& b : micro_host_) local_scored += static_cast<double>(b.scored);
+}
 
+void TrainingStep::clear_statistics() {
+  ops::zero(ctx_, integers_);
+  ops::zero(ctx_, p_sum_);
+  ops::zero(ctx_, z_sum_);
+}
+
+// Documents and pool sizes of a micro-batch, for the metrics; they ride with the counts.
+void TrainingStep::count_documents(std::size_t m, std::int64_t step, Sums& sums) const {
+  if (!config_.is_moe()) return;
+  const std::int64_t n = config_.routed_experts();
+  sums.local_documents += static_cast<std::int64_t>(micro_host_[m].documents.size());
+  for (const PoolDocument& d : micro_host_[m].documents)
+    for (std::int64_t l = 0; l < config_.layers; ++l) {
+      std::int64_t size = n;
+      if (!label_pools_.empty())
+        size =
+            std::count(label_pools_.begin() + d.domain * n, label_pools_.begin() + (d.domain + 1) * n, std::uint8_t{1});
+      else if (config_.pool != PoolMode::Off && pools_ != nullptr)
+        size = std::min(n, pools_->size(step, l, d));
+      sums.local_pool_sizes += size;
+    }
+}
+
+void TrainingStep::add_router_z(Sums& sums) {
+  for (const double z : ops::to_host<double>(ctx_, z_sum_)) sums.router_z += z;
+}
+
+// Every count of the step is known before the first backward pass: all micro-batches are held, or their forward pass
+// runs a second time. Without a balance loss nothing waits for the counts.
+void TrainingStep::run_whole_step(std::int64_t step, bool stop_requested, Sums& sums) {
+  const bool balanced = config_.is_moe() && config_.balance == BalanceMode::Aux;
+  const std::size_t count = micro_host_.size();
+  clear_statistics();
+  for (std::size_t m = 0; m < count; ++m) {
+    forward(m, step, true);
+    count_documents(m, step, sums);
+    if (!recompute_) head(m, sums);
+    if (!balanced) backward(m, false);
+  }
+  reduce_counts(stop_requested, sums);
+  add_router_z(sums);
+  if (!balanced) return;
+  const auto tokens = static_cast<double>(batch_ * config_.sequence_length);
+  balance_loss(1.0 / (tokens * tokens), sums);
+  for (std::size_t m = 0; m < count; ++m) {
+    if (recompute_) {
+      forward(m, step, false);
+      head(m, sums);
+    }
+    backward(m, true);
+  }
+}
+
+// The reference's scope, one statistic a micro-batch index over all ranks, and the local one (design 4.7).
+void TrainingStep::run_micro_batches(std::int64_t step, bool stop_requested, Sums& sums) {
+  const bool local = config_.balance_scope == BalanceScope::Local;
+  double scored = 0;
+  for (const MicroBatch& b : micro_host_) scored += static_cast<double>(b.scored);
+  const double divisor = local ? scored * comm_.size() : divisor_;
+  for (std::size_t m = 0; m < micro_host_.size(); ++m) {
+    clear_statistics();
+    forward(m, step, true);
+    count_documents(m, step, sums);
+    head(m, sums);
+    reduce_counts(stop_requested, sums);
+    add_router_z(sums);
+    double tokens = 0;  // of this statistic: every layer picks k_r experts a token
+    for (const std::int64_t c : ops::to_host<std::int64_t>(ctx_, statistics_.counts[0]))
+      tokens += static_cast<double>(c);
+    tokens /= static_cast<double>(config_.routed_top_k());
+    balance_loss(tokens > 0 ? 1.0 / (tokens * divisor) : 0.0, sums);
+    backward(m, true);
+  }
+}
+
+StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const SequenceInput> local,
+                                            bool stop_requested) {
+  const TensorView gradients = model_.parameters().grad(model_.parameters().flat(0, model_.parameters().flat_size()));
+  cut(local);
   Sums sums;
   step_counts_.assign(static_cast<std::size_t>(statistics_.counts.numel()), 0);
   {
     const Span span(ctx_, "phase.optimizer");
-    ops::zero(ctx_, model_.parameters().grad(model_.parameters().flat(0, model_.parameters().flat_size())));
+    ops::zero(ctx_, gradients);
   }
-  const auto clear = [&] {
-    ops::zero(ctx_, integers_);
-    ops::zero(ctx_, p_sum_);
-    ops::zero(ctx_, z_sum_);
-  };
-  const auto count_documents = [&](const MicroBatch& b) {
-    if (!moe) return;
-    sums.local_documents += static_cast<std::int64_t>(b.documents.size());
-    const std::int64_t n = config_.routed_experts();
-    for (const PoolDocument& d : b.documents)
-      for (std::int64_t l = 0; l < config_.layers; ++l) {
-        std::int64_t size = n;
-        if (!label_pools_.empty())
-          size = std::count(label_pools_.begin() + d.domain * n, label_pools_.begin() + (d.domain + 1) * n, std::uint8_t{1});
-        else if (config_.pool != PoolMode::Off && pools_ != nullptr)
-          size = std::min(n, pools_->size(step, l, d));
-        sums.local_pool_sizes += size;
-      }
-  };
-  const auto add_router_z = [&] {
-    for (const double z : ops::to_host<double>(ctx_, z_sum_)) sums.router_z += z;
-  };
-
-  if (whole_step) {
-    clear();
-    const bool hold = slots_.size() > 1 || count == 1;
-    for (std::size_t m = 0; m < count; ++m) {
-      forward(m, step, true);
-      count_documents(micro_host_[m]);
-      if (hold) head(m, sums);
-      // Without a balance loss nothing waits for the counts.
-      else if (!aux) head(m, sums), backward(m, false);
-    }
-    reduce_counts(stop_requested, sums);
-    if (aux) balance_loss(1.0 / (tokens * tokens), sums);
-    add_router_z();
-    for (std::size_t m = 0; m < count && (hold || aux); ++m) {
-      if (!hold) forward(m, step, false), head(m, sums);
-      backward(m, aux);
-    }
-  } else {
-    for (std::size_t m = 0; m < count; ++m) {
-      clear();
-      forward(m, step, true);
-      count_documents(micro_host_[m]);
-      head(m, sums);
-      reduce_counts(stop_requested, sums);
-      // Tokens of this statistic: all ranks' micro-batch m, or this rank's alone.
-      const auto counts = ops::to_host<std::int64_t>(ctx_, statistics_.counts[0]);
-      double statistic = 0;
-      for (const std::int64_t c : counts) statistic += static_cast<double>(c);
-      statistic /= static_cast<double>(config_.routed_top_k());
-      const bool is_local = config_.balance_scope == BalanceScope::Local;
-      const double d = is_local ? local_scored * comm_.size() : divisor_;
-      balance_loss(statistic > 0 ? 1.0 / (statistic * d) : 0.0, sums);
-      add_router_z();
-      backward(m, true);
-    }
-  }
-
+  const bool aux = config_.is_moe() && config_.balance == BalanceMode::Aux;
+  if (aux && config_.balance_scope != BalanceScope::Step)
+    run_micro_batches(step, stop_requested, sums);
+  else
+    run_whole_step(step, stop_requested, sums);
   const Span span(ctx_, "phase.reduce");
-  comm_.all_reduce(model_.parameters().grad(model_.parameters().flat(0, model_.parameters().flat_size())));
+  comm_.all_reduce(gradients);
+  return metrics_of(sums);
+}
+
+// Sums the losses over the ranks; norm and loads are the same on all ranks already.
+StepMetrics TrainingStep::metrics_of(const Sums& sums) {
+  const double router_z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
   const double mine[4] = {sums.ce / divisor_, train_.lm_z_weight * sums.z / divisor_, sums.lb,
-                          moe ? sums.router_z * config_.router_z_weight / static_cast<double>(config_.layers) / divisor_ : 0.0};
+                          sums.router_z * router_z};
   ops::copy_from_host(ctx_, totals_, mine);
   comm_.all_reduce(totals_);
   const auto total = ops::to_host<double>(ctx_, totals_);
-  StepMetrics r;
-  r.ce = total[0], r.lm_z = total[1], r.lb = total[2], r.router_z = total[3];
+  StepMetrics r{.ce = total[0], .lm_z = total[1], .lb = total[2], .router_z = total[3]};
   r.stop = sums.stop;
   r.grad_norm = gradient_norm(ctx_, model_.parameters());
-  if (moe && sums.documents > 0) {
-    const double docs = static_cast<double>(sums.documents) * static_cast<double>(config_.layers);
-    r.experts_per_document = static_cast<double>(sums.document_experts) / docs;
-    r.pool_mean = static_cast<double>(sums.pool_sizes) / docs;
-    const std::int64_t n = config_.routed_experts();
-    for (std::int64_t l = 0; l < config_.layers; ++l) {
-      const auto first = step_counts_.begin() + l * n;
-      double sum = 0;
-      for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(first[i]);
-      if (sum > 0)
-        r.load_max_over_mean += static_cast<double>(*std::max_element(first, first + n)) * static_cast<double>(n) / sum /
-                                static_cast<double>(config_.layers);
-    }
+  if (!config_.is_moe() || sums.documents == 0) return r;
+  const double documents = static_cast<double>(sums.documents) * static_cast<double>(config_.layers);
+  r.experts_per_document = static_cast<double>(sums.document_experts) / documents;
+  r.pool_mean = static_cast<double>(sums.pool_sizes) / documents;
+  const std::int64_t n = config_.routed_experts();
+  for (std::int64_t l = 0; l < config_.layers; ++l) {
+    const auto first = step_counts_.begin() + l * n;
+    const double sum = std::accumulate(first, first + n, 0.0);
+    if (sum > 0)
+      r.load_max_over_mean += static_cast<double>(*std::max_element(first, first + n)) * static_cast<double>(n) / sum /
+                              static_cast<double>(config_.layers);
   }
   return r;
 }
 
 void TrainingStep::update(std::int64_t step, double learning_rate, const StepMetrics& metrics) {
   if (!std::isfinite(metrics.loss()) || !std::isfinite(metrics.grad_norm))
-    fail("step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step. Resume from the last checkpoint with a lower "
-         "train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm; if it happens again at the same step, "
-         "look at the data of that step", step, metrics.loss(), metrics.grad_norm, describe_non_finite(ctx_, model_.parameters()));
+    fail(
+        "step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step. Resume from the last checkpoint "
+        "with a lower "
+        "train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm; if it happens again at the "
+        "same step, "
+        "look at the data of that step",
+        step, metrics.loss(), metrics.grad_norm, describe_non_finite(ctx_, model_.parameters()));
   const Span span(ctx_, "phase.optimizer");
   const AdamWConfig config{train_.beta1, train_.beta2, train_.eps, train_.weight_decay, train_.clip_norm};
-  update_parameters(ctx_, model_.parameters(), config, learning_rate, clip_factor(metrics.grad_norm, train_.clip_norm), step);
+  update_parameters(ctx_, model_.parameters(), config, learning_rate, clip_factor(metrics.grad_norm, train_.clip_norm),
+                    step);
   if (config_.is_moe() && config_.balance == BalanceMode::Bias) update_selection_bias(step_counts_);
 }
 
@@ -257,10 +297,13 @@ void TrainingStep::update_selection_bias(const std::vector<std::int64_t>& counts
   const std::int64_t n = config_.routed_experts();
   for (std::int64_t l = 0; l < config_.layers; ++l) {
     double mean = 0;
-    for (std::int64_t i = 0; i < n; ++i) mean += static_cast<double>(counts[static_cast<std::size_t>(l * n + i)]) / static_cast<double>(n);
+    for (std::int64_t i = 0; i < n; ++i)
+      mean += static_cast<double>(counts[static_cast<std::size_t>(l * n + i)]) / static_cast<double>(n);
     for (std::int64_t i = 0; i < n; ++i) {
       const double over = static_cast<double>(counts[static_cast<std::size_t>(l * n + i)]) - mean;
-      bias[static_cast<std::size_t>(l * n + i)] -= static_cast<float>(config_.bias_rate * (over > 0 ? 1 : over < 0 ? -1 : 0));
+      bias[static_cast<std::size_t>(l * n + i)] -= static_cast<float>(config_.bias_rate * (over > 0   ? 1
+                                                                                           : over < 0 ? -1
+                                                                                                      : 0));
     }
   }
   ops::copy_from_host(ctx_, model_.selection_bias(), bias.data());

@@ -54,7 +54,14 @@ class TrainingStep {
 
  private:
   struct Sums;
-  void plan_memory(std::int64_t label_count);
+  void plan_memory();
+  void cut(std::span<const SequenceInput> local);
+  void clear_statistics();
+  void count_documents(std::size_t m, std::int64_t step, Sums& sums) const;
+  void add_router_z(Sums& sums);
+  void run_whole_step(std::int64_t step, bool stop_requested, Sums& sums);
+  void run_micro_batches(std::int64_t step, bool stop_requested, Sums& sums);
+  StepMetrics metrics_of(const Sums& sums);
   void forward(std::size_t m, std::int64_t step, bool count);
   void head(std::size_t m, Sums& sums);
   void backward(std::size_t m, bool balanced);

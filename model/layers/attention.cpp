@@ -24,24 +24,26 @@ Attention::Attention(const ModelConfig& config, std::int64_t layer, ParameterSto
 }
 
 Attention::Saved Attention::reserve(Arena& arena, std::int64_t tokens) const {
-  return {arena.f32({tokens, width_}), arena.f32({tokens}), arena.f32({tokens, 3 * width_}), arena.f32({tokens, width_}),
-          arena.f32({heads_ * tokens})};
+  return {arena.f32({tokens, width_}), arena.f32({tokens}), arena.f32({tokens, 3 * width_}),
+          arena.f32({tokens, width_}), arena.f32({heads_ * tokens})};
 }
 
-void Attention::forward(Context& ctx, TensorView y, TensorView x, const Saved& saved, const DeviceBatch& batch, const Rope& rope,
-                        const ParameterStore& store) const {
+void Attention::forward(Context& ctx, TensorView y, TensorView x, const Saved& saved, const DeviceBatch& batch,
+                        const Rope& rope, const ParameterStore& store) const {
   const std::int64_t t = batch.tokens();
   const TensorView normed = saved.normed.rows(0, t), qkv = saved.qkv.rows(0, t), mixed = saved.mixed.rows(0, t);
   ops::rms_norm(ctx, normed, saved.rstd.rows(0, t), x, store.weight(norm_), eps_);
   ops::matmul_nt(ctx, qkv, normed, store.weight(qkv_));
   ops::rope(ctx, qkv, batch.positions(), rope.cos, rope.sin, heads_, false);
-  ops::attention(ctx, mixed, saved.lse.rows(0, heads_ * t).reshape({heads_, t}), qkv, batch.attention_segments(), heads_);
+  ops::attention(ctx, mixed, saved.lse.rows(0, heads_ * t).reshape({heads_, t}), qkv, batch.attention_segments(),
+                 heads_);
   ops::copy(ctx, y, x);
   ops::matmul_nt(ctx, y, mixed, store.weight(out_), 1.0F);
 }
 
-void Attention::backward(Context& ctx, TensorView d, TensorView x, const Saved& saved, TensorView dnormed, TensorView dqkv,
-                         const DeviceBatch& batch, const Rope& rope, const ParameterStore& store) const {
+void Attention::backward(Context& ctx, TensorView d, TensorView x, const Saved& saved, TensorView dnormed,
+                         TensorView dqkv, const DeviceBatch& batch, const Rope& rope,
+                         const ParameterStore& store) const {
   const std::int64_t t = batch.tokens();
   const TensorView mixed = saved.mixed.rows(0, t), qkv = saved.qkv.rows(0, t), normed = saved.normed.rows(0, t);
   const TensorView dmixed = dnormed;  // free until the last product writes it

@@ -19,8 +19,8 @@ void FeedForward::forward_add(Context& ctx, TensorView y, TensorView x, TensorVi
   ops::matmul_nt(ctx, y, activation, store.weight(down_), 1.0F);
 }
 
-void FeedForward::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, TensorView hidden, TensorView activation,
-                           float beta, const ParameterStore& store) const {
+void FeedForward::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, TensorView hidden,
+                           TensorView activation, float beta, const ParameterStore& store) const {
   ops::matmul_nn(ctx, activation, dy, store.weight(down_));
   ops::swiglu_backward(ctx, hidden, activation, {}, activation, hidden, {});
   ops::matmul_tn(ctx, store.grad(down_), dy, activation, 1.0F);

@@ -1,4 +1,5 @@
-// SwiGLU feed-forward without its norm: y += W2 (silu(W1 x) * W3 x). The dense layer's body, and that of one shared expert.
+// SwiGLU feed-forward without its norm: y += W2 (silu(W1 x) * W3 x). The dense layer's body, and that of one shared
+// expert.
 #pragma once
 
 #include <string>
@@ -17,8 +18,8 @@ class FeedForward {
   void forward_add(Context& ctx, TensorView y, TensorView x, TensorView hidden, TensorView activation,
                    const ParameterStore& store) const;
   /// dx[T,D] = beta dx + ...; hidden is overwritten with its gradient; activation[T,F] scratch.
-  void backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, TensorView hidden, TensorView activation, float beta,
-                const ParameterStore& store) const;
+  void backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, TensorView hidden, TensorView activation,
+                float beta, const ParameterStore& store) const;
 
  private:
   std::int64_t d_ff_;

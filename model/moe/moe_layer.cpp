@@ -13,7 +13,9 @@
 namespace emox {
 
 MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore& store)
-    : config_(config), layer_(layer), dispatcher_(make_local_dispatcher(config.routed_experts(), config.routed_top_k())) {
+    : config_(config),
+      layer_(layer),
+      dispatcher_(make_local_dispatcher(config.routed_experts(), config.routed_top_k())) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   const std::int64_t d = config.d_model, f = config.expert_ff, routed = config.routed_experts();
   router_ = store.reserve({config.num_experts, d});
@@ -31,7 +33,8 @@ MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore
 }
 
 MoeLayer::Saved MoeLayer::reserve(Arena& arena, std::int64_t tokens) const {
-  const std::int64_t n = config_.routed_experts(), k = config_.routed_top_k(), d = config_.d_model, f = config_.expert_ff;
+  const std::int64_t n = config_.routed_experts(), k = config_.routed_top_k(), d = config_.d_model,
+                     f = config_.expert_ff;
   const std::int64_t rows = dispatcher_->max_rows(tokens);
   Saved s;
   s.route = {arena.f32({tokens, n}), arena.f32({tokens}), arena.i32({tokens, k}), arena.f32({tokens, k})};
@@ -46,8 +49,13 @@ MoeLayer::Saved MoeLayer::reserve(Arena& arena, std::int64_t tokens) const {
 MoeLayer::Scratch MoeLayer::reserve_scratch(Arena& arena, std::int64_t tokens) const {
   const std::int64_t n = config_.routed_experts(), k = config_.routed_top_k();
   const std::int64_t rows = dispatcher_->max_rows(tokens);
-  return {arena.f32({tokens, n}), arena.f32({tokens, n}), arena.allocate(DType::U8, {tokens, n}), arena.i32({tokens}),
-          arena.f32({std::max(rows, tokens), config_.expert_ff}), arena.f32({rows, config_.d_model}), arena.f32({rows}),
+  return {arena.f32({tokens, n}),
+          arena.f32({tokens, n}),
+          arena.allocate(DType::U8, {tokens, n}),
+          arena.i32({tokens}),
+          arena.f32({std::max(rows, tokens), config_.expert_ff}),
+          arena.f32({rows, config_.d_model}),
+          arena.f32({rows}),
           arena.f32({tokens, k})};
 }
 
@@ -58,7 +66,8 @@ ops::TopkResult MoeLayer::cut(const Saved& s, std::int64_t t) const {
 void MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
                      const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
                      const ParameterStore& store) const {
-  const std::int64_t t = batch.tokens(), n = config_.routed_experts(), docs = static_cast<std::int64_t>(documents.size());
+  const std::int64_t t = batch.tokens(), n = config_.routed_experts(),
+                     docs = static_cast<std::int64_t>(documents.size());
   const TensorView logits = scratch.logits.rows(0, t);
   const ops::TopkResult out = cut(saved, t);
   ops::matmul_nt(ctx, logits, x, store.weight(router_).rows(0, n));
@@ -86,7 +95,8 @@ void MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scrat
 
 void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
                            const DeviceBatch& batch, const std::vector<PoolDocument>& documents, const PoolPlan& pools,
-                           TensorView selection_bias, const LayerStatistics* statistics, const ParameterStore& store) const {
+                           TensorView selection_bias, const LayerStatistics* statistics,
+                           const ParameterStore& store) const {
   const std::int64_t t = batch.tokens();
   {
     const Span span(ctx, "layer.router");
@@ -99,7 +109,8 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
     dispatcher_->plan(ctx, saved.handle, r.ids);
   }
   const std::int64_t rows = saved.handle.rows;
-  const TensorView in = saved.rows.rows(0, rows), gates = saved.row_gates.rows(0, rows), hidden = saved.hidden.rows(0, rows);
+  const TensorView in = saved.rows.rows(0, rows), gates = saved.row_gates.rows(0, rows),
+                   hidden = saved.hidden.rows(0, rows);
   const TensorView activation = scratch.activation.rows(0, rows), out = scratch.row_out.rows(0, rows);
   dispatcher_->dispatch(ctx, in, gates, x, saved.route.gates.rows(0, t), saved.handle);
   {
@@ -116,10 +127,12 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
   }
 }
 
-void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved, const Scratch& scratch,
-                        const AuxiliaryGradients& auxiliary, const ParameterStore& store) const {
+void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved,
+                        const Scratch& scratch, const AuxiliaryGradients& auxiliary,
+                        const ParameterStore& store) const {
   const std::int64_t t = dx.dim(0), rows = saved.handle.rows, n = config_.routed_experts();
-  const TensorView in = saved.rows.rows(0, rows), gates = saved.row_gates.rows(0, rows), hidden = saved.hidden.rows(0, rows);
+  const TensorView in = saved.rows.rows(0, rows), gates = saved.row_gates.rows(0, rows),
+                   hidden = saved.hidden.rows(0, rows);
   const TensorView activation = scratch.activation.rows(0, rows), drows = scratch.row_out.rows(0, rows);
   const TensorView drow_gates = scratch.drow_gates.rows(0, rows), dgates = scratch.dgates.rows(0, t);
   const TensorView& offsets = saved.handle.offsets;
@@ -136,14 +149,16 @@ void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x
   {
     const Span span(ctx, "layer.router_backward");
     const TensorView dlogits = scratch.logits.rows(0, t);
-    ops::masked_topk_backward(ctx, dlogits, dgates, cut(saved, t), auxiliary.balance, auxiliary.z, config_.normalize_gates);
+    ops::masked_topk_backward(ctx, dlogits, dgates, cut(saved, t), auxiliary.balance, auxiliary.z,
+                              config_.normalize_gates);
     ops::matmul_tn(ctx, store.grad(router_).rows(0, n), dlogits, x, 1.0F);
     ops::matmul_nn(ctx, dx, dlogits, store.weight(router_).rows(0, n), 1.0F);
   }
   const Span span(ctx, "layer.shared_expert_backward");
   for (std::size_t s = 0; s < shared_.size(); ++s) {
     const auto begin = static_cast<std::int64_t>(s) * t;
-    shared_[s].backward(ctx, dx, dy, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation.rows(0, t), 1.0F, store);
+    shared_[s].backward(ctx, dx, dy, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation.rows(0, t), 1.0F,
+                        store);
   }
 }
 

@@ -20,9 +20,9 @@ namespace emox {
 
 /// Routing sums of one layer over the micro-batches that share a balance statistic.
 struct LayerStatistics {
-  TensorView counts;  ///< i64 [n_r] picks
-  TensorView p_sum;   ///< f64 [n_r] sum of p over tokens
-  TensorView z_sum;   ///< f64 [1] sum of squared log-sum-exp
+  TensorView counts;            ///< i64 [n_r] picks
+  TensorView p_sum;             ///< f64 [n_r] sum of p over tokens
+  TensorView z_sum;             ///< f64 [1] sum of squared log-sum-exp
   TensorView document_experts;  ///< i64 [1] different experts, summed over documents
 };
 
@@ -34,7 +34,7 @@ struct AuxiliaryGradients {
 
 /// How documents are restricted in one forward pass.
 struct PoolPlan {
-  const PoolSizes* sizes = nullptr;          ///< null: no pools
+  const PoolSizes* sizes = nullptr;                     ///< null: no pools
   const std::vector<std::uint8_t>* by_label = nullptr;  ///< [labels * n_r]: overrides sizes
   std::int64_t step = 0;
 };
@@ -42,7 +42,7 @@ struct PoolPlan {
 class MoeLayer {
  public:
   struct Saved {
-    ops::TopkResult route;     ///< p [T,n_r], lse [T], ids, gates [T,k_r]
+    ops::TopkResult route;  ///< p [T,n_r], lse [T], ids, gates [T,k_r]
     DispatchHandle handle;
     TensorView rows;           ///< [R,D] dispatched inputs
     TensorView row_gates;      ///< [R]
@@ -67,9 +67,9 @@ class MoeLayer {
 
   /// y[T,D] += experts(x), x[T,D] normed. `documents` are the host side of batch's pool segments.
   /// selection_bias f32 [n_r] or null. Statistics are added to when given (not null).
-  void forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
-                   const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
-                   const LayerStatistics* statistics, const ParameterStore& store) const;
+  void forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
+                   const DeviceBatch& batch, const std::vector<PoolDocument>& documents, const PoolPlan& pools,
+                   TensorView selection_bias, const LayerStatistics* statistics, const ParameterStore& store) const;
   /// dx[T,D] assigned; parameters' gradients accumulated.
   void backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved, const Scratch& scratch,
                 const AuxiliaryGradients& auxiliary, const ParameterStore& store) const;

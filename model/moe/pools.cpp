@@ -20,8 +20,9 @@ class UniformPools final : public PoolSizes {
   UniformPools(std::uint64_t seed, std::int64_t low, std::int64_t high)
       : philox_(seed, RngPurpose::PoolSize), low_(low), high_(high) {}
   std::int64_t size(std::int64_t step, std::int64_t layer, const PoolDocument& d) const override {
-    return philox_.uniform_int(low_, high_, {static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(layer),
-                                             static_cast<std::uint32_t>(d.sequence), static_cast<std::uint32_t>(d.document)});
+    return philox_.uniform_int(low_, high_,
+                               {static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(layer),
+                                static_cast<std::uint32_t>(d.sequence), static_cast<std::uint32_t>(d.document)});
   }
 
  private:
@@ -38,10 +39,12 @@ std::unique_ptr<PoolSizes> make_pool_sizes(const ModelConfig& config, std::uint6
 }
 
 std::vector<std::uint8_t> label_pools(std::int64_t routed_experts, std::int64_t routed_top_k, std::int64_t labels) {
-  require<UsageError>(labels >= 1 && routed_experts / labels >= routed_top_k,
-                      "moe.pool = label divides {} routed experts over {} data labels, {} for the smallest, but a token picks {}; "
-                      "use at most {} labels, or moe.num_experts with at least {} routed experts", routed_experts, labels,
-                      labels < 1 ? 0 : routed_experts / labels, routed_top_k, routed_experts / routed_top_k, labels * routed_top_k);
+  require<UsageError>(
+      labels >= 1 && routed_experts / labels >= routed_top_k,
+      "moe.pool = label divides {} routed experts over {} data labels, {} for the smallest, but a token picks {}; "
+      "use at most {} labels, or moe.num_experts with at least {} routed experts",
+      routed_experts, labels, labels < 1 ? 0 : routed_experts / labels, routed_top_k, routed_experts / routed_top_k,
+      labels * routed_top_k);
   std::vector<std::uint8_t> pool(static_cast<std::size_t>(labels * routed_experts), 0);
   for (std::int64_t l = 0; l < labels; ++l)
     for (std::int64_t e = routed_experts * l / labels; e < routed_experts * (l + 1) / labels; ++e)

@@ -7,7 +7,8 @@
 namespace emox {
 
 double Schedule::learning_rate(std::int64_t step) const {
-  const auto s = static_cast<double>(step), warmup = static_cast<double>(warmup_steps), last = static_cast<double>(last_step);
+  const auto s = static_cast<double>(step), warmup = static_cast<double>(warmup_steps),
+             last = static_cast<double>(last_step);
   if (anneal_from_step > 0) {
     const double length = last - static_cast<double>(anneal_from_step);
     return peak * std::clamp((last - s) / length, 0.0, 1.0);

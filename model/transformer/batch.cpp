@@ -21,7 +21,8 @@ void append_pools(MicroBatch& out, const SequenceInput& s, std::int32_t eos, Eos
   if (n > 0) close(n);
 }
 
-void append_attention(MicroBatch& out, const SequenceInput& s, std::int32_t eos, bool intra_document, std::int32_t start) {
+void append_attention(MicroBatch& out, const SequenceInput& s, std::int32_t eos, bool intra_document,
+                      std::int32_t start) {
   const auto n = static_cast<std::int32_t>(s.tokens.size());
   if (intra_document)
     for (std::int32_t i = 0; i + 1 < n; ++i)
@@ -37,7 +38,8 @@ MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::sp
   b.pool_segments.push_back(0);
   for (const SequenceInput& s : sequences) {
     const std::size_t n = s.tokens.size();
-    require<ShapeError>(s.labels.empty() || s.labels.size() == n, "a sequence of {} tokens has {} labels", n, s.labels.size());
+    require<ShapeError>(s.labels.empty() || s.labels.size() == n, "a sequence of {} tokens has {} labels", n,
+                        s.labels.size());
     const auto start = static_cast<std::int32_t>(b.ids.size());
     for (std::size_t i = 0; i < n; ++i) {
       b.ids.push_back(s.tokens[i]);
@@ -61,8 +63,8 @@ DeviceBatch::DeviceBatch(Device device, std::int64_t max_tokens)
       pool_segments_(device, DType::I32, {max_tokens + 1}) {}
 
 void DeviceBatch::upload(Context& ctx, const MicroBatch& batch) {
-  require<ShapeError>(batch.tokens <= ids_.view().dim(0), "a micro-batch of {} tokens, memory was reserved for {}", batch.tokens,
-                      ids_.view().dim(0));
+  require<ShapeError>(batch.tokens <= ids_.view().dim(0), "a micro-batch of {} tokens, memory was reserved for {}",
+                      batch.tokens, ids_.view().dim(0));
   tokens_ = batch.tokens;
   attention_count_ = static_cast<std::int64_t>(batch.attention_segments.size());
   pool_count_ = static_cast<std::int64_t>(batch.pool_segments.size());

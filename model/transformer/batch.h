@@ -1,4 +1,5 @@
-// A micro-batch as the model reads it: token rows laid end to end, with the boundaries that attention and pools respect.
+// A micro-batch as the model reads it: token rows laid end to end, with the boundaries that attention and pools
+// respect.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +36,9 @@ struct MicroBatch {
   std::vector<PoolDocument> documents;           ///< [docs]
 };
 
-/// Lays sequences end to end. Attention segments: documents, an EOS belonging to the document it ends, or whole sequences
-/// when intra_document_attention is off (spec 3.6). Pool segments: by moe.eos (spec 3.1, golden README "Segments").
+/// Lays sequences end to end. Attention segments: documents, an EOS belonging to the document it ends, or whole
+/// sequences when intra_document_attention is off (spec 3.6). Pool segments: by moe.eos (spec 3.1, golden README
+/// "Segments").
 MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::span<const SequenceInput> sequences);
 
 /// The integers of a micro-batch where the ops can read them. Reserved once for the largest micro-batch.

@@ -72,10 +72,12 @@ struct ModelConfig {
     v.choice("pool", pool, kPoolModeNames, "document pools: off (standard MoE), fixed, uniform (EMO) or by data label");
     v.integer("pool_size", pool_size, 1, 1 << 16, "routed experts in a pool when pool = fixed");
     v.integer("pool_min", pool_min, 1, 1 << 16, "smallest pool when pool = uniform (routed experts)");
-    v.integer("pool_max", pool_max, 1, 1 << 16, "largest pool when pool = uniform; the number of routed experts or more = no limit");
+    v.integer("pool_max", pool_max, 1, 1 << 16,
+              "largest pool when pool = uniform; the number of routed experts or more = no limit");
     v.integer("eval_pool", eval_pool, 0, 1 << 16, "pool size in evaluation; 0 = no pool, as published");
     v.choice("eos", eos, kEosRuleNames, "whose pool an EOS token joins: its own document, or the next one (reference)");
-    v.choice("balance", balance, kBalanceModeNames, "load balancing: auxiliary loss, selection bias (no loss), or none");
+    v.choice("balance", balance, kBalanceModeNames,
+             "load balancing: auxiliary loss, selection bias (no loss), or none");
     v.choice("balance_scope", balance_scope, kBalanceScopeNames, "tokens whose expert counts the balance loss sees");
     v.real("balance_weight", balance_weight, 0.0, 1e3, "weight of the load-balance loss, averaged over layers");
     v.real("router_z_weight", router_z_weight, 0.0, 1e3, "weight of the router z-loss, averaged over layers");

@@ -17,8 +17,10 @@ LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool train
   for (std::int64_t l = 0; l < config.layers; ++l) {
     Block block{Attention(config, l, store_), store_.reserve({d}), std::nullopt, std::nullopt};
     store_.name(fmt::format("model.layers.{}.pre_feedforward_layernorm.weight", l), block.norm, false);
-    if (config.is_moe()) block.moe.emplace(config, l, store_);
-    else block.dense.emplace(d, config.dense_ff, fmt::format("model.layers.{}.mlp.", l), store_);
+    if (config.is_moe())
+      block.moe.emplace(config, l, store_);
+    else
+      block.dense.emplace(d, config.dense_ff, fmt::format("model.layers.{}.mlp.", l), store_);
     blocks_.push_back(std::move(block));
   }
   final_norm_ = store_.reserve({d});
@@ -39,8 +41,10 @@ void LanguageModel::initialize(Context& ctx, std::uint64_t seed) {
   std::uint32_t stream = 0;
   for (const NamedParameter& p : store_.named()) {
     const TensorView w = store_.weight(p.slot);
-    if (p.matrix) ops::random_truncated_normal(ctx, w, philox, stream, 0, 0.02, 0.06);
-    else ops::fill(ctx, w, 1.0F);
+    if (p.matrix)
+      ops::random_truncated_normal(ctx, w, philox, stream, 0, 0.02, 0.06);
+    else
+      ops::fill(ctx, w, 1.0F);
     ++stream;
   }
 }
@@ -55,8 +59,10 @@ Activations LanguageModel::reserve(Arena& arena, std::int64_t tokens) const {
     b.normed = arena.f32({tokens, d});
     b.rstd = arena.f32({tokens});
     b.attention = block.attention.reserve(arena, tokens);
-    if (block.moe) b.moe = block.moe->reserve(arena, tokens);
-    else b.dense_hidden = arena.f32({tokens, 2 * config_.dense_ff});
+    if (block.moe)
+      b.moe = block.moe->reserve(arena, tokens);
+    else
+      b.dense_hidden = arena.f32({tokens, 2 * config_.dense_ff});
     a.blocks.push_back(b);
   }
   a.output = arena.f32({tokens, d});
@@ -70,15 +76,18 @@ void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threa
   scratch_.d = arena.f32({tokens, d});
   scratch_.dnormed = arena.f32({tokens, d});
   scratch_.dqkv = arena.f32({tokens, 3 * d});
-  if (config_.is_moe()) scratch_.moe = blocks_.front().moe->reserve_scratch(arena, tokens);
-  else scratch_.dense_activation = arena.f32({tokens, config_.dense_ff});
+  if (config_.is_moe())
+    scratch_.moe = blocks_.front().moe->reserve_scratch(arena, tokens);
+  else
+    scratch_.dense_activation = arena.f32({tokens, config_.dense_ff});
   const std::size_t bytes = ops::lm_head_loss_scratch(tokens, d, config_.vocab_size, threads);
   scratch_.loss = arena.allocate(DType::U8, {static_cast<std::int64_t>(bytes)});
   scratch_.sums = arena.allocate(DType::F64, {2});
 }
 
-void LanguageModel::forward(Context& ctx, Activations& a, const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
-                            const PoolPlan& pools, const RoutingStatistics* statistics) {
+void LanguageModel::forward(Context& ctx, Activations& a, const DeviceBatch& batch,
+                            const std::vector<PoolDocument>& documents, const PoolPlan& pools,
+                            const RoutingStatistics* statistics) {
   const std::int64_t t = batch.tokens();
   const Attention::Rope rope{rope_cos_, rope_sin_};
   const auto eps = static_cast<float>(config_.norm_eps);
@@ -104,21 +113,22 @@ void LanguageModel::forward(Context& ctx, Activations& a, const DeviceBatch& bat
       block.dense->forward_add(ctx, y, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t), store_);
     }
   }
-  ops::rms_norm(ctx, a.final_normed.rows(0, t), a.final_rstd.rows(0, t), a.output.rows(0, t), store_.weight(final_norm_), eps);
+  ops::rms_norm(ctx, a.final_normed.rows(0, t), a.final_rstd.rows(0, t), a.output.rows(0, t),
+                store_.weight(final_norm_), eps);
 }
 
 void LanguageModel::logits(Context& ctx, TensorView out, const Activations& a, const DeviceBatch& batch) {
   ops::matmul_nt(ctx, out, a.final_normed.rows(0, batch.tokens()), store_.weight(head_));
 }
 
-LossSums LanguageModel::loss(Context& ctx, Activations& a, const DeviceBatch& batch, bool gradient, double inverse_divisor,
-                             double z_weight, TensorView token_loss) {
+LossSums LanguageModel::loss(Context& ctx, Activations& a, const DeviceBatch& batch, bool gradient,
+                             double inverse_divisor, double z_weight, TensorView token_loss) {
   const std::int64_t t = batch.tokens();
   const TensorView x = a.final_normed.rows(0, t);
   ops::zero(ctx, scratch_.sums);
   ops::lm_head_loss(ctx, scratch_.sums, token_loss, gradient ? scratch_.d.rows(0, t) : TensorView{},
-                    gradient ? store_.grad(head_) : TensorView{}, x, store_.weight(head_), batch.labels(), scratch_.loss,
-                    {inverse_divisor, z_weight});
+                    gradient ? store_.grad(head_) : TensorView{}, x, store_.weight(head_), batch.labels(),
+                    scratch_.loss, {inverse_divisor, z_weight});
   if (gradient) ops::copy(ctx, x, scratch_.d.rows(0, t));
   const auto sums = ops::to_host<double>(ctx, scratch_.sums);
   return {sums[0], sums[1]};
@@ -139,7 +149,8 @@ void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& ba
       const AuxiliaryGradients auxiliary{balance.null() ? TensorView{} : balance[static_cast<std::int64_t>(l)], z};
       block.moe->backward(ctx, dnormed, d, normed, s.moe, scratch_.moe, auxiliary, store_);
     } else {
-      block.dense->backward(ctx, dnormed, d, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t), 0.0F, store_);
+      block.dense->backward(ctx, dnormed, d, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t),
+                            0.0F, store_);
     }
     ops::rms_norm_backward_add(ctx, d, store_.grad(block.norm), dnormed, s.middle.rows(0, t), s.rstd.rows(0, t),
                                store_.weight(block.norm));

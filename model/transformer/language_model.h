@@ -37,8 +37,8 @@ struct Activations {
     TensorView dense_hidden;  ///< [T,2F]
   };
   std::vector<Block> blocks;
-  TensorView output;      ///< [T,D] after the last block
-  TensorView final_rstd;  ///< [T]
+  TensorView output;        ///< [T,D] after the last block
+  TensorView final_rstd;    ///< [T]
   TensorView final_normed;  ///< [T,D]; after the head's backward its gradient
 };
 
@@ -65,8 +65,8 @@ class LanguageModel {
   void logits(Context& ctx, TensorView out, const Activations& a, const DeviceBatch& batch);
   /// Losses of the last forward; with `gradient`, also those of the head's weight and of final_normed, in which the
   /// normed activations are replaced. token_loss[T] may be null.
-  LossSums loss(Context& ctx, Activations& a, const DeviceBatch& batch, bool gradient, double inverse_divisor, double z_weight,
-                TensorView token_loss);
+  LossSums loss(Context& ctx, Activations& a, const DeviceBatch& batch, bool gradient, double inverse_divisor,
+                double z_weight, TensorView token_loss);
   /// From the gradient left by loss() back to the embedding. `balance` f32 [L,n_r] or null; z as in AuxiliaryGradients.
   void backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z);
 

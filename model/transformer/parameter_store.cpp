@@ -7,7 +7,8 @@
 namespace emox {
 
 ParameterSlot ParameterSlot::rows(std::int64_t begin, std::int64_t end) const {
-  require<ShapeError>(0 <= begin && begin <= end && end <= shape[0], "rows [{}, {}) of a parameter {}", begin, end, shape.str());
+  require<ShapeError>(0 <= begin && begin <= end && end <= shape[0], "rows [{}, {}) of a parameter {}", begin, end,
+                      shape.str());
   return {offset + begin * shape.tail().numel(), shape.with_rows(end - begin)};
 }
 

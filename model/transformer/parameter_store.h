@@ -1,4 +1,5 @@
-// All parameters of a model in one flat buffer, with their gradients and optimizer moments in buffers of the same layout.
+// All parameters of a model in one flat buffer, with their gradients and optimizer moments in buffers of the same
+// layout.
 //
 // Layers reserve what they need, in a fixed order, and give names to it. A name may be a slice of what was reserved:
 // q_proj, k_proj and v_proj are rows of one matrix, so that one product serves all three. Names are those of spec 8.1.

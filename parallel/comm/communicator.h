@@ -1,8 +1,9 @@
 // One small interface for all traffic between ranks (design 4.3). `self` makes one rank a special case of nothing,
 // `threads` runs ranks as threads of one process (tests, sanitizers), `mpi` is the CPU default.
 //
-// Every call is collective: all ranks of the communicator make the same calls in the same order. A call returns when the
-// result is in place. Sums run in rank order or in an order fixed by the transport: the same ranks give the same bits.
+// Every call is collective: all ranks of the communicator make the same calls in the same order. A call returns when
+// the result is in place. Sums run in rank order or in an order fixed by the transport: the same ranks give the same
+// bits.
 #pragma once
 
 #include <cstdint>

@@ -42,8 +42,8 @@ class TokenDispatcher {
   /// Backward of combine: drows[R,D] from dout[T,D].
   virtual void combine_backward(Context& ctx, TensorView drows, TensorView dout, const DispatchHandle& handle) = 0;
   /// Backward of dispatch: dx[T,D] = beta dx + sum of the token's drows[R,D]; dgates[T,k] from drow_gates[R].
-  virtual void dispatch_backward(Context& ctx, TensorView dx, TensorView dgates, TensorView drows, TensorView drow_gates,
-                                 const DispatchHandle& handle, float beta) = 0;
+  virtual void dispatch_backward(Context& ctx, TensorView dx, TensorView dgates, TensorView drows,
+                                 TensorView drow_gates, const DispatchHandle& handle, float beta) = 0;
 };
 
 /// All experts are on this rank.

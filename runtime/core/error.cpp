@@ -16,7 +16,8 @@ int error_rank() { return t_rank; }
 void set_error_rank(int rank) { t_rank = rank; }
 
 Error::Error(std::string message, std::source_location where)
-    : std::runtime_error(fmt::format("{} [rank {}] ({}:{})", message, t_rank, base_name(where.file_name()), where.line())),
+    : std::runtime_error(
+          fmt::format("{} [rank {}] ({}:{})", message, t_rank, base_name(where.file_name()), where.line())),
       message_(std::move(message)),
       rank_(t_rank) {}
 

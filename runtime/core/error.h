@@ -24,13 +24,21 @@ class Error : public std::runtime_error {
 };
 
 /// Anything wrong in the command, the recipe or a file that it names, found before the first step: exit code 2.
-struct UsageError : Error { using Error::Error; };
+struct UsageError : Error {
+  using Error::Error;
+};
 /// Operands that do not fit together: a bug in the caller.
-struct ShapeError : Error { using Error::Error; };
+struct ShapeError : Error {
+  using Error::Error;
+};
 /// A collective that failed or a rank that is gone.
-struct CommError : Error { using Error::Error; };
+struct CommError : Error {
+  using Error::Error;
+};
 /// A file that cannot be read or written, or whose content is damaged.
-struct IoError : Error { using Error::Error; };
+struct IoError : Error {
+  using Error::Error;
+};
 
 /// The rank that errors raised on this thread belong to (0 until set). Ranks may be threads of one process.
 int error_rank();
@@ -53,7 +61,8 @@ template <typename E = Error, typename... Args>
 /// Throws E with the formatted text unless the condition holds.
 template <typename E = Error, typename... Args>
 void require(bool condition, FormatAt<std::type_identity_t<Args>...> format, Args&&... args) {
-  if (!condition) [[unlikely]] throw E(fmt::format(format.text, std::forward<Args>(args)...), format.where);
+  if (!condition) [[unlikely]]
+    throw E(fmt::format(format.text, std::forward<Args>(args)...), format.where);
 }
 
 }  // namespace emox

@@ -18,7 +18,8 @@ std::atomic<std::int64_t> g_peak{0};
 void count(std::int64_t bytes) {
   const std::int64_t now = g_allocated.fetch_add(bytes) + bytes;
   std::int64_t peak = g_peak.load();
-  while (now > peak && !g_peak.compare_exchange_weak(peak, now)) {}
+  while (now > peak && !g_peak.compare_exchange_weak(peak, now)) {
+  }
 }
 }  // namespace
 
@@ -27,14 +28,16 @@ void reset_memory_peak() { g_peak.store(g_allocated.load()); }
 
 Buffer::Buffer(Device device, std::size_t bytes) : bytes_(bytes), device_(device) {
   if (bytes == 0) return;
-  require(device.type == DeviceType::Cpu, "cannot allocate {} bytes on a CUDA device: this emox was built without CUDA", bytes);
+  require(device.type == DeviceType::Cpu, "cannot allocate {} bytes on a CUDA device: this emox was built without CUDA",
+          bytes);
   const bool huge = bytes >= kHugePage;
   const std::size_t align = huge ? kHugePage : 64;
   const std::size_t rounded = (bytes + align - 1) / align * align;
   data_ = std::aligned_alloc(align, rounded);
-  require(data_ != nullptr, "out of memory: could not allocate {:.1f} MiB ({:.1f} MiB are in use by tensors); use fewer "
-          "micro_batch_sequences, a smaller model or more ranks", static_cast<double>(bytes) / 1048576.0,
-          static_cast<double>(g_allocated.load()) / 1048576.0);
+  require(data_ != nullptr,
+          "out of memory: could not allocate {:.1f} MiB ({:.1f} MiB are in use by tensors); use fewer "
+          "micro_batch_sequences, a smaller model or more ranks",
+          static_cast<double>(bytes) / 1048576.0, static_cast<double>(g_allocated.load()) / 1048576.0);
   // One 2 MiB page fault instead of 512; the advice may be refused, which costs only time.
   if (huge) madvise(data_, rounded, MADV_HUGEPAGE);
   std::memset(data_, 0, rounded);
@@ -64,8 +67,8 @@ void Buffer::release() noexcept {
 }
 
 TensorView TensorView::rows(std::int64_t begin, std::int64_t end) const {
-  require<ShapeError>(rank() > 0 && 0 <= begin && begin <= end && end <= shape_[0], "rows [{}, {}) of a tensor {}", begin,
-                      end, shape_.str());
+  require<ShapeError>(rank() > 0 && 0 <= begin && begin <= end && end <= shape_[0], "rows [{}, {}) of a tensor {}",
+                      begin, end, shape_.str());
   const std::size_t stride = static_cast<std::size_t>(shape_.tail().numel()) * size_of(dtype_);
   auto* start = data_ == nullptr ? nullptr : static_cast<char*>(data_) + static_cast<std::size_t>(begin) * stride;
   return {start, dtype_, shape_.with_rows(end - begin), device_};
@@ -74,7 +77,8 @@ TensorView TensorView::rows(std::int64_t begin, std::int64_t end) const {
 TensorView TensorView::operator[](std::int64_t i) const { return rows(i, i + 1).reshape(shape_.tail()); }
 
 TensorView TensorView::reshape(Shape shape) const {
-  require<ShapeError>(shape.numel() == numel(), "cannot view {} elements of shape {} as {}", numel(), shape_.str(), shape.str());
+  require<ShapeError>(shape.numel() == numel(), "cannot view {} elements of shape {} as {}", numel(), shape_.str(),
+                      shape.str());
   return {data_, dtype_, shape, device_};
 }
 
@@ -83,6 +87,7 @@ void TensorView::check_dtype(DType wanted) const {
 }
 
 Tensor::Tensor(Device device, DType dtype, Shape shape)
-    : buffer_(device, static_cast<std::size_t>(shape.numel()) * size_of(dtype)), view_(buffer_.data(), dtype, shape, device) {}
+    : buffer_(device, static_cast<std::size_t>(shape.numel()) * size_of(dtype)),
+      view_(buffer_.data(), dtype, shape, device) {}
 
 }  // namespace emox

@@ -40,8 +40,8 @@ double flops(const Segments& s, std::int64_t width, double products) {
   return 2.0 * products * static_cast<double>(width) * pairs;
 }
 
-void gemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t lda,
-          const float* b, std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
+void gemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const float* a,
+          std::int64_t lda, const float* b, std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
   dnnl_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
@@ -53,12 +53,14 @@ void forward_block(const Problem& p, const float* qkv, float* out, float* lse, s
   const float *keys = qkv + p.width, *values = qkv + 2 * p.width;
   for (std::int64_t k0 = 0; k0 < q0 + nq; k0 += kBlock) {
     const std::int64_t nk = std::min(kBlock, q0 + nq - k0);
-    gemm('N', 'T', nq, nk, p.head_dim, p.scale, qkv + q0 * p.stride, p.stride, keys + k0 * p.stride, p.stride, 0.0F, scores, kBlock);
+    gemm('N', 'T', nq, nk, p.head_dim, p.scale, qkv + q0 * p.stride, p.stride, keys + k0 * p.stride, p.stride, 0.0F,
+         scores, kBlock);
     for (std::int64_t i = 0; i < nq; ++i) {
       float* s = scores + i * kBlock;
       const std::int64_t seen = std::min(nk, q0 + i + 1 - k0);  // keys not after the query
       float m = high[i];
-      for (std::int64_t j = 0; j < seen; ++j) m = std::max(m, s[j]);
+#pragma omp simd reduction(max : m)
+      for (std::int64_t j = 0; j < seen; ++j) m = s[j] > m ? s[j] : m;
       float total = 0;
 #pragma omp simd reduction(+ : total)
       for (std::int64_t j = 0; j < seen; ++j) {
@@ -97,9 +99,11 @@ struct BackwardTask {
 void backward_block(const Problem& p, const BackwardTask& t, const float* delta, std::int64_t q0, std::int64_t k0) {
   float prob[kBlock * kBlock], ds[kBlock * kBlock];
   const std::int64_t nq = std::min(kBlock, t.n - q0), nk = std::min(kBlock, std::min(t.n, q0 + nq) - k0);
-  const float *q = t.qkv + q0 * p.stride, *k = t.qkv + p.width + k0 * p.stride, *v = t.qkv + 2 * p.width + k0 * p.stride;
+  const float *q = t.qkv + q0 * p.stride, *k = t.qkv + p.width + k0 * p.stride,
+              *v = t.qkv + 2 * p.width + k0 * p.stride;
   const float* dout = t.dout + q0 * p.width;
-  float *dq = t.dqkv + q0 * p.stride, *dk = t.dqkv + p.width + k0 * p.stride, *dv = t.dqkv + 2 * p.width + k0 * p.stride;
+  float *dq = t.dqkv + q0 * p.stride, *dk = t.dqkv + p.width + k0 * p.stride,
+        *dv = t.dqkv + 2 * p.width + k0 * p.stride;
   gemm('N', 'T', nq, nk, p.head_dim, p.scale, q, p.stride, k, p.stride, 0.0F, prob, kBlock);
   gemm('N', 'T', nq, nk, p.head_dim, 1.0F, dout, p.width, v, p.stride, 0.0F, ds, kBlock);
   for (std::int64_t i = 0; i < nq; ++i) {
@@ -148,7 +152,8 @@ void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, Ten
     const std::int64_t h = task % heads, begin = s.at[task / heads], n = s.at[task / heads + 1] - begin;
     const float* head = pq + begin * p.stride + h * p.head_dim;
     for (std::int64_t q0 = 0; q0 < n; q0 += kBlock)
-      forward_block(p, head, po + begin * p.width + h * p.head_dim, pl + h * tokens + begin, q0, std::min(kBlock, n - q0));
+      forward_block(p, head, po + begin * p.width + h * p.head_dim, pl + h * tokens + begin, q0,
+                    std::min(kBlock, n - q0));
   });
 }
 
@@ -156,7 +161,8 @@ void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorVi
                         TensorView segments, int heads) {
   const Problem p = describe(qkv, heads);
   const Segments s = checked_segments("attention_backward", segments, qkv.dim(0));
-  const Span span(ctx, "attention_backward", flops(s, p.width, 4), static_cast<double>(2 * qkv.bytes() + 2 * out.bytes()));
+  const Span span(ctx, "attention_backward", flops(s, p.width, 4),
+                  static_cast<double>(2 * qkv.bytes() + 2 * out.bytes()));
   const std::int64_t tokens = qkv.dim(0);
   const auto *pq = qkv.data<float>(), *po = out.data<float>(), *pd = dout.data<float>(), *pl = lse.data<float>();
   auto* pdq = dqkv.data<float>();

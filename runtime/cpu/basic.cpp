@@ -11,13 +11,14 @@ namespace {
 // Inverse of the standard normal distribution function: Acklam's rational approximation (relative error 1.2e-9),
 // then one Halley step with erfc, which brings it to the accuracy of double.
 double inverse_normal_cdf(double p) {
-  static constexpr double a[] = {-3.969683028665376e+01, 2.209460984245205e+02, -2.759285104469687e+02,
-                                 1.383577518672690e+02, -3.066479806614716e+01, 2.506628277459239e+00};
-  static constexpr double b[] = {-5.447609879822406e+01, 1.615858368580409e+02, -1.556989798598866e+02, 6.680131188771972e+01,
-                                 -1.328068155288572e+01};
+  static constexpr double a[] = {-3.969683028665376e+01, 2.209460984245205e+02,  -2.759285104469687e+02,
+                                 1.383577518672690e+02,  -3.066479806614716e+01, 2.506628277459239e+00};
+  static constexpr double b[] = {-5.447609879822406e+01, 1.615858368580409e+02, -1.556989798598866e+02,
+                                 6.680131188771972e+01, -1.328068155288572e+01};
   static constexpr double c[] = {-7.784894002430293e-03, -3.223964580411365e-01, -2.400758277161838e+00,
                                  -2.549732539343734e+00, 4.374664141464968e+00,  2.938163982698783e+00};
-  static constexpr double d[] = {7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e+00, 3.754408661907416e+00};
+  static constexpr double d[] = {7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e+00,
+                                 3.754408661907416e+00};
   double x;
   if (p < 0.02425 || p > 1 - 0.02425) {
     const double q = std::sqrt(-2 * std::log(std::min(p, 1 - p)));
@@ -67,8 +68,8 @@ void add(Context& ctx, TensorView y, TensorView x) {
   });
 }
 
-void random_truncated_normal(Context& ctx, TensorView x, const Philox& philox, std::uint32_t stream, std::int64_t first_element,
-                             double std, double bound) {
+void random_truncated_normal(Context& ctx, TensorView x, const Philox& philox, std::uint32_t stream,
+                             std::int64_t first_element, double std, double bound) {
   auto* p = x.data<float>();
   const double low = 0.5 * std::erfc(bound / std / std::sqrt(2.0));  // distribution function at -bound
   parallel_pieces(ctx, x.numel(), 1024, [&](std::int64_t b, std::int64_t e, int) {

@@ -14,7 +14,8 @@ void embedding(Context& ctx, TensorView y, TensorView ids, TensorView table) {
   const std::int64_t width = table.dim(1), vocab = table.dim(0);
   const auto* id = ids.data<std::int32_t>();
   for (std::int64_t t = 0; t < ids.numel(); ++t)
-    require<UsageError>(id[t] >= 0 && id[t] < vocab, "token {} of the batch has id {}, but model.vocab_size is {}", t, id[t], vocab);
+    require<UsageError>(id[t] >= 0 && id[t] < vocab, "token {} of the batch has id {}, but model.vocab_size is {}", t,
+                        id[t], vocab);
   const auto* in = table.data<float>();
   auto* out = y.data<float>();
   parallel_pieces(ctx, ids.numel(), 64, [&](std::int64_t b, std::int64_t e, int) {
@@ -105,7 +106,8 @@ void rope(Context& ctx, TensorView qkv, TensorView positions, TensorView cos, Te
   auto* p = qkv.data<float>();
   const float sign = inverse ? -1.0F : 1.0F;
   for (std::int64_t t = 0; t < qkv.dim(0); ++t)
-    require<ShapeError>(pos[t] >= 0 && pos[t] < limit, "[rope] position {} of token {} is beyond the table of {}", pos[t], t, limit);
+    require<ShapeError>(pos[t] >= 0 && pos[t] < limit, "[rope] position {} of token {} is beyond the table of {}",
+                        pos[t], t, limit);
   parallel_pieces(ctx, qkv.dim(0), 16, [&](std::int64_t b, std::int64_t e, int) {
     for (std::int64_t t = b; t < e; ++t) {
       const float *c = pc + pos[t] * half, *s = ps + pos[t] * half;

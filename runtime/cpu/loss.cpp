@@ -17,7 +17,9 @@ namespace {
 
 constexpr std::int64_t kVocabBlock = 4096;  // 16 KiB of logits: each block is read twice while it is in the L1 cache
 
-struct RowLoss { double ce, z; };
+struct RowLoss {
+  double ce, z;
+};
 
 // log-sum-exp of z[n], the vocabulary in blocks: each block is scaled to the running maximum once.
 float log_sum_exp(const float* z, std::int64_t n) {
@@ -61,7 +63,8 @@ void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorVi
   const std::int64_t tokens = x.dim(0), vocab = weight.dim(0), rows = loss_block_rows(tokens, vocab);
   const auto* label = labels.data<std::int32_t>();
   for (std::int64_t t = 0; t < tokens; ++t)
-    require<UsageError>(label[t] < vocab, "label {} of the batch is {}, but model.vocab_size is {}", t, label[t], vocab);
+    require<UsageError>(label[t] < vocab, "label {} of the batch is {}, but model.vocab_size is {}", t, label[t],
+                        vocab);
   auto* total = sums.data<double>();
   float* losses = token_loss.null() ? nullptr : token_loss.data<float>();
   thread_local std::vector<RowLoss> row_losses;
@@ -74,7 +77,8 @@ void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorVi
     matmul_nt(ctx, logits, block, weight, 0.0F);
     auto* z = logits.data<float>();
     parallel_pieces(ctx, n, 1, [&](std::int64_t b, std::int64_t e, int) {
-      for (std::int64_t i = b; i < e; ++i) row_loss[i] = loss_row(z + i * vocab, vocab, label[begin + i], !dx.null(), options);
+      for (std::int64_t i = b; i < e; ++i)
+        row_loss[i] = loss_row(z + i * vocab, vocab, label[begin + i], !dx.null(), options);
     });
     for (std::int64_t i = 0; i < n; ++i) {
       total[0] += row_loss[i].ce;

@@ -11,8 +11,8 @@ namespace emox::cpu {
 namespace {
 
 // C[m,n] = op(A) op(B) + beta C, row-major.
-void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda, const float* b,
-           std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
+void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
+           const float* b, std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
   if (m == 0 || n == 0) return;
   if (k == 0) {  // an empty sum: beta C remains, which the library does not compute
     for (std::int64_t i = 0; i < m; ++i)
@@ -21,17 +21,19 @@ void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, con
   }
   const dnnl_status_t status = dnnl_sgemm(ta, tb, m, n, k, 1.0F, a, std::max<std::int64_t>(lda, 1), b,
                                           std::max<std::int64_t>(ldb, 1), beta, c, std::max<std::int64_t>(ldc, 1));
-  require(status == dnnl_success, "dnnl_sgemm({}{}, {}, {}, {}) failed with status {}", ta, tb, m, n, k, static_cast<int>(status));
+  require(status == dnnl_success, "dnnl_sgemm({}{}, {}, {}, {}) failed with status {}", ta, tb, m, n, k,
+          static_cast<int>(status));
 }
 
 // Offsets must ascend from 0 to the number of rows: a wrong one would reach beyond the activations.
 const std::int64_t* checked(const TensorView& offsets, std::int64_t rows) {
   const auto* at = offsets.data<std::int64_t>();
   const std::int64_t experts = offsets.numel() - 1;
-  require<ShapeError>(at[0] == 0 && at[experts] == rows, "[grouped_matmul] offsets run from {} to {}, expected 0 to {} rows", at[0],
-                      at[experts], rows);
+  require<ShapeError>(at[0] == 0 && at[experts] == rows,
+                      "[grouped_matmul] offsets run from {} to {}, expected 0 to {} rows", at[0], at[experts], rows);
   for (std::int64_t e = 0; e < experts; ++e)
-    require<ShapeError>(at[e] <= at[e + 1], "[grouped_matmul] rows of expert {} end at {} before they start at {}", e, at[e + 1], at[e]);
+    require<ShapeError>(at[e] <= at[e + 1], "[grouped_matmul] rows of expert {} end at {} before they start at {}", e,
+                        at[e + 1], at[e]);
   return at;
 }
 
@@ -103,7 +105,8 @@ void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, T
   const auto *pa = a.data<float>(), *pb = b.data<float>();
   auto* pc = c.data<float>();
   // Sums over rows cannot be shared between threads in a fixed order, so a task owns a strip of an expert's output.
-  const std::int64_t strips = ctx.threads == 1 || experts >= 8 * ctx.threads ? 1 : std::min<std::int64_t>(4, (m + 63) / 64);
+  const std::int64_t strips =
+      ctx.threads == 1 || experts >= 8 * ctx.threads ? 1 : std::min<std::int64_t>(4, (m + 63) / 64);
   parallel_tasks(ctx, experts * strips, [&](std::int64_t task) {
     const std::int64_t e = task / strips, s = task % strips;
     const std::int64_t m0 = m * s / strips, m1 = m * (s + 1) / strips, rows = off[e + 1] - off[e];

@@ -21,7 +21,8 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // out = softmax(z) over n entries (entries at -infinity become exactly 0); returns the log-sum-exp.
 float softmax_row(float* out, const float* z, std::int64_t n) {
   float high = kMinusInfinity;
-  for (std::int64_t i = 0; i < n; ++i) high = std::max(high, z[i]);
+#pragma omp simd reduction(max : high)
+  for (std::int64_t i = 0; i < n; ++i) high = z[i] > high ? z[i] : high;
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t i = 0; i < n; ++i) {
@@ -39,7 +40,10 @@ void top_k(std::int32_t* ids, const float* score, std::int64_t n, std::int64_t k
   float best[64];
   std::vector<float> many;
   float* values = best;
-  if (k > 64) { many.resize(static_cast<std::size_t>(k)); values = many.data(); }
+  if (k > 64) {
+    many.resize(static_cast<std::size_t>(k));
+    values = many.data();
+  }
   std::int64_t found = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const float s = score[i];
@@ -98,7 +102,9 @@ void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView
     thread_local std::vector<std::int32_t> order;
     order.resize(static_cast<std::size_t>(n));
     std::iota(order.begin(), order.end(), 0);
-    const auto higher = [&](std::int32_t a, std::int32_t b) { return score[a] != score[b] ? score[a] > score[b] : a < b; };
+    const auto higher = [&](std::int32_t a, std::int32_t b) {
+      return score[a] != score[b] ? score[a] > score[b] : a < b;
+    };
     const std::int64_t d = std::max<std::int64_t>(size[doc], 0);
     std::nth_element(order.begin(), order.begin() + d, order.end(), higher);
     std::fill_n(mask, n, std::uint8_t{0});
@@ -114,8 +120,10 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
   const std::int64_t docs = pool.null() ? 0 : pool.dim(0);
   const auto* at = pool.null() ? nullptr : checked_segments("masked_topk", segments, tokens).at;
   for (std::int64_t doc = 0; doc < docs; ++doc) {
-    const std::int64_t members = std::count_if(mask + doc * n, mask + (doc + 1) * n, [](std::uint8_t m) { return m != 0; });
-    require<ShapeError>(members >= k, "[masked_topk] the pool of document {} holds {} experts, but a token picks {}", doc, members, k);
+    const std::int64_t members =
+        std::count_if(mask + doc * n, mask + (doc + 1) * n, [](std::uint8_t m) { return m != 0; });
+    require<ShapeError>(members >= k, "[masked_topk] the pool of document {} holds {} experts, but a token picks {}",
+                        doc, members, k);
   }
   const auto* b = bias.null() ? nullptr : bias.data<float>();
   auto *p = out.p.data<float>(), *lse = out.lse.data<float>(), *gates = out.gates.data<float>();
@@ -124,7 +132,8 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
     thread_local std::vector<float> score;
     score.resize(static_cast<std::size_t>(n));
     float* const s = score.data();
-    std::int64_t doc = mask == nullptr ? 0 : std::upper_bound(at, at + docs + 1, static_cast<std::int32_t>(begin)) - at - 1;
+    std::int64_t doc =
+        mask == nullptr ? 0 : std::upper_bound(at, at + docs + 1, static_cast<std::int32_t>(begin)) - at - 1;
     for (std::int64_t t = begin; t < end; ++t) {
       const float* row = z + t * n;
       const std::uint8_t* m = nullptr;
@@ -148,10 +157,11 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
   });
 }
 
-void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd, TensorView balance_grad,
-                          float z_grad, bool normalize) {
+void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd,
+                          TensorView balance_grad, float z_grad, bool normalize) {
   const std::int64_t n = dlogits.dim(1), k = fwd.ids.dim(1);
-  const auto *p = fwd.p.data<float>(), *lse = fwd.lse.data<float>(), *gates = fwd.gates.data<float>(), *dg = dgates.data<float>();
+  const auto *p = fwd.p.data<float>(), *lse = fwd.lse.data<float>(), *gates = fwd.gates.data<float>(),
+             *dg = dgates.data<float>();
   const auto* ids = fwd.ids.data<std::int32_t>();
   const auto* balance = balance_grad.null() ? nullptr : balance_grad.data<float>();
   auto* out = dlogits.data<float>();
@@ -159,8 +169,10 @@ void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, c
     for (std::int64_t t = begin; t < end; ++t) {
       float* dp = out + t * n;
       const float* pt = p + t * n;
-      if (balance != nullptr) std::copy_n(balance, n, dp);
-      else std::fill_n(dp, n, 0.0F);
+      if (balance != nullptr)
+        std::copy_n(balance, n, dp);
+      else
+        std::fill_n(dp, n, 0.0F);
       // Renormalised gates g_j = p_j / s with s = sum p: dp_j = (dg_j - <g, dg>) / s.
       float inverse = 1.0F, mean = 0.0F;
       if (normalize) {
@@ -233,7 +245,8 @@ void combine_rows(Context& ctx, TensorView y, TensorView rows, TensorView slots,
   parallel_pieces(ctx, y.dim(0), 16, [&](std::int64_t b, std::int64_t e, int) {
     for (std::int64_t t = b; t < e; ++t) {
       float* o = out + t * width;
-      if (beta == 0.0F) std::fill_n(o, width, 0.0F);
+      if (beta == 0.0F)
+        std::fill_n(o, width, 0.0F);
       else if (beta != 1.0F)
         for (std::int64_t i = 0; i < width; ++i) o[i] *= beta;
       for (std::int64_t j = 0; j < m; ++j) {

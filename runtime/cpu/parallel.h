@@ -22,7 +22,8 @@ void parallel_pieces(const Context& ctx, std::int64_t n, std::int64_t grain, Bod
   for (std::int64_t p = 0; p < pieces; ++p) body(begin(p), begin(p + 1), static_cast<int>(p));
 }
 
-/// Calls body(i) for every i in [0, n), tasks handed out as threads become free. Each task must write its own output only.
+/// Calls body(i) for every i in [0, n), tasks handed out as threads become free. Each task must write its own output
+/// only.
 template <typename Body>
 void parallel_tasks(const Context& ctx, std::int64_t n, Body&& body) {
   if (ctx.threads == 1 || n <= 1) {

@@ -18,9 +18,11 @@ struct Segments {
 inline Segments checked_segments(std::string_view op, const TensorView& segments, std::int64_t tokens) {
   const auto* at = segments.data<std::int32_t>();
   const std::int64_t n = segments.numel() - 1;
-  require<ShapeError>(n >= 0 && at[0] == 0 && at[n] == tokens, "[{}] segments must run from 0 to {} tokens", op, tokens);
+  require<ShapeError>(n >= 0 && at[0] == 0 && at[n] == tokens, "[{}] segments must run from 0 to {} tokens", op,
+                      tokens);
   for (std::int64_t i = 0; i < n; ++i)
-    require<ShapeError>(at[i] <= at[i + 1], "[{}] segment {} ends at {} before it starts at {}", op, i, at[i + 1], at[i]);
+    require<ShapeError>(at[i] <= at[i + 1], "[{}] segment {} ends at {} before it starts at {}", op, i, at[i + 1],
+                        at[i]);
   return {at, n};
 }
 

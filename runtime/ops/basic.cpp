@@ -17,8 +17,8 @@ void zero(Context& ctx, TensorView x) {
 }
 
 void copy(Context& ctx, TensorView dst, TensorView src) {
-  require<ShapeError>(dst.dtype() == src.dtype() && dst.numel() == src.numel(), "[copy] {} {} into {} {}", name_of(src.dtype()),
-                      src.shape().str(), name_of(dst.dtype()), dst.shape().str());
+  require<ShapeError>(dst.dtype() == src.dtype() && dst.numel() == src.numel(), "[copy] {} {} into {} {}",
+                      name_of(src.dtype()), src.shape().str(), name_of(dst.dtype()), dst.shape().str());
   expect_cpu("copy", ctx);
   cpu::copy(ctx, dst, src);
 }
@@ -30,10 +30,11 @@ void add(Context& ctx, TensorView y, TensorView x) {
   cpu::add(ctx, y, x);
 }
 
-void random_truncated_normal(Context& ctx, TensorView x, const Philox& philox, std::uint32_t stream, std::int64_t first_element,
-                             double std, double bound) {
+void random_truncated_normal(Context& ctx, TensorView x, const Philox& philox, std::uint32_t stream,
+                             std::int64_t first_element, double std, double bound) {
   require<ShapeError>(x.dtype() == DType::F32, "[random_truncated_normal] x is {}, expected f32", name_of(x.dtype()));
-  require<ShapeError>(std > 0 && bound > 0, "[random_truncated_normal] std = {} and bound = {} must be positive", std, bound);
+  require<ShapeError>(std > 0 && bound > 0, "[random_truncated_normal] std = {} and bound = {} must be positive", std,
+                      bound);
   expect_cpu("random_truncated_normal", ctx);
   cpu::random_truncated_normal(ctx, x, philox, stream, first_element, std, bound);
 }

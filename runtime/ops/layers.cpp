@@ -7,7 +7,9 @@
 namespace emox::ops {
 namespace {
 template <typename... Views>
-double bytes_of(const Views&... views) { return (0.0 + ... + static_cast<double>(views.bytes())); }
+double bytes_of(const Views&... views) {
+  return (0.0 + ... + static_cast<double>(views.bytes()));
+}
 }  // namespace
 
 void embedding(Context& ctx, TensorView y, TensorView ids, TensorView table) {
@@ -61,8 +63,8 @@ void rope_tables(Context& ctx, TensorView cos, TensorView sin, double theta) {
 void rope(Context& ctx, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, int heads, bool inverse) {
   expect_rank("rope", "qkv", qkv, DType::F32, 2);
   expect("rope", "positions", positions, DType::I32, {qkv.dim(0)});
-  require<ShapeError>(heads > 0 && qkv.dim(1) % (6 * heads) == 0, "[rope] qkv {} does not hold 3 x {} heads of even width",
-                      qkv.shape().str(), heads);
+  require<ShapeError>(heads > 0 && qkv.dim(1) % (6 * heads) == 0,
+                      "[rope] qkv {} does not hold 3 x {} heads of even width", qkv.shape().str(), heads);
   expect("rope", "cos", cos, DType::F32, {cos.dim(0), qkv.dim(1) / (6 * heads)});
   expect("rope", "sin", sin, DType::F32, cos.shape());
   expect_cpu("rope", ctx);
@@ -84,8 +86,8 @@ void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, Ten
 void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorView out, TensorView lse, TensorView qkv,
                         TensorView segments, int heads) {
   expect_rank("attention_backward", "qkv", qkv, DType::F32, 2);
-  require<ShapeError>(heads > 0 && qkv.dim(1) % (3 * heads) == 0, "[attention_backward] qkv {} does not hold 3 x {} heads",
-                      qkv.shape().str(), heads);
+  require<ShapeError>(heads > 0 && qkv.dim(1) % (3 * heads) == 0,
+                      "[attention_backward] qkv {} does not hold 3 x {} heads", qkv.shape().str(), heads);
   expect("attention_backward", "dqkv", dqkv, DType::F32, qkv.shape());
   expect("attention_backward", "out", out, DType::F32, {qkv.dim(0), qkv.dim(1) / 3});
   expect("attention_backward", "dout", dout, DType::F32, out.shape());

@@ -23,9 +23,11 @@ void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorVi
   expect_optional("lm_head_loss", "token_loss", token_loss, DType::F32, {x.dim(0)});
   expect_optional("lm_head_loss", "dx", dx, DType::F32, x.shape());
   expect_optional("lm_head_loss", "dweight", dweight, DType::F32, weight.shape());
-  require<ShapeError>(dx.null() == dweight.null() || x.numel() == 0, "[lm_head_loss] dx and dweight are given together or not at all");
+  require<ShapeError>(dx.null() == dweight.null() || x.numel() == 0,
+                      "[lm_head_loss] dx and dweight are given together or not at all");
   const std::size_t need = lm_head_loss_scratch(x.dim(0), x.dim(1), weight.dim(0), ctx.threads);
-  require<ShapeError>(scratch.bytes() >= need, "[lm_head_loss] scratch holds {} bytes, {} are needed", scratch.bytes(), need);
+  require<ShapeError>(scratch.bytes() >= need, "[lm_head_loss] scratch holds {} bytes, {} are needed", scratch.bytes(),
+                      need);
   expect_cpu("lm_head_loss", ctx);
   const double products = dx.null() ? 1 : 3;
   const Span span(ctx, "lm_head_loss",

@@ -8,7 +8,9 @@ namespace emox::ops {
 namespace {
 
 template <typename... Views>
-double bytes_of(const Views&... views) { return (0.0 + ... + static_cast<double>(views.bytes())); }
+double bytes_of(const Views&... views) {
+  return (0.0 + ... + static_cast<double>(views.bytes()));
+}
 
 void check_topk(std::string_view op, const TopkResult& r, std::int64_t tokens, std::int64_t experts) {
   expect(op, "p", r.p, DType::F32, {tokens, experts});
@@ -61,8 +63,8 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
   cpu::masked_topk(ctx, out, logits, pool, segments, bias, normalize);
 }
 
-void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd, TensorView balance_grad,
-                          float z_grad, bool normalize) {
+void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd,
+                          TensorView balance_grad, float z_grad, bool normalize) {
   expect_rank("masked_topk_backward", "dlogits", dlogits, DType::F32, 2);
   check_topk("masked_topk_backward", fwd, dlogits.dim(0), dlogits.dim(1));
   expect("masked_topk_backward", "dgates", dgates, DType::F32, fwd.gates.shape());

@@ -11,7 +11,8 @@ namespace emox::ops {
 void router_softmax(Context& ctx, TensorView p, TensorView logits);
 /// scores[docs,n] = sum of p over the document's tokens; segments i32 [docs+1] (spec 3.2)
 void document_scores(Context& ctx, TensorView scores, TensorView p, TensorView segments);
-/// pool u8 [docs,n]: 1 for the sizes[doc] experts of highest score (ties: lowest index), all if sizes[doc] >= n (spec 3.4)
+/// pool u8 [docs,n]: 1 for the sizes[doc] experts of highest score (ties: lowest index), all if sizes[doc] >= n
+/// (spec 3.4)
 void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView sizes);
 
 struct TopkResult {
@@ -32,7 +33,8 @@ void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, c
 /// Adds this micro-batch: counts i64 [n] picks, p_sum f64 [n] sum of p, z_sum f64 [1] sum of lse^2 (spec 2.2, 2.3)
 void router_statistics(Context& ctx, TensorView counts, TensorView p_sum, TensorView z_sum, const TopkResult& fwd);
 
-/// sum i64 [1] += over all documents the number of different experts that its tokens picked; ids i32 [T,k] in [0, experts)
+/// sum i64 [1] += over all documents the number of different experts that its tokens picked; ids i32 [T,k] in [0,
+/// experts)
 void document_experts(Context& ctx, TensorView sum, TensorView ids, TensorView segments, std::int64_t experts);
 
 /// out[R,D] = x[index[r]]; index i32 [R]      (permute: token rows into expert order, and dispatch)

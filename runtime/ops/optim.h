@@ -11,8 +11,8 @@ void sum_of_squares(Context& ctx, TensorView out, TensorView x);
 
 struct AdamW {
   double learning_rate, beta1, beta2, eps, weight_decay;
-  double grad_scale;   ///< clipping: every gradient is multiplied by this first
-  std::int64_t step;   ///< counts from 1
+  double grad_scale;  ///< clipping: every gradient is multiplied by this first
+  std::int64_t step;  ///< counts from 1
 };
 /// One AdamW update in place; param, grad, m (exp_avg), v (exp_avg_sq) f32, equal sizes (spec 4):
 /// p -= lr wd p;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p -= lr (m/(1-b1^t)) / (sqrt(v/(1-b2^t)) + eps)

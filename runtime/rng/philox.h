@@ -10,7 +10,14 @@
 namespace emox {
 
 /// What a draw is for. The values are part of the reproducibility contract: never renumber.
-enum class RngPurpose : std::uint32_t { Init = 1, PoolSize = 2, DataOrder = 3, Placement = 4, Test = 5, DataMixture = 6 };
+enum class RngPurpose : std::uint32_t {
+  Init = 1,
+  PoolSize = 2,
+  DataOrder = 3,
+  Placement = 4,
+  Test = 5,
+  DataMixture = 6
+};
 
 using PhiloxCounter = std::array<std::uint32_t, 4>;
 using PhiloxKey = std::array<std::uint32_t, 2>;

@@ -17,7 +17,8 @@ Log::~Log() {
 
 void Log::open_file(const std::string& path) {
   std::FILE* f = std::fopen(path.c_str(), "a");
-  require<IoError>(f != nullptr, "cannot append to the log file {}: check that its directory exists and is writable", path);
+  require<IoError>(f != nullptr, "cannot append to the log file {}: check that its directory exists and is writable",
+                   path);
   const std::scoped_lock lock(mutex_);
   if (file_ != nullptr) std::fclose(file_);
   file_ = f;

@@ -20,13 +20,19 @@ class Log {
 
   /// Console on rank 0, and the rank's file.
   template <typename... A>
-  void info(fmt::format_string<A...> f, A&&... a) { write("", fmt::format(f, std::forward<A>(a)...), rank_ == 0); }
+  void info(fmt::format_string<A...> f, A&&... a) {
+    write("", fmt::format(f, std::forward<A>(a)...), rank_ == 0);
+  }
   /// As info, marked; the same text is shown once.
   template <typename... A>
-  void warn(fmt::format_string<A...> f, A&&... a) { write_once("warning: ", fmt::format(f, std::forward<A>(a)...)); }
+  void warn(fmt::format_string<A...> f, A&&... a) {
+    write_once("warning: ", fmt::format(f, std::forward<A>(a)...));
+  }
   /// The rank's file alone.
   template <typename... A>
-  void detail(fmt::format_string<A...> f, A&&... a) { write("", fmt::format(f, std::forward<A>(a)...), false); }
+  void detail(fmt::format_string<A...> f, A&&... a) {
+    write("", fmt::format(f, std::forward<A>(a)...), false);
+  }
 
   int rank() const { return rank_; }
   /// Starts writing to a file (the run directory is known only after the recipe has been read).

@@ -53,9 +53,11 @@ void cut(const std::string& path, std::int64_t last_step) {
   const std::string temporary = path + ".tmp";
   std::FILE* f = std::fopen(temporary.c_str(), "w");
   require<IoError>(f != nullptr, "cannot write {}", temporary);
-  const bool written = std::fwrite(kept.data(), 1, kept.size(), f) == kept.size() && std::fflush(f) == 0 && fsync(fileno(f)) == 0;
+  const bool written =
+      std::fwrite(kept.data(), 1, kept.size(), f) == kept.size() && std::fflush(f) == 0 && fsync(fileno(f)) == 0;
   std::fclose(f);
-  require<IoError>(written && std::rename(temporary.c_str(), path.c_str()) == 0, "cannot rewrite {}: is the disk full?", path);
+  require<IoError>(written && std::rename(temporary.c_str(), path.c_str()) == 0, "cannot rewrite {}: is the disk full?",
+                   path);
 }
 
 }  // namespace

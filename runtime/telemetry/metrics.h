@@ -10,8 +10,8 @@ namespace emox {
 
 class MetricsSink {
  public:
-  /// Opens PATH for appending. On resume the lines after `last_step` and a torn last line are removed first, so that the
-  /// file always tells one history (design section 5). `last_step` < 0 starts an empty file.
+  /// Opens PATH for appending. On resume the lines after `last_step` and a torn last line are removed first, so that
+  /// the file always tells one history (design section 5). `last_step` < 0 starts an empty file.
   MetricsSink(const std::string& path, std::int64_t last_step);
   ~MetricsSink();
   MetricsSink(const MetricsSink&) = delete;

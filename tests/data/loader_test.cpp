@@ -215,8 +215,10 @@ TEST_F(HeldOutTest, NamesSourcesWithoutAHeldOutPart) {
   ASSERT_EQ(set.sources.size(), 1u);
   ASSERT_EQ(set.skipped.size(), 1u);
   EXPECT_NE(set.skipped[0].find("plain: "), std::string::npos);
-  EXPECT_TRUE(
-      throws_with<UsageError>([&] { read_held_out({file}, 5, *tokenizer_); }, {"plain", "one file", "emox corpus"}));
+  const auto none = read_held_out({file}, 5, *tokenizer_);
+  EXPECT_TRUE(none.sources.empty());
+  ASSERT_EQ(none.skipped.size(), 1u);
+  EXPECT_NE(none.skipped[0].find("one file"), std::string::npos);
   EXPECT_TRUE(throws_with<UsageError>([&] { read_held_out({file}, 0, *tokenizer_); }, {"eval_documents = 0"}));
 }
 

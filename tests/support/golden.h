@@ -1,5 +1,5 @@
-// Golden cases: folders with the recorded inputs and results of one computation (tests/golden/README.md). A test hands in
-// what it computed; tolerances come from the case alone.
+// Golden cases: folders with the recorded inputs and results of one computation (tests/golden/README.md). A test hands
+// in what it computed; tolerances come from the case alone.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -28,8 +29,8 @@ struct GoldenTensor {
 };
 using GoldenTensors = std::map<std::string, GoldenTensor>;
 
-/// One case. What cannot be read (a file missing, of another shape than case.json says, ...) throws; what does not match
-/// fails the running test.
+/// One case. What cannot be read (a file missing, of another shape than case.json says, ...) throws; what does not
+/// match fails the running test.
 class GoldenCase {
  public:
   /// `name`: as reports show it.
@@ -46,6 +47,7 @@ class GoldenCase {
   std::string text(const std::string& key) const { return scalar(key).get<std::string>(); }
 
   bool has_file(const std::string& file) const { return files_.count(file) != 0; }
+  std::vector<std::int64_t> shape(const std::string& file) const { return entry(file).at("shape"); }
   std::filesystem::path path_of(const std::string& relative) const { return folder_ / relative; }
   /// Elements of an .npy file; reading counts as using it.
   std::vector<double> reals(const std::string& file);
@@ -60,6 +62,11 @@ class GoldenCase {
   /// A scalar of the case that has a tolerance.
   void expect_scalar(const std::string& key, double got);
 
+  /// A number that case.json holds in a form of its own.
+  void expect_number(const std::string& what, double want, double got, double tolerance) {
+    compare(what, {want}, {got}, tolerance, what);
+  }
+
   /// Prints how much of each tolerance was used, and fails if a result of the case was never looked at.
   void finish();
 
@@ -67,8 +74,8 @@ class GoldenCase {
   const nlohmann::json& scalar(const std::string& key) const;
   const nlohmann::json& entry(const std::string& file) const;
   const nlohmann::json& use(const std::string& file);
-  void compare(const std::string& what, const std::vector<double>& want, const std::vector<double>& got, double tolerance,
-               const std::string& report);
+  void compare(const std::string& what, const std::vector<double>& want, const std::vector<double>& got,
+               double tolerance, const std::string& report);
 
   std::filesystem::path folder_;
   std::string name_;
@@ -106,15 +113,23 @@ class RecordedPools final : public PoolSizes {
 };
 
 /// Sequences of `length` tokens each; they look into `tokens`. The first has index `first`.
-std::vector<SequenceInput> golden_sequences(std::span<const std::int32_t> tokens, std::int64_t length, std::int64_t first = 0);
+std::vector<SequenceInput> golden_sequences(std::span<const std::int32_t> tokens, std::int64_t length,
+                                            std::int64_t first = 0);
 /// Pool segments as cases list them: row, start, end.
 std::vector<std::int64_t> golden_segments(const MicroBatch& batch, std::int64_t length);
-/// Behind each token's routed values [T,k_r] the shared experts' (first + j * step for the j-th), [T,k].
-std::vector<double> with_shared(const std::vector<double>& routed, std::int64_t routed_count, std::int64_t shared, double first,
-                                double step);
+/// Routed picks [T,k_r] with the shared slots behind them, as cases list them: [T,k]; a shared expert's gate is 1.
 std::vector<std::int64_t> with_shared_ids(const TensorView& ids, std::int64_t routed_experts, std::int64_t shared);
 std::vector<double> with_shared_gates(const TensorView& gates, std::int64_t shared);
 
+/// LB of one layer from its routing sums over `tokens` tokens, and weight * dLB/dp.
+struct GoldenBalance {
+  double loss = 0;
+  std::vector<float> gradient;
+};
+GoldenBalance golden_balance(const TensorView& counts, const TensorView& p_sum, std::int64_t routed_top_k,
+                             double tokens, double divisor, double weight);
+
+/// The elements of an i32, i64 or u8 view.
 std::vector<std::int64_t> integers_of(const TensorView& t);
 /// Reads all parameters by their names; the file must hold exactly these.
 void load_golden_weights(Context& ctx, const ParameterStore& store, const std::filesystem::path& file);

@@ -18,17 +18,21 @@ Tensor random_tensor(Shape shape, unsigned seed, float scale) {
 }
 
 ::testing::AssertionResult all_close(const std::vector<float>& got, const std::vector<double>& want, double tolerance) {
-  if (got.size() != want.size()) return ::testing::AssertionFailure() << got.size() << " values, expected " << want.size();
+  if (got.size() != want.size())
+    return ::testing::AssertionFailure() << got.size() << " values, expected " << want.size();
   std::size_t worst = 0;
   double most = -1;
   for (std::size_t i = 0; i < got.size(); ++i) {
     const double d = std::abs(static_cast<double>(got[i]) - want[i]);
-    if (!(d <= most)) { most = d; worst = i; }
+    if (!(d <= most)) {
+      most = d;
+      worst = i;
+    }
     if (std::isnan(d)) break;
   }
   if (got.empty() || most <= tolerance) return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure() << "element " << worst << " of " << got.size() << ": " << got[worst] << ", expected "
-                                       << want[worst] << ", off by " << most << " > " << tolerance;
+  return ::testing::AssertionFailure() << "element " << worst << " of " << got.size() << ": " << got[worst]
+                                       << ", expected " << want[worst] << ", off by " << most << " > " << tolerance;
 }
 
 TemporaryDirectory::TemporaryDirectory() {
@@ -43,7 +47,8 @@ TemporaryDirectory::~TemporaryDirectory() {
 }
 
 CommandResult run_command(const std::string& command, int timeout_seconds) {
-  const std::string full = "timeout --kill-after=5 " + std::to_string(timeout_seconds) + " bash -c '" + command + "' 2>&1";
+  const std::string full =
+      "timeout --kill-after=5 " + std::to_string(timeout_seconds) + " bash -c '" + command + "' 2>&1";
   std::FILE* pipe = popen(full.c_str(), "r");
   if (pipe == nullptr) throw std::runtime_error("popen failed");
   CommandResult r{0, ""};

@@ -1,0 +1,129 @@
+// `mpirun -n N emox train`: agreement, repetition, resume, signals and errors through the program that people start.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <fstream>
+
+#include "data/format/npy.h"
+#include "data/loader/loader.h"
+#include "runtime/core/error.h"
+#include "tests/support/support.h"
+#include "tests/support/training.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+using test::CommandResult;
+
+constexpr const char* kEnvironment =
+    "export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+    "OMPI_MCA_rmaps_base_oversubscribe=1 "
+    "OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated; ";
+
+class TrainMpi : public testing::Test {
+ protected:
+  TrainMpi() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
+    recipe_.eval.final = false;
+    path_ = test::write_recipe(directory_.path() / "tiny.ini", recipe_).string();
+  }
+  fs::path run(const std::string& name) const { return directory_.path() / name; }
+  /// The shell's words for a start on `ranks` ranks.
+  std::string start(const std::string& name, int ranks, const std::string& overrides = "") const {
+    return EMOX_MPIEXEC " -n " + std::to_string(ranks) + " " EMOX_BINARY " train " + path_ +
+           " --run.dir=" + run(name).string() + " " + overrides;
+  }
+  fs::path train(const std::string& name, int ranks, const std::string& overrides = "") const {
+    const CommandResult r = test::run_command(kEnvironment + start(name, ranks, overrides));
+    EXPECT_EQ(r.exit_code, 0) << r.output;
+    return run(name);
+  }
+
+  test::TemporaryDirectory directory_;
+  Recipe recipe_;
+  std::string path_;
+};
+
+TEST_F(TrainMpi, RanksAgreeAndRepeat) {
+  const auto one = test::read_metrics(train("one", 1));
+  ASSERT_EQ(one.size(), 50U);
+  const fs::path two = train("two", 2);
+  for (const fs::path& many : {two, train("four", 4)}) {
+    EXPECT_EQ(test::read_metrics(many).size(), 50U);
+    EXPECT_LE(test::loss_deviation(test::read_metrics(many), one), 1e-5) << many;
+  }
+  test::expect_same_history(train("again", 2), two, 50);
+}
+
+TEST_F(TrainMpi, ResumesBitForBitAndOnOtherRanks) {
+  const fs::path whole = train("whole", 2);
+  const fs::path parts = train("parts", 2, "--run.stop_after_step=25");
+  fs::copy(parts, run("moved"), fs::copy_options::recursive);
+  std::ofstream(parts / "metrics.jsonl", std::ios::app) << "{\"step\": 26, \"loss\": 1.0}\n{\"step\": 2";
+  train("parts", 2);
+  test::expect_same_history(parts, whole, 50);
+  const auto moved = test::read_metrics(train("moved", 4));
+  EXPECT_EQ(moved.size(), 50U);
+  EXPECT_LE(test::loss_deviation(moved, test::read_metrics(whole)), 1e-5);
+  const CommandResult again = test::run_command(kEnvironment + start("parts", 2));
+  EXPECT_EQ(again.exit_code, 0);
+  EXPECT_NE(again.output.find("nothing to do"), std::string::npos) << again.output;
+}
+
+TEST_F(TrainMpi, ASignalSavesAndTheSameCommandGoesOn) {
+  recipe_.train.steps = 1000000;
+  test::write_recipe(path_, recipe_);
+  const std::string metrics = (run("run") / "metrics.jsonl").string();
+  const CommandResult stopped =
+      test::run_command(kEnvironment + start("run", 2) + "& job=$!; until [[ $(wc -l < " + metrics +
+                        ") -ge 3 ]]; do sleep 0.05; done; " + "kill -USR1 $job; wait $job");
+  EXPECT_EQ(stopped.exit_code, 0) << stopped.output;
+  EXPECT_NE(stopped.output.find("stopped by signal"), std::string::npos) << stopped.output;
+  EXPECT_NE(stopped.output.find("the same command goes on"), std::string::npos) << stopped.output;
+  const auto steps = static_cast<std::int64_t>(test::read_metrics(run("run")).size());
+  ASSERT_GE(steps, 3);
+  EXPECT_TRUE(fs::exists(run("run") / "checkpoints" / fmt::format("step-{:08}", steps)));
+  const std::string until = "--run.stop_after_step=" + std::to_string(steps + 5);
+  train("run", 2, until);
+  test::expect_same_history(run("run"), train("whole", 2, until), steps + 5);
+}
+
+// Rank 1 alone reads a damaged token in step 3.
+TEST_F(TrainMpi, OneRanksErrorEndsTheJob) {
+  std::vector<std::uint16_t> tokens(64 * 24, 65);
+  const fs::path file = directory_.path() / "tokens.npy";
+  write_npy(file, std::span<const std::uint16_t>(tokens));
+  const std::string source = "all:1:" + file.string();
+  LoaderConfig config;
+  config.sources = {SourceSpec::parse(source)};
+  config.sequence_length = 64, config.sequences_per_step = 12, config.vocab_size = 257;
+  config.seed = static_cast<std::uint64_t>(recipe_.run.seed);
+  // Two steps read each of the 24 sequences once: poison one that rank 1 has in step 2.
+  const auto fails = [&](std::int64_t step, std::int64_t begin, std::int64_t end) {
+    try {
+      Loader(config).read(step, begin, end);
+    } catch (const IoError&) {
+      return true;
+    }
+    return false;
+  };
+  std::size_t place = 0;
+  for (; place < 24; ++place) {
+    auto damaged = tokens;
+    damaged[place * 64 + 5] = 400;
+    write_npy(file, std::span<const std::uint16_t>(damaged));
+    if (!fails(1, 0, 12) && fails(2, 6, 12) && !fails(2, 0, 6)) break;
+  }
+  ASSERT_LT(place, 24U);
+  const auto begin = std::chrono::steady_clock::now();
+  const CommandResult r = test::run_command(kEnvironment + start("run", 2, "--data.source=" + source));
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 30.0);
+  EXPECT_EQ(r.exit_code, 1) << r.output;
+  for (const std::string& part :
+       {file.string(), std::to_string(place * 64 + 5), std::string("400"), std::string("[rank 1]")})
+    EXPECT_NE(r.output.find(part), std::string::npos) << "no '" << part << "' in:\n" << r.output;
+  EXPECT_EQ(test::read_metrics(run("run")).size(), 1U);
+}
+
+}  // namespace
+}  // namespace emox

@@ -1,0 +1,102 @@
+// Pool sizes are keyed draws; label pools divide the experts (spec 3.3).
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <numeric>
+
+#include "model/moe/pools.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+ModelConfig config_of(PoolMode mode) {
+  ModelConfig c;
+  c.num_experts = 128, c.top_k = 8, c.shared_experts = 1;
+  c.pool = mode, c.pool_size = 20, c.pool_min = 8, c.pool_max = 128;
+  return c;
+}
+
+TEST(PoolSizes, FixedAndOffAreConstants) {
+  const auto fixed = make_pool_sizes(config_of(PoolMode::Fixed), 1), off = make_pool_sizes(config_of(PoolMode::Off), 1);
+  for (const std::int64_t step : {1, 2, 1000})
+    for (const std::int64_t layer : {0, 15}) {
+      EXPECT_EQ(fixed->size(step, layer, {3, 1, 0}), 20);
+      EXPECT_EQ(off->size(step, layer, {3, 1, 0}), 127);
+    }
+}
+
+// A function of (seed, step, layer, sequence, document) and of nothing else: not of the order of the calls, not of the
+// domain, not of the object.
+TEST(PoolSizes, UniformDrawsAreAFunctionOfTheirKey) {
+  const ModelConfig c = config_of(PoolMode::Uniform);
+  const auto a = make_pool_sizes(c, 5), b = make_pool_sizes(c, 5), other = make_pool_sizes(c, 6);
+  int same_as_other = 0, places = 0, same_step = 0, same_layer = 0, same_sequence = 0, same_document = 0;
+  for (std::int64_t sequence = 29; sequence >= 0; --sequence)
+    for (std::int32_t document = 0; document < 10; ++document, ++places) {
+      const std::int64_t size = a->size(7, 3, {sequence, document, 0});
+      same_as_other += size == other->size(7, 3, {sequence, document, 0});
+      same_step += size == a->size(8, 3, {sequence, document, 0});
+      same_layer += size == a->size(7, 4, {sequence, document, 0});
+      same_sequence += size == a->size(7, 3, {sequence + 1, document, 0});
+      same_document += size == a->size(7, 3, {sequence, document + 1, 0});
+    }
+  // 1 in 121 by chance: of 300, 2.5 are expected, and more than 15 is no chance.
+  for (const int same : {same_as_other, same_step, same_layer, same_sequence, same_document})
+    EXPECT_LE(same, 15) << "of " << places;
+  for (std::int64_t sequence = 0; sequence < 30; ++sequence)
+    for (std::int32_t document = 0; document < 10; ++document)
+      EXPECT_EQ(b->size(7, 3, {sequence, document, 4}), a->size(7, 3, {sequence, document, 0}));
+}
+
+TEST(PoolSizes, UniformDrawsAreUniform) {
+  const auto sizes = make_pool_sizes(config_of(PoolMode::Uniform), 11);
+  std::map<std::int64_t, int> seen;
+  double sum = 0;
+  constexpr int kDraws = 60500;  // 500 a size
+  for (int i = 0; i < kDraws; ++i) {
+    const std::int64_t size = sizes->size(1 + i % 50, i / 50 % 11, {i / 550 % 10, i / 5500, 0});
+    ++seen[size];
+    sum += static_cast<double>(size);
+  }
+  EXPECT_EQ(seen.size(), 121U);
+  EXPECT_EQ(seen.begin()->first, 8);
+  EXPECT_EQ(seen.rbegin()->first, 128);
+  // Mean 68, standard deviation sqrt((121^2 - 1) / 12) = 34.9; four standard errors.
+  EXPECT_NEAR(sum / kDraws, 68.0, 4 * 34.93 / std::sqrt(kDraws));
+  double chi = 0;
+  for (const auto& [size, n] : seen) chi += (n - 500.0) * (n - 500.0) / 500.0;
+  EXPECT_NEAR(chi, 120.0, 5 * std::sqrt(240.0));  // 120 degrees of freedom
+}
+
+TEST(LabelPools, DivideTheExperts) {
+  for (const auto& [experts, labels] : {std::pair<std::int64_t, std::int64_t>{12, 4}, {13, 4}, {127, 10}, {7, 1}}) {
+    const auto pools = label_pools(experts, 2, labels);
+    ASSERT_EQ(pools.size(), static_cast<std::size_t>(experts * labels));
+    std::vector<int> owners(static_cast<std::size_t>(experts));
+    for (std::int64_t l = 0; l < labels; ++l) {
+      const auto row = pools.begin() + l * experts;
+      const auto size = std::accumulate(row, row + experts, std::int64_t{0});
+      EXPECT_GE(size, experts / labels);
+      EXPECT_LE(size, (experts + labels - 1) / labels);
+      for (std::int64_t e = 0; e < experts; ++e) owners[static_cast<std::size_t>(e)] += row[e];
+    }
+    EXPECT_EQ(owners, std::vector<int>(static_cast<std::size_t>(experts), 1));  // each expert belongs to one label
+  }
+}
+
+TEST(LabelPools, RefuseTooManyLabels) {
+  EXPECT_NO_THROW(label_pools(8, 2, 4));
+  try {
+    label_pools(8, 3, 4);
+    FAIL();
+  } catch (const UsageError& e) {
+    EXPECT_EQ(e.message(),
+              "moe.pool = label divides 8 routed experts over 4 data labels, 2 for the smallest, but a token picks 3; "
+              "use at most 2 labels, or moe.num_experts with at least 12 routed experts");
+  }
+}
+
+}  // namespace
+}  // namespace emox

@@ -1,0 +1,160 @@
+// The same mathematics on any number of ranks (design 4.6): one step, fifty steps, and the same run twice.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+
+#include "tests/support/support.h"
+#include "tests/support/training.h"
+
+namespace emox {
+namespace {
+
+using test::NamedValues;
+using test::RunOptions;
+using test::train_on_threads;
+using test::TrainingRun;
+
+// Sanitizers make a step twenty times slower; what they look for is there in the first ones.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr std::int64_t kSeries = 8;
+#else
+constexpr std::int64_t kSeries = 50;
+#endif
+
+struct Variant {
+  const char* name;
+  std::function<void(Recipe&)> change;
+};
+
+void PrintTo(const Variant& v, std::ostream* out) { *out << v.name; }
+
+const Variant kVariants[] = {
+    {"emo", [](Recipe&) {}},
+    {"standard", [](Recipe& r) { r.model.pool = PoolMode::Off; }},
+    {"fixed",
+     [](Recipe& r) {
+       r.model.pool = PoolMode::Fixed;
+       r.model.eos = EosRule::Reference;
+     }},
+    {"label",
+     [](Recipe& r) {
+       r.model.pool = PoolMode::Label;
+       r.model.num_experts = 13;
+     }},
+    {"dense", [](Recipe& r) { r.model.num_experts = 0; }},
+    {"bias",
+     [](Recipe& r) {
+       r.model.balance = BalanceMode::Bias;
+       r.model.bias_rate = 0.01;
+     }},
+    {"normalised", [](Recipe& r) { r.model.normalize_gates = true; }},
+    {"uneven",
+     [](Recipe& r) {
+       r.train.batch_sequences = 10;
+       r.train.micro_batch_sequences = 10;
+     }},
+};
+
+class TrainRanks : public testing::TestWithParam<Variant> {
+ protected:
+  Recipe recipe() const {
+    Recipe r = test::tiny_recipe(test::make_text_sources(directory_.path()));
+    GetParam().change(r);
+    r.validate(1);
+    return r;
+  }
+  test::TemporaryDirectory directory_;
+};
+
+void expect_same_step(const TrainingRun& got, const TrainingRun& want, bool moe) {
+  const StepMetrics &a = got.steps[0], &b = want.steps[0];
+  EXPECT_LE(test::relative(a.loss(), b.loss()), 1e-6);
+  EXPECT_LE(test::relative(a.ce, b.ce), 1e-6);
+  EXPECT_LE(test::relative(a.lm_z, b.lm_z), 1e-6);
+  EXPECT_LE(test::relative(a.grad_norm, b.grad_norm), 1e-5);
+  const test::Deviation d = test::tensor_deviation(got.gradients, want.gradients);
+  EXPECT_LE(d.largest, 1e-5) << d.name;
+  EXPECT_EQ(got.draws, want.draws);
+  std::printf("  loss %.1e, gradients %.1e (%s)\n", test::relative(a.loss(), b.loss()), d.largest, d.name.c_str());
+  if (!moe) return;
+  EXPECT_LE(test::relative(a.router_z, b.router_z), 1e-6);
+  EXPECT_LE(std::abs(a.lb - b.lb), 1e-6 * b.lb);
+  EXPECT_EQ(a.load_max_over_mean, b.load_max_over_mean);
+  EXPECT_EQ(a.experts_per_document, b.experts_per_document);
+  EXPECT_EQ(a.pool_mean, b.pool_mean);
+  EXPECT_EQ(got.routing[0].ids, want.routing[0].ids);
+}
+
+// From random weights, and from weights that have learned to route.
+TEST_P(TrainRanks, OneStepIsTheSame) {
+  const Recipe r = recipe();
+  const bool moe = r.model.is_moe();
+  const NamedValues trained = train_on_threads(r, {.ranks = 1, .steps = 20}).weights;
+  for (const NamedValues* start : {static_cast<const NamedValues*>(nullptr), &trained}) {
+    const auto run = [&](int ranks) {
+      return train_on_threads(r, {.ranks = ranks, .first_step = 21, .record_routing = moe, .start = start});
+    };
+    const TrainingRun one = run(1);
+    ASSERT_GT(one.steps[0].grad_norm, 1e-3);
+    if (moe) {
+      ASSERT_EQ(one.steps[0].lb > 0.05, r.model.balance == BalanceMode::Aux);  // 0.1 when balanced
+    }
+    for (const int ranks : {2, 3, 4}) {
+      SCOPED_TRACE(testing::Message() << ranks << " ranks, " << (start == nullptr ? "first" : "trained") << " weights");
+      expect_same_step(run(ranks), one, moe);
+    }
+  }
+}
+
+TEST_P(TrainRanks, FiftyStepsAgree) {
+  const Recipe r = recipe();
+  const auto run = [&](int ranks) {
+    return train_on_threads(r, {.ranks = ranks, .steps = kSeries, .record_routing = r.model.is_moe()});
+  };
+  const TrainingRun one = run(1);
+  EXPECT_LT(one.steps.back().ce, one.steps.front().ce - 0.02 * static_cast<double>(kSeries));  // it learns
+  for (const int ranks : {2, 3, 4}) {
+    const TrainingRun many = run(ranks);
+    const test::SeriesAgreement agreement = test::series_agreement(many, one);
+    EXPECT_TRUE(agreement.ok) << ranks << " ranks:\n" << agreement.text;
+    std::printf("  %d ranks: %s\n", ranks, agreement.text.c_str());
+    EXPECT_EQ(many.draws, one.draws);
+    EXPECT_LE(test::tensor_deviation(many.weights, one.weights).largest, 1e-2);
+  }
+}
+
+std::string name_of(const testing::TestParamInfo<Variant>& variant) { return variant.param.name; }
+INSTANTIATE_TEST_SUITE_P(All, TrainRanks, testing::ValuesIn(kVariants), name_of);
+
+TEST(TrainAgain, TheSameRanksGiveTheSameBits) {
+  const test::TemporaryDirectory directory;
+  const Recipe r = test::tiny_recipe(test::make_text_sources(directory.path()));
+  for (const int ranks : {1, 2, 4}) {
+    const RunOptions options{.ranks = ranks, .steps = std::min<std::int64_t>(kSeries, 30)};
+    const TrainingRun a = train_on_threads(r, options), b = train_on_threads(r, options);
+    for (std::size_t s = 0; s < a.steps.size(); ++s) {
+      EXPECT_EQ(a.steps[s].loss(), b.steps[s].loss()) << "step " << s + 1;
+      EXPECT_EQ(a.steps[s].grad_norm, b.steps[s].grad_norm) << "step " << s + 1;
+    }
+    EXPECT_EQ(a.weights, b.weights);
+  }
+}
+
+// What the tests above rely on: runs that differ in their seed differ in everything that is compared.
+TEST(TrainAgain, AnotherSeedIsAnotherRun) {
+  const test::TemporaryDirectory directory;
+  Recipe r = test::tiny_recipe(test::make_text_sources(directory.path()));
+  const RunOptions options{.ranks = 2, .steps = 2, .record_routing = true};
+  const TrainingRun a = train_on_threads(r, options);
+  ++r.run.seed;
+  const TrainingRun b = train_on_threads(r, options);
+  EXPECT_GT(test::relative(a.steps[1].loss(), b.steps[1].loss()), 1e-6);
+  EXPECT_GT(test::tensor_deviation(a.gradients, b.gradients).largest, 1e-3);
+  EXPECT_FALSE(test::series_agreement(a, b).ok);
+  EXPECT_NE(a.draws, b.draws);
+}
+
+}  // namespace
+}  // namespace emox

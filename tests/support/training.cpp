@@ -1,0 +1,396 @@
+#include "tests/support/training.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+
+#include "data/format/npy.h"
+#include "data/format/token_file.h"
+#include "data/loader/loader.h"
+#include "data/tokenize/tokenizer.h"
+#include "launch/config/recipe_file.h"
+#include "model/optim/schedule.h"
+#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/verify.h"
+#include "tests/support/ranks.h"
+#include "tests/support/support.h"
+
+namespace emox::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read_file(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// Two lines of a paragraph are a document: sequences of 64 bytes then hold up to a handful of them.
+std::vector<std::string> documents_of(const std::string& text) {
+  std::vector<std::string> documents;
+  std::string open;
+  int lines = 0;
+  const auto close = [&] {
+    if (!open.empty()) documents.push_back(open);
+    open.clear();
+    lines = 0;
+  };
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) {
+    const auto first = line.find_first_not_of(" \t");
+    if (first == std::string::npos)
+      close();
+    else
+      open += line.substr(first) + "\n";
+    if (++lines == 2) close();
+  }
+  close();
+  return documents;
+}
+
+void write_documents(const fs::path& file, const std::vector<std::string>& documents) {
+  std::vector<std::uint16_t> tokens;
+  std::vector<std::int64_t> offsets{0};
+  for (const std::string& d : documents) {
+    for (const char c : d) tokens.push_back(static_cast<unsigned char>(c));
+    tokens.push_back(static_cast<std::uint16_t>(kByteEos));
+    offsets.push_back(static_cast<std::int64_t>(tokens.size()));
+  }
+  write_npy(file, std::span<const std::uint16_t>(tokens));
+  write_npy(document_index_path(file), std::span<const std::int64_t>(offsets));
+}
+
+// Remembers what it was asked.
+class RecordedDraws final : public PoolSizes {
+ public:
+  explicit RecordedDraws(std::unique_ptr<PoolSizes> inner) : inner_(std::move(inner)) {}
+  std::int64_t size(std::int64_t step, std::int64_t layer, const PoolDocument& d) const override {
+    const std::int64_t size = inner_->size(step, layer, d);
+    draws[{step, layer, d.sequence, d.document}] = size;
+    return size;
+  }
+  mutable Draws draws;
+
+ private:
+  std::unique_ptr<PoolSizes> inner_;
+};
+
+double softmax_of(std::vector<double>& z) {
+  const double top = *std::max_element(z.begin(), z.end());
+  double sum = 0;
+  for (const double v : z) sum += std::exp(v - top);
+  for (double& v : z) v = std::exp(v - top) / sum;
+  return top + std::log(sum);
+}
+
+/// Copies the routing of this rank's only micro-batch to its place in the global batch, and works out, in double, how
+/// close each discrete choice was.
+void record_routing(Routing& out, const ModelConfig& c, const LanguageModel& model, const Activations& a,
+                    const MicroBatch& batch, std::int64_t first_token, std::int64_t all_tokens, const PoolSizes& sizes,
+                    std::int64_t step) {
+  const std::int64_t n = c.routed_experts(), k = c.routed_top_k(), d = c.d_model;
+  const float* bias = model.selection_bias().null() ? nullptr : model.selection_bias().data<float>();
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    const Activations::Block& block = a.blocks[static_cast<std::size_t>(l)];
+    const float* x = block.normed.data<float>();
+    const float* p = block.moe.route.p.data<float>();
+    const std::int32_t* ids = block.moe.route.ids.data<std::int32_t>();
+    const NamedParameter* gate = nullptr;
+    for (const NamedParameter& q : model.parameters().named())
+      if (q.name == fmt::format("model.layers.{}.mlp.gate.weight", l)) gate = &q;
+    const float* w = model.parameters().weight(gate->slot).data<float>();
+    for (std::size_t doc = 0; doc + 1 < batch.pool_segments.size(); ++doc) {
+      std::vector<double> scores(static_cast<std::size_t>(n), 0.0);
+      for (std::int64_t t = batch.pool_segments[doc]; t < batch.pool_segments[doc + 1]; ++t) {
+        std::vector<double> z(static_cast<std::size_t>(n), 0.0);
+        for (std::int64_t i = 0; i < n; ++i)
+          for (std::int64_t j = 0; j < d; ++j)
+            z[static_cast<std::size_t>(i)] += double{x[t * d + j]} * double{w[i * d + j]};
+        const std::int64_t at = l * all_tokens + first_token + t;
+        // What the picks are the largest of: logits, or p + bias (order inside the pool is the same without a bias).
+        std::vector<double> inside;
+        for (std::int64_t i = 0; i < n; ++i)
+          if (p[t * n + i] > 0)
+            inside.push_back(bias == nullptr ? z[static_cast<std::size_t>(i)]
+                                             : double{p[t * n + i]} + double{bias[l * n + i]});
+        std::sort(inside.rbegin(), inside.rend());
+        const auto last = static_cast<std::size_t>(k - 1);
+        out.choice_gap[static_cast<std::size_t>(at)] = last + 1 < inside.size() ? inside[last] - inside[last + 1] : 1e9;
+        softmax_of(z);
+        for (std::int64_t i = 0; i < n; ++i) scores[static_cast<std::size_t>(i)] += z[static_cast<std::size_t>(i)];
+        std::copy(p + t * n, p + (t + 1) * n, out.p.begin() + at * n);
+        std::copy(ids + t * k, ids + (t + 1) * k, out.ids.begin() + at * k);
+        std::sort(out.ids.begin() + at * k, out.ids.begin() + (at + 1) * k);  // which one is first changes nothing
+      }
+      std::sort(scores.rbegin(), scores.rend());
+      const auto size = static_cast<std::size_t>(std::min(n, sizes.size(step, l, batch.documents[doc])));
+      const double gap = c.pool == PoolMode::Label || c.pool == PoolMode::Off || size >= scores.size()
+                             ? 1e9
+                             : (scores[size - 1] - scores[size]) / scores[size - 1];
+      for (std::int64_t t = batch.pool_segments[doc]; t < batch.pool_segments[doc + 1]; ++t)
+        out.pool_gap[static_cast<std::size_t>(l * all_tokens + first_token + t)] = gap;
+    }
+  }
+}
+
+NamedValues values_by_name(const ParameterStore& store,
+                           TensorView (ParameterStore::*which)(const ParameterSlot&) const) {
+  NamedValues values;
+  for (const NamedParameter& p : store.named()) values[p.name] = values_of<float>((store.*which)(p.slot));
+  return values;
+}
+
+LoaderConfig loader_config(const Recipe& r) {
+  LoaderConfig c;
+  for (const std::string& s : r.data.source) c.sources.push_back(SourceSpec::parse(s));
+  c.sequence_length = r.model.sequence_length;
+  c.sequences_per_step = r.train.batch_sequences;
+  c.vocab_size = r.model.vocab_size;
+  c.seed = static_cast<std::uint64_t>(r.run.seed);
+  return c;
+}
+
+class RankOfRun {
+ public:
+  RankOfRun(const Recipe& recipe, const RunOptions& options, Communicator& comm, TrainingRun& run)
+      : recipe_(recipe),
+        options_(options),
+        comm_(comm),
+        run_(run),
+        loader_(loader_config(recipe)),
+        model_(recipe.model, ctx_, true),
+        draws_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
+        step_(ctx_, recipe, model_, comm, &draws_, static_cast<std::int64_t>(recipe.data.source.size())) {
+    model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
+    if (options.start == nullptr) return;
+    for (const NamedParameter& p : model_.parameters().named()) {
+      const std::vector<float>& v = options.start->at(p.name);
+      std::copy(v.begin(), v.end(), model_.parameters().weight(p.slot).data<float>());
+    }
+  }
+
+  void run() {
+    const Schedule schedule{recipe_.train.schedule, recipe_.train.learning_rate, recipe_.train.warmup_steps,
+                            recipe_.total_steps(),  recipe_.train.min_lr_ratio,  recipe_.train.anneal_from_step};
+    for (std::int64_t i = 0; i < options_.steps; ++i) {
+      const std::int64_t step = options_.first_step + i;
+      const StepMetrics m = one_step(step);
+      if (comm_.rank() == 0) run_.steps[static_cast<std::size_t>(i)] = m;
+      if (i + 1 == options_.steps && comm_.rank() == 0)
+        run_.gradients = values_by_name(model_.parameters(), &ParameterStore::grad);
+      step_.update(step, schedule.learning_rate(step), m);
+    }
+    const NamedValues weights = values_by_name(model_.parameters(), &ParameterStore::weight);
+    if (comm_.rank() == 0) run_.weights = weights;
+    if (comm_.rank() == 0 && !model_.selection_bias().null()) run_.bias = values_of<float>(model_.selection_bias());
+    comm_.barrier();  // weights of rank 0 are there
+    if (weights != run_.weights) throw std::runtime_error("the ranks end with different weights");
+  }
+
+  const Draws& draws() const { return draws_.draws; }
+
+ private:
+  StepMetrics one_step(std::int64_t step) {
+    const std::int64_t begin = step_.share_begin(), length = recipe_.model.sequence_length;
+    const auto sequences = loader_.read(step, begin, step_.share_end());
+    std::vector<SequenceInput> inputs;
+    for (std::size_t i = 0; i < sequences.size(); ++i)
+      inputs.push_back({sequences[i].tokens, {}, begin + static_cast<std::int64_t>(i), sequences[i].label});
+    const StepMetrics m = step_.compute_gradients(step, inputs);
+    if (options_.record_routing)
+      record_routing(run_.routing[static_cast<std::size_t>(step - options_.first_step)], recipe_.model, model_,
+                     step_.activations(0), make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs),
+                     begin * length, recipe_.train.batch_sequences * length, draws_, step);
+    return m;
+  }
+
+  const Recipe& recipe_;
+  const RunOptions& options_;
+  Communicator& comm_;
+  TrainingRun& run_;
+  Context ctx_;
+  Loader loader_;
+  LanguageModel model_;
+  RecordedDraws draws_;
+  TrainingStep step_;
+};
+
+}  // namespace
+
+std::vector<std::string> make_text_sources(const fs::path& directory) {
+  struct Source {
+    const char* label;
+    double weight;
+    std::vector<std::string> files;
+  };
+  const fs::path licences = "/usr/share/common-licenses", own = fs::path(EMOX_SOURCE_DIR) / "LICENSE";
+  const Source sources[] = {{"gnu", 2, {"GPL-2", "GPL-3"}},
+                            {"mozilla", 1, {"MPL-1.1", "MPL-2.0"}},
+                            {"manuals", 1.5, {"GFDL-1.3"}},
+                            {"apache", 1, {}}};
+  std::vector<std::string> lines;
+  for (const Source& s : sources) {
+    std::string text;
+    for (const std::string& f : s.files) text += read_file(licences / f) + "\n\n";
+    if (text.size() < 10000) text = read_file(own);
+    std::vector<std::string> parts[2];  // training, held out
+    for (const std::string& d : documents_of(text)) {
+      const std::size_t n = parts[0].size() + parts[1].size();
+      parts[n % 8 == 5 ? 1 : 0].push_back(d);
+    }
+    const fs::path folder = directory / s.label;
+    fs::create_directories(folder);
+    write_documents(folder / "train.npy", parts[0]);
+    write_documents(folder / "heldout.npy", parts[1]);
+    lines.push_back(fmt::format("{}:{}:{}", s.label, s.weight, folder.string()));
+  }
+  return lines;
+}
+
+Recipe tiny_recipe(const std::vector<std::string>& sources) {
+  Recipe r;
+  r.run.name = "tiny", r.run.seed = 3;
+  r.model.d_model = 32, r.model.layers = 2, r.model.heads = 2, r.model.vocab_size = 257, r.model.sequence_length = 64;
+  r.model.dense_ff = 48;
+  r.model.num_experts = 9, r.model.top_k = 3, r.model.shared_experts = 1, r.model.expert_ff = 16;
+  r.model.pool = PoolMode::Uniform, r.model.pool_min = 2, r.model.pool_max = 9, r.model.pool_size = 4;
+  r.train.steps = 50, r.train.batch_sequences = 12, r.train.micro_batch_sequences = 12;
+  r.train.learning_rate = 1e-3, r.train.warmup_steps = 5;
+  r.train.threads = 1;
+  r.data.source = sources, r.data.eval_documents = 10;
+  return r;
+}
+
+fs::path write_recipe(const fs::path& file, const Recipe& recipe) {
+  std::ofstream(file) << to_ini(recipe);
+  return file;
+}
+
+std::vector<nlohmann::json> read_metrics(const fs::path& run) {
+  std::vector<nlohmann::json> lines;
+  std::ifstream in(run / "metrics.jsonl");
+  for (std::string line; std::getline(in, line);) {
+    auto record = nlohmann::json::parse(line, nullptr, false);
+    EXPECT_TRUE(record.is_object()) << line;
+    for (const char* key : {"tokens_per_s", "step_s", "gemm_floor_fraction", "phase_s"}) record.erase(key);
+    lines.push_back(record);
+  }
+  return lines;
+}
+
+void expect_same_history(const fs::path& run, const fs::path& other, std::int64_t last) {
+  const auto a = read_metrics(run), b = read_metrics(other);
+  ASSERT_EQ(a.size(), static_cast<std::size_t>(last));
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i].at("step"), i + 1);
+    if (i < b.size()) {
+      EXPECT_EQ(a[i], b[i]);
+    }
+  }
+  EXPECT_EQ(b.size(), a.size());
+  const std::string name = fmt::format("step-{:08}", last);
+  const Manifest m = verify_checkpoint(run / "checkpoints" / name), n = verify_checkpoint(other / "checkpoints" / name);
+  using Sums = std::map<std::pair<std::string, std::string>, std::string>;
+  const auto sums = [](const Manifest& manifest) {
+    Sums all;
+    for (const ManifestTensor& t : manifest.tensors) all[{t.name, t.role}] = t.checksum;
+    return all;
+  };
+  EXPECT_EQ(sums(m), sums(n));
+  EXPECT_GT(m.tensors.size(), 100U);
+}
+
+double loss_deviation(const std::vector<nlohmann::json>& got, const std::vector<nlohmann::json>& want) {
+  double worst = got.empty() ? 1e9 : 0;
+  for (std::size_t i = 0; i < std::min(got.size(), want.size()); ++i)
+    worst = std::max(worst, relative(got[i].at("loss").get<double>(), want[i].at("loss").get<double>()));
+  return worst;
+}
+
+TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options) {
+  TrainingRun run;
+  const ModelConfig& c = recipe.model;
+  run.steps.resize(static_cast<std::size_t>(options.steps));
+  if (options.record_routing) {
+    const auto places = static_cast<std::size_t>(c.layers * recipe.train.batch_sequences * c.sequence_length);
+    const Routing empty{std::vector<std::int32_t>(places * static_cast<std::size_t>(c.routed_top_k())),
+                        std::vector<float>(places * static_cast<std::size_t>(c.routed_experts())),
+                        std::vector<double>(places), std::vector<double>(places)};
+    run.routing.assign(static_cast<std::size_t>(options.steps), empty);
+  }
+  std::mutex mutex;
+  run_ranks(
+      options.ranks,
+      [&](Communicator& comm) {
+        RankOfRun rank(recipe, options, comm, run);
+        rank.run();
+        const std::lock_guard lock(mutex);
+        for (const auto& [key, size] : rank.draws())
+          if (const auto [at, added] = run.draws.emplace(key, size); !added && at->second != size)
+            throw std::runtime_error("two ranks drew different pool sizes for one document");
+      },
+      options.timeout_s);
+  return run;
+}
+
+double relative(double got, double want) { return std::abs(got - want) / std::max(std::abs(want), 1e-30); }
+
+Deviation tensor_deviation(const NamedValues& got, const NamedValues& want) {
+  Deviation worst;
+  if (got.size() != want.size()) return {1e9, "the number of tensors"};
+  for (const auto& [name, values] : want) {
+    const auto found = got.find(name);
+    if (found == got.end() || found->second.size() != values.size()) return {1e9, name};
+    double difference = 0, scale = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (!std::isfinite(values[i]) || !std::isfinite(found->second[i])) return {1e9, name};
+      difference = std::max(difference, std::abs(double{values[i]} - double{found->second[i]}));
+      scale = std::max(scale, std::abs(double{values[i]}));
+    }
+    const double d = difference == 0 ? 0 : difference / scale;
+    if (d > worst.largest) worst = {d, name};
+  }
+  return worst;
+}
+
+SeriesAgreement series_agreement(const TrainingRun& got, const TrainingRun& want) {
+  SeriesAgreement r;
+  bool flipped = false;
+  const auto note = [&](bool ok, const std::string& text) {
+    r.ok = r.ok && ok;
+    r.text += (ok ? "" : "NOT ALLOWED: ") + text + "\n";
+  };
+  for (std::size_t s = 0; s < want.steps.size(); ++s) {
+    if (!flipped && s < want.routing.size()) {
+      const Routing &a = got.routing[s], &b = want.routing[s];
+      const std::size_t places = b.choice_gap.size(), k = b.ids.size() / places, n = b.p.size() / places;
+      const std::size_t layer = places / 2;  // two layers: only the first one that differs shows its gap
+      std::size_t first = places;
+      for (std::size_t i = 0; i < places; ++i) {
+        if (std::equal(a.ids.begin() + i * k, a.ids.begin() + (i + 1) * k, b.ids.begin() + i * k)) continue;
+        if (first == places) first = i;
+        if (i / layer != first / layer) break;
+        bool pool_differs = false;
+        for (std::size_t e = 0; e < n; ++e) pool_differs = pool_differs || (a.p[i * n + e] > 0) != (b.p[i * n + e] > 0);
+        const double gap = pool_differs ? b.pool_gap[i] : b.choice_gap[i];
+        note(gap < 1e-5, fmt::format("step {}: layer {}, token {}: another {}, the gap was {:.2g}", s + 1, i / layer,
+                                     i % layer, pool_differs ? "pool" : "expert", gap));
+      }
+      flipped = first != places;
+    }
+    const double d = relative(got.steps[s].loss(), want.steps[s].loss());
+    r.largest = std::max(r.largest, d);
+    if (!(d <= (flipped ? 1e-4 : 1e-5)))
+      note(false,
+           fmt::format("step {}: loss {} and {}, {:.2g} apart", s + 1, got.steps[s].loss(), want.steps[s].loss(), d));
+  }
+  r.text += fmt::format("largest difference of losses {:.2g}", r.largest);
+  return r;
+}
+
+}  // namespace emox::test

@@ -1,0 +1,85 @@
+// Training runs small enough for a test, on ranks as threads, and everything that two of them can differ in.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "launch/config/recipe.h"
+#include "launch/train/training_step.h"
+
+namespace emox::test {
+
+/// Writes four small corpora of real text (Debian's licence texts; this repository's where one is missing), as
+/// `emox corpus` lays them out, and returns their `label:weight:path` lines.
+std::vector<std::string> make_text_sources(const std::filesystem::path& directory);
+
+/// A complete EMO recipe on these sources: two layers, 8 routed experts and a shared one, 12 sequences of 64 bytes a
+/// step.
+Recipe tiny_recipe(const std::vector<std::string>& sources);
+
+/// Writes the recipe as an INI file and returns its path.
+std::filesystem::path write_recipe(const std::filesystem::path& file, const Recipe& recipe);
+/// The lines of a run's metrics.jsonl without what a clock decides. Fails the test on a line that is not JSON.
+std::vector<nlohmann::json> read_metrics(const std::filesystem::path& run);
+/// Steps 1, 2, ... `last`, each once; a checkpoint of the last one in both runs with equal tensors, bit for bit.
+void expect_same_history(const std::filesystem::path& run, const std::filesystem::path& other, std::int64_t last);
+/// The largest relative difference of their losses, over the steps that both have.
+double loss_deviation(const std::vector<nlohmann::json>& got, const std::vector<nlohmann::json>& want);
+
+/// One step's routing, in the order of the global batch, whichever rank computed it: T = batch_sequences *
+/// sequence_length.
+struct Routing {
+  std::vector<std::int32_t> ids;  ///< [L,T,k], rising
+  std::vector<float> p;           ///< [L,T,n], 0 outside the pool
+  std::vector<double>
+      choice_gap;  ///< [L,T] logit (p + bias, with a bias) of the last pick - that of the next expert of the pool
+  std::vector<double> pool_gap;  ///< [L,T] relative difference of the scores on both sides of the pool's edge
+};
+
+using NamedValues = std::map<std::string, std::vector<float>>;
+using Draws = std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int32_t>, std::int64_t>;
+
+struct TrainingRun {
+  std::vector<StepMetrics> steps;
+  std::vector<Routing> routing;  ///< a step each, if asked for
+  Draws draws;                   ///< (step, layer, sequence, document) -> pool size
+  NamedValues gradients;         ///< of the last step
+  NamedValues weights;           ///< at the end
+  std::vector<float> bias;       ///< selection bias at the end
+};
+
+struct RunOptions {
+  int ranks = 1;
+  std::int64_t steps = 1;
+  std::int64_t first_step = 1;
+  bool record_routing = false;         ///< only where a rank's share is one micro-batch
+  const NamedValues* start = nullptr;  ///< weights to begin with; null: drawn from run.seed
+  int timeout_s = 120;
+};
+
+/// TrainingStep on the sequences of a Loader, as `emox train` does it. Every rank must end with the same numbers.
+TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options);
+
+/// The largest |a - b| over the tensor's largest |b|, of all tensors; the worst one's name.
+struct Deviation {
+  double largest = 0;
+  std::string name;
+};
+Deviation tensor_deviation(const NamedValues& got, const NamedValues& want);
+double relative(double got, double want);
+
+/// Design 4.6 for a series of steps: losses within 1e-5, or beyond it, up to 1e-4, only after a choice that differs and
+/// whose gap was below 1e-5. Returns a text for people; `ok` says whether the rule is kept.
+struct SeriesAgreement {
+  bool ok = true;
+  double largest = 0;  ///< relative difference of losses
+  std::string text;
+};
+SeriesAgreement series_agreement(const TrainingRun& got, const TrainingRun& want);
+
+}  // namespace emox::test
