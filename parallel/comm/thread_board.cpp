@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <tuple>
 
 #include "runtime/core/error.h"
@@ -18,14 +19,16 @@ std::string describe(const ThreadCall& c) {
   return fmt::format("{}({}{} bytes of {})", c.op, c.reduce == ReduceOp::Max ? "max, " : "", c.bytes, name_of(c.dtype));
 }
 
-}  // namespace
-
-ThreadBoard::ThreadBoard(int size) {
+std::vector<int> all_ranks(int size) {
   require<CommError>(size >= 1, "a world of {} ranks", size);
   std::vector<int> all(static_cast<std::size_t>(size));
-  for (int r = 0; r < size; ++r) all[static_cast<std::size_t>(r)] = r;
-  groups_.push_back(std::make_unique<ThreadGroup>(std::move(all)));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
 }
+
+}  // namespace
+
+ThreadBoard::ThreadBoard(int size) : world_(all_ranks(size)) {}
 
 void ThreadBoard::meet(ThreadGroup& group, int rank, const ThreadCall& call) {
   std::unique_lock lock(mutex_);
@@ -99,10 +102,10 @@ void ThreadBoard::make_parts(ThreadGroup& group) {
     });
     std::vector<int> world_ranks;
     for (const int r : ranks) world_ranks.push_back(group.world_ranks[static_cast<std::size_t>(r)]);
-    groups_.push_back(std::make_unique<ThreadGroup>(std::move(world_ranks)));
+    parts_.push_back(std::make_unique<ThreadGroup>(std::move(world_ranks)));
     for (std::size_t i = 0; i < ranks.size(); ++i) {
       ThreadCall& call = group.calls[static_cast<std::size_t>(ranks[i])];
-      call.part = groups_.back().get();
+      call.part = parts_.back().get();
       call.part_rank = static_cast<int>(i);
     }
   }

@@ -53,7 +53,8 @@ struct ThreadGroup {
 class ThreadBoard {
  public:
   explicit ThreadBoard(int size);
-  ThreadGroup& world() { return *groups_.front(); }
+  /// Safe to call while ranks run.
+  ThreadGroup& world() { return world_; }
 
   /// Returns when all ranks of the group have entered the same collective; throws CommError on all of them when their
   /// calls do not fit together, and when a rank has given up.
@@ -71,7 +72,8 @@ class ThreadBoard {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::string failure_;  // not empty: this world is over
-  std::deque<std::unique_ptr<ThreadGroup>> groups_;
+  ThreadGroup world_;
+  std::deque<std::unique_ptr<ThreadGroup>> parts_;  // made by split()
 };
 
 }  // namespace emox
