@@ -42,6 +42,7 @@ stage "packages"
 launch/packages.sh --tests
 if ! $quick; then
   sanitizer_set asan '^(unit|ranks)$' emox_test_runtime emox_test_model emox_test_data emox_test_parallel
+  export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp'"
   sanitizer_set tsan '^ranks$' emox_test_parallel
 fi
 stage "build (release, warnings are errors)"

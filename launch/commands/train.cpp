@@ -5,6 +5,7 @@
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/signals.h"
 
 namespace emox {
 
@@ -21,6 +22,7 @@ int run_train(const std::vector<std::string>& args) {
     std::fputs(to_ini(recipe, true).c_str(), stdout);
     return kDone;
   }
+  const StopSignals signals;
   return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
     recipe.validate(session.comm().size());
     std::vector<std::string> command{"emox", "train"};
