@@ -21,6 +21,10 @@ constexpr const char* kEnvironment =
     "OMPI_MCA_rmaps_base_oversubscribe=1 "
     "OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated; ";
 
+/// Losses of other ranks, where a token may have met a near tie (design 4.6); TrainRanks sees the routing and is
+/// stricter.
+constexpr double kAfterNearTie = 1e-4;
+
 class TrainMpi : public testing::Test {
  protected:
   TrainMpi() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
@@ -50,7 +54,7 @@ TEST_F(TrainMpi, RanksAgreeAndRepeat) {
   const fs::path two = train("two", 2);
   for (const fs::path& many : {two, train("four", 4)}) {
     EXPECT_EQ(test::read_metrics(many).size(), 50U);
-    EXPECT_LE(test::loss_deviation(test::read_metrics(many), one), 1e-5) << many;
+    EXPECT_LE(test::loss_deviation(test::read_metrics(many), one), kAfterNearTie) << many;
   }
   test::expect_same_history(train("again", 2), two, 50);
 }
@@ -64,7 +68,7 @@ TEST_F(TrainMpi, ResumesBitForBitAndOnOtherRanks) {
   test::expect_same_history(parts, whole, 50);
   const auto moved = test::read_metrics(train("moved", 4));
   EXPECT_EQ(moved.size(), 50U);
-  EXPECT_LE(test::loss_deviation(moved, test::read_metrics(whole)), 1e-5);
+  EXPECT_LE(test::loss_deviation(moved, test::read_metrics(whole)), kAfterNearTie);
   const CommandResult again = test::run_command(kEnvironment + start("parts", 2));
   EXPECT_EQ(again.exit_code, 0);
   EXPECT_NE(again.output.find("nothing to do"), std::string::npos) << again.output;

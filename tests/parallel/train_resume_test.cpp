@@ -23,11 +23,6 @@ class TrainResume : public testing::Test {
     recipe_.eval.final = false;
     recipe_.checkpoint.every_steps = 10;
   }
-  void SetUp() override {
-#ifdef __SANITIZE_THREAD__
-    GTEST_SKIP() << "signal handlers belong to the process: ranks as threads install them over each other";
-#endif
-  }
 
   /// The run in `name` until `stop` (0: to the end).
   fs::path train_until(const std::string& name, int ranks, std::int64_t stop) const {
@@ -83,7 +78,8 @@ TEST_F(TrainResume, AnotherNumberOfRanksGoesOn) {
     const auto resumed = test::read_metrics(run);
     ASSERT_EQ(resumed.size(), 50U);
     for (std::size_t i = 0; i < 25; ++i) EXPECT_EQ(resumed[i], whole[i]);
-    EXPECT_LE(test::loss_deviation(resumed, whole), 1e-5) << ranks << " ranks";
+    // The bound after a near tie (design 4.6): TrainRanks sees the routing and is stricter.
+    EXPECT_LE(test::loss_deviation(resumed, whole), 1e-4) << ranks << " ranks";
     std::printf("  resumed on %d ranks: losses within %.1e\n", ranks, test::loss_deviation(resumed, whole));
     EXPECT_EQ(resumed[40].at("pool_mean"), whole[40].at("pool_mean"));
   }
