@@ -53,6 +53,11 @@ void validate_parallel(const Recipe& recipe, int ranks) {
       recipe.model.is_moe() || parallel.expert_parallel == 1,
       "parallel.expert_parallel = {} with moe.num_experts = 0: a dense model has no experts to share; use 1",
       parallel.expert_parallel);
+  require<UsageError>(
+      parallel.expert_parallel <= ranks,
+      "parallel.expert_parallel = {} needs at least {} ranks, but {} is running; start the job with mpirun -n {}, "
+      "or use 1",
+      parallel.expert_parallel, parallel.expert_parallel, ranks, parallel.expert_parallel);
   require<UsageError>(parallel.expert_parallel == 1,
                       "parallel.expert_parallel = {}: experts are replicated on every rank in this version; use 1",
                       parallel.expert_parallel);

@@ -123,7 +123,9 @@ TEST(RecipeErrors, NumbersThatDoNotFitTogether) {
 TEST(RecipeErrors, ParallelChoicesOfThisVersion) {
   expect_parts(check_error({"--parallel.communicator=nccl"}), {"nccl", "without CUDA"});
   expect_parts(check_error({"--parallel.communicator=self"}, 2), {"self", "2"});
-  expect_parts(check_error({"--parallel.expert_parallel=2"}),
+  expect_parts(check_error({"--parallel.expert_parallel=4"}),
+               {"parallel.expert_parallel = 4 needs at least 4 ranks, but 1 is running", "mpirun -n 4"});
+  expect_parts(check_error({"--parallel.expert_parallel=2"}, 2),
                {"parallel.expert_parallel = 2", "experts are replicated on every rank in this version; use 1"});
   expect_parts(check_error({"--parallel.expert_parallel=2", "--moe.num_experts=0"}), {"dense model"});
   expect_parts(check_error({"--parallel.dispatch=flat"}), {"flat", "expert_parallel > 1"});
