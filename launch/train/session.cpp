@@ -30,9 +30,12 @@ void Session::start(int threads) {
   check_processor();
   set_error_rank(comm_->rank());
 #ifdef _OPENMP
-  require<UsageError>(threads <= omp_get_thread_limit(), "{} threads a rank are asked for, but OMP_THREAD_LIMIT allows {}: oneDNN "
-                      "would share its work among threads that never start. Unset OMP_THREAD_LIMIT, or set OMP_NUM_THREADS or "
-                      "train.threads to at most {}", threads, omp_get_thread_limit(), omp_get_thread_limit());
+  require<UsageError>(
+      threads <= omp_get_thread_limit(),
+      "{} threads a rank are asked for, but OMP_THREAD_LIMIT allows {}: oneDNN "
+      "would share its work among threads that never start. Unset OMP_THREAD_LIMIT, or set OMP_NUM_THREADS or "
+      "train.threads to at most {}",
+      threads, omp_get_thread_limit(), omp_get_thread_limit());
   omp_set_num_threads(threads);  // oneDNN's threads
   ctx_.threads = threads;
 #else

@@ -1,8 +1,8 @@
 // SIGUSR1, SIGTERM and SIGINT ask for a clean end: a flag that the training loop reads once a step (design 4.11).
 //
-// No handler may run on a thread that computes. oneDNN's sgemm uses the stack pointer as an ordinary register, which for
-// a tenth of its time points into the heap: a signal's frame, written where it points, overwrites whatever lies there.
-// So the signals are blocked, and a thread that does nothing else waits for them.
+// No handler may run on a thread that computes. oneDNN's sgemm uses the stack pointer as an ordinary register, which
+// for a tenth of its time points into the heap: a signal's frame, written where it points, overwrites whatever lies
+// there. So the signals are blocked, and a thread that does nothing else waits for them.
 #pragma once
 
 #include <csignal>
