@@ -22,6 +22,19 @@ void check_dtypes(std::string_view op, const TensorView& out, const TensorView& 
                       name_of(out.dtype()));
 }
 
+/// Blocks of rows, one a rank: cuts rise from 0 to the number of rows.
+void check_cuts(std::string_view op, const TensorView& x, std::span<const std::int64_t> cuts, int size) {
+  require<ShapeError>(x.rank() >= 1, "{} cuts rows, this tensor {} has none", op, x.shape().str());
+  require<ShapeError>(cuts.size() == static_cast<std::size_t>(size) + 1, "{}: {} cuts for {} ranks; want {}", op,
+                      cuts.size(), size, size + 1);
+  require<ShapeError>(cuts.front() == 0 && cuts.back() == x.dim(0),
+                      "{}: cuts from {} to {} for a tensor {}; want 0 to {}", op, cuts.front(), cuts.back(),
+                      x.shape().str(), x.dim(0));
+  for (std::size_t r = 0; r + 1 < cuts.size(); ++r)
+    require<ShapeError>(cuts[r] <= cuts[r + 1], "{}: cuts[{}] = {} is above cuts[{}] = {}", op, r, cuts[r], r + 1,
+                        cuts[r + 1]);
+}
+
 /// The sum of one rank's row counts, which must be the rows of its tensor.
 void check_rows(std::string_view what, const TensorView& t, std::span<const std::int64_t> rows, int size) {
   require<ShapeError>(rows.size() == static_cast<std::size_t>(size), "all_to_all_v: {} row counts for {} ranks ({})",
@@ -48,13 +61,14 @@ void check_all_gather(const TensorView& out, const TensorView& in, int size) {
                       out.shape().str(), size);
 }
 
-void check_reduce_scatter(const TensorView& out, const TensorView& in, int size) {
-  check_summable("reduce_scatter", out);
-  check_summable("reduce_scatter", in);
-  check_dtypes("reduce_scatter", out, in);
-  require<ShapeError>(in.numel() == out.numel() * size,
-                      "reduce_scatter of {} ranks: input {}, output {}; want {} times as few", size, in.shape().str(),
-                      out.shape().str(), size);
+void check_all_gather_v(const TensorView& x, std::span<const std::int64_t> cuts, int size) {
+  check_memory("all_gather_v", x);
+  check_cuts("all_gather_v", x, cuts, size);
+}
+
+void check_reduce_scatter(const TensorView& x, std::span<const std::int64_t> cuts, int size) {
+  check_summable("reduce_scatter", x);
+  check_cuts("reduce_scatter", x, cuts, size);
 }
 
 void check_broadcast(const TensorView& x, int root, int size) {
@@ -66,16 +80,18 @@ void check_split(int color) {
   require<CommError>(color >= 0, "split: color {}, but every rank belongs to a part: use a color >= 0", color);
 }
 
-std::size_t check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> recv_rows, const TensorView& in,
-                               std::span<const std::int64_t> send_rows, int size) {
+void check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> recv_rows, const TensorView& in,
+                        std::span<const std::int64_t> send_rows, int rank, int size) {
   check_memory("all_to_all_v", out);
   check_memory("all_to_all_v", in);
   check_dtypes("all_to_all_v", out, in);
   check_rows("send", in, send_rows, size);
   check_rows("receive", out, recv_rows, size);
+  const auto self = static_cast<std::size_t>(rank);
+  require<ShapeError>(send_rows[self] == recv_rows[self], "all_to_all_v: {} rows sent to oneself, {} expected",
+                      send_rows[self], recv_rows[self]);
   require<ShapeError>(in.shape().tail() == out.shape().tail(), "all_to_all_v: rows of {} into rows of {}",
                       in.shape().tail().str(), out.shape().tail().str());
-  return static_cast<std::size_t>(in.shape().tail().numel()) * size_of(in.dtype());
 }
 
 }  // namespace emox

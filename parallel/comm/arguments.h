@@ -1,8 +1,7 @@
-// What every transport demands of the tensors of a collective, checked before anything is sent: a wrong call fails on
-// the rank that made it, with its values, and the same way on one rank as on many.
+// What the tensors of a collective must be, checked before anything is sent: a wrong call fails on the rank that made
+// it, with its values, and the same way on one rank as on many.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -12,11 +11,11 @@ namespace emox {
 
 void check_all_reduce(const TensorView& x);
 void check_all_gather(const TensorView& out, const TensorView& in, int size);
-void check_reduce_scatter(const TensorView& out, const TensorView& in, int size);
+void check_all_gather_v(const TensorView& x, std::span<const std::int64_t> cuts, int size);
+void check_reduce_scatter(const TensorView& x, std::span<const std::int64_t> cuts, int size);
 void check_broadcast(const TensorView& x, int root, int size);
 void check_split(int color);
-/// Returns the bytes of one row.
-std::size_t check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> recv_rows, const TensorView& in,
-                               std::span<const std::int64_t> send_rows, int size);
+void check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> recv_rows, const TensorView& in,
+                        std::span<const std::int64_t> send_rows, int rank, int size);
 
 }  // namespace emox

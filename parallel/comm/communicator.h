@@ -3,7 +3,8 @@
 //
 // Every call is collective: all ranks of the communicator make the same calls in the same order. A call returns when
 // the result is in place. Sums run in rank order or in an order fixed by the transport: the same ranks give the same
-// bits.
+// bits. Arguments are checked here, before anything is sent: ShapeError for tensors and counts that do not fit
+// together, CommError for a call that this communicator cannot make now or a root that it does not have.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "runtime/core/tensor.h"
 
@@ -23,26 +25,67 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  /// The node of every rank, numbered from 0 in the order in which ranks first name them.
+  virtual const std::vector<int>& nodes() const = 0;
   /// Ranks that share this rank's node, and this rank's place among them.
-  virtual int node_size() const = 0;
-  virtual int node_rank() const = 0;
+  int node_size() const;
+  int node_rank() const;
   virtual std::string_view transport() const = 0;  ///< "self", "threads", "mpi"
 
   /// x = sum (or max) over ranks of x; f32, f64, i32, i64. Large tensors are cut into pieces of 4 MiB.
-  virtual void all_reduce(TensorView x, ReduceOp op = ReduceOp::Sum) = 0;
+  void all_reduce(TensorView x, ReduceOp op = ReduceOp::Sum);
   /// out[size * n, ...] = the ranks' in[n, ...] in rank order; equal n on all ranks.
-  virtual void all_gather(TensorView out, TensorView in) = 0;
-  /// out[n, ...] = this rank's block of the sum over ranks of in[size * n, ...]
-  virtual void reduce_scatter(TensorView out, TensorView in) = 0;
+  void all_gather(TensorView out, TensorView in);
+  /// In place: rows [cuts[r], cuts[r + 1]) of rank r's x[n, ...] reach all ranks. cuts[size + 1] rises from 0 to n and
+  /// is the same on all ranks; blocks may be unequal and empty.
+  void all_gather_v(TensorView x, std::span<const std::int64_t> cuts);
+  /// In place: on return rows [cuts[r], cuts[r + 1]) of x[n, ...] on rank r hold the sum over ranks, in rank order, of
+  /// these rows; the other rows are unspecified. Cuts as for all_gather_v; f32, f64, i32, i64.
+  void reduce_scatter(TensorView x, std::span<const std::int64_t> cuts);
   /// x on every rank = x on `root`.
-  virtual void broadcast(TensorView x, int root) = 0;
+  void broadcast(TensorView x, int root);
   /// Rows travel: in[sum send_rows, ...] holds the rows for rank 0, 1, ... one after another; out[sum recv_rows, ...]
-  /// receives likewise. Byte counts beyond 2^31 are cut into pieces.
-  virtual void all_to_all_v(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
-                            std::span<const std::int64_t> send_rows) = 0;
-  virtual void barrier() = 0;
+  /// receives likewise. Byte counts beyond 2^31 are cut into pieces; a pair without rows exchanges no message.
+  void all_to_all_v(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
+                    std::span<const std::int64_t> send_rows) {
+    all_to_all_v_start(out, recv_rows, in, send_rows);
+    all_to_all_v_finish();
+  }
+  /// all_to_all_v in two halves, for work in between: start waits for nobody, the rows are there after finish. Until
+  /// then both tensors stay alive and untouched, and any other call on this communicator is a CommError; calls on other
+  /// communicators are free. The row counts are copied.
+  void all_to_all_v_start(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
+                          std::span<const std::int64_t> send_rows);
+  void all_to_all_v_finish();
+  void barrier();
   /// The ranks of equal color form a communicator, ordered by (key, rank).
-  virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+  std::unique_ptr<Communicator> split(int color, int key);
+
+ protected:
+  struct RowExchange {
+    TensorView out;
+    std::vector<std::int64_t> recv_rows;
+    TensorView in;
+    std::vector<std::int64_t> send_rows;
+  };
+
+ private:
+  // What a transport does; the arguments have been checked.
+  virtual void do_all_reduce(TensorView x, ReduceOp op) = 0;
+  virtual void do_all_gather(TensorView out, TensorView in) = 0;
+  virtual void do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) = 0;
+  virtual void do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) = 0;
+  virtual void do_broadcast(TensorView x, int root) = 0;
+  /// The same object for both halves, which lives between them.
+  virtual void do_all_to_all_v_start(const RowExchange& exchange) = 0;
+  virtual void do_all_to_all_v_finish(const RowExchange& exchange) = 0;
+  virtual void do_barrier() = 0;
+  virtual std::unique_ptr<Communicator> do_split(int color, int key) = 0;
+
+  void require_idle(std::string_view op) const;
+
+  RowExchange exchange_;  // kept when closed, so that later exchanges allocate nothing
+  bool exchange_open_ = false;
 };
 
 /// One rank.

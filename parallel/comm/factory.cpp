@@ -12,21 +12,22 @@ class JobCommunicator final : public Communicator {
   explicit JobCommunicator(MpiWorldOptions options) : job_(options), world_(job_.world()) {}
   int rank() const override { return world_->rank(); }
   int size() const override { return world_->size(); }
-  int node_size() const override { return world_->node_size(); }
-  int node_rank() const override { return world_->node_rank(); }
+  const std::vector<int>& nodes() const override { return world_->nodes(); }
   std::string_view transport() const override { return world_->transport(); }
-  void all_reduce(TensorView x, ReduceOp op) override { world_->all_reduce(x, op); }
-  void all_gather(TensorView out, TensorView in) override { world_->all_gather(out, in); }
-  void reduce_scatter(TensorView out, TensorView in) override { world_->reduce_scatter(out, in); }
-  void broadcast(TensorView x, int root) override { world_->broadcast(x, root); }
-  void all_to_all_v(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
-                    std::span<const std::int64_t> send_rows) override {
-    world_->all_to_all_v(out, recv_rows, in, send_rows);
-  }
-  void barrier() override { world_->barrier(); }
-  std::unique_ptr<Communicator> split(int color, int key) override { return world_->split(color, key); }
 
  private:
+  void do_all_reduce(TensorView x, ReduceOp op) override { world_->all_reduce(x, op); }
+  void do_all_gather(TensorView out, TensorView in) override { world_->all_gather(out, in); }
+  void do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) override { world_->all_gather_v(x, cuts); }
+  void do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) override { world_->reduce_scatter(x, cuts); }
+  void do_broadcast(TensorView x, int root) override { world_->broadcast(x, root); }
+  void do_all_to_all_v_start(const RowExchange& e) override {
+    world_->all_to_all_v_start(e.out, e.recv_rows, e.in, e.send_rows);
+  }
+  void do_all_to_all_v_finish(const RowExchange&) override { world_->all_to_all_v_finish(); }
+  void do_barrier() override { world_->barrier(); }
+  std::unique_ptr<Communicator> do_split(int color, int key) override { return world_->split(color, key); }
+
   MpiWorld job_;  // first: it must be there before, and go after, the communicator
   std::unique_ptr<Communicator> world_;
 };

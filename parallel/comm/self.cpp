@@ -1,7 +1,6 @@
 #include <cstring>
 #include <memory>
 
-#include "parallel/comm/arguments.h"
 #include "parallel/comm/communicator.h"
 
 namespace emox {
@@ -15,29 +14,21 @@ class SelfCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  int node_size() const override { return 1; }
-  int node_rank() const override { return 0; }
+  const std::vector<int>& nodes() const override { return nodes_; }
   std::string_view transport() const override { return "self"; }
-  void all_reduce(TensorView x, ReduceOp) override { check_all_reduce(x); }
-  void all_gather(TensorView out, TensorView in) override {
-    check_all_gather(out, in, 1);
-    copy_bytes(out, in);
-  }
-  void reduce_scatter(TensorView out, TensorView in) override {
-    check_reduce_scatter(out, in, 1);
-    copy_bytes(out, in);
-  }
-  void broadcast(TensorView x, int root) override { check_broadcast(x, root, 1); }
-  void all_to_all_v(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
-                    std::span<const std::int64_t> send_rows) override {
-    check_all_to_all_v(out, recv_rows, in, send_rows, 1);
-    copy_bytes(out, in);
-  }
-  void barrier() override {}
-  std::unique_ptr<Communicator> split(int color, int) override {
-    check_split(color);
-    return make_self_communicator();
-  }
+
+ private:
+  void do_all_reduce(TensorView, ReduceOp) override {}
+  void do_all_gather(TensorView out, TensorView in) override { copy_bytes(out, in); }
+  void do_all_gather_v(TensorView, std::span<const std::int64_t>) override {}
+  void do_reduce_scatter(TensorView, std::span<const std::int64_t>) override {}
+  void do_broadcast(TensorView, int) override {}
+  void do_all_to_all_v_start(const RowExchange&) override {}
+  void do_all_to_all_v_finish(const RowExchange& e) override { copy_bytes(e.out, e.in); }
+  void do_barrier() override {}
+  std::unique_ptr<Communicator> do_split(int, int) override { return make_self_communicator(); }
+
+  const std::vector<int> nodes_{0};
 };
 
 }  // namespace

@@ -79,7 +79,23 @@ std::string ThreadBoard::mismatch(const ThreadGroup& group) const {
       return fmt::format("the ranks' calls differ: rank {} calls {}, rank {} calls {}", group.world_ranks[0],
                          describe(first), group.world_ranks[r], describe(group.calls[r]));
   }
-  if (first.op != "all_to_all_v") return {};
+  return first.op == "all_to_all_v" ? row_mismatch(group) : cut_mismatch(group);
+}
+
+std::string ThreadBoard::cut_mismatch(const ThreadGroup& group) const {
+  const ThreadCall& first = group.calls.front();
+  for (std::size_t r = 1; r < group.calls.size(); ++r) {
+    for (std::size_t i = 0; i < first.cuts.size(); ++i) {
+      if (group.calls[r].cuts[i] != first.cuts[i])
+        return fmt::format("the ranks' cuts differ: rank {} calls {} with cuts[{}] = {}, rank {} with {}",
+                           group.world_ranks[0], first.op, i, first.cuts[i], group.world_ranks[r],
+                           group.calls[r].cuts[i]);
+    }
+  }
+  return {};
+}
+
+std::string ThreadBoard::row_mismatch(const ThreadGroup& group) const {
   for (std::size_t from = 0; from < group.calls.size(); ++from) {
     for (std::size_t to = 0; to < group.calls.size(); ++to) {
       const std::int64_t sent = group.calls[from].send_rows[to];

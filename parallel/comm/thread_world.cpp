@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "parallel/comm/arguments.h"
+#include "parallel/comm/layout.h"
 #include "parallel/comm/reduce.h"
 #include "parallel/comm/thread_board.h"
 #include "parallel/comm/watchdog.h"
@@ -27,46 +27,44 @@ std::size_t offset_of(std::span<const std::int64_t> rows, std::size_t i, std::si
   return static_cast<std::size_t>(before) * row_bytes;
 }
 
+std::vector<int> nodes_of(const ThreadGroup& group, int ranks_per_node) {
+  std::vector<int> names;
+  for (const int r : group.world_ranks) names.push_back(ranks_per_node == 0 ? 0 : r / ranks_per_node);
+  return number_nodes(names);
+}
+
 class ThreadCommunicator final : public Communicator {
  public:
   ThreadCommunicator(ThreadBoard& board, ThreadGroup& group, int rank, int ranks_per_node)
-      : board_(board), group_(group), rank_(rank), ranks_per_node_(ranks_per_node) {
-    for (int r = 0; r < size(); ++r) {
-      if (node_of(r) != node_of(rank)) continue;
-      if (r < rank) ++node_rank_;
-      ++node_size_;
-    }
-  }
+      : board_(board),
+        group_(group),
+        rank_(rank),
+        ranks_per_node_(ranks_per_node),
+        nodes_(nodes_of(group, ranks_per_node)) {}
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(group_.world_ranks.size()); }
-  int node_size() const override { return node_size_; }
-  int node_rank() const override { return node_rank_; }
+  const std::vector<int>& nodes() const override { return nodes_; }
   std::string_view transport() const override { return "threads"; }
 
-  void all_reduce(TensorView x, ReduceOp op) override;
-  void all_gather(TensorView out, TensorView in) override;
-  void reduce_scatter(TensorView out, TensorView in) override;
-  void broadcast(TensorView x, int root) override;
-  void all_to_all_v(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
-                    std::span<const std::int64_t> send_rows) override;
-  void barrier() override { board_.meet(group_, rank_, {.op = "barrier"}); }
-  std::unique_ptr<Communicator> split(int color, int key) override;
-
  private:
-  int node_of(int r) const {
-    return ranks_per_node_ == 0 ? 0 : group_.world_ranks[static_cast<std::size_t>(r)] / ranks_per_node_;
-  }
+  void do_all_reduce(TensorView x, ReduceOp op) override;
+  void do_all_gather(TensorView out, TensorView in) override;
+  void do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) override;
+  void do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) override;
+  void do_broadcast(TensorView x, int root) override;
+  void do_all_to_all_v_start(const RowExchange&) override {}
+  void do_all_to_all_v_finish(const RowExchange& e) override;
+  void do_barrier() override { board_.meet(group_, rank_, {.op = "barrier"}); }
+  std::unique_ptr<Communicator> do_split(int color, int key) override;
 
   ThreadBoard& board_;
   ThreadGroup& group_;
   int rank_;
   int ranks_per_node_;
-  int node_size_ = 0;
-  int node_rank_ = 0;
+  const std::vector<int> nodes_;
 };
 
-void ThreadCommunicator::all_reduce(TensorView x, ReduceOp op) {
-  check_all_reduce(x);
+void ThreadCommunicator::do_all_reduce(TensorView x, ReduceOp op) {
   board_.meet(group_, rank_,
               {.op = "all_reduce", .bytes = x.bytes(), .dtype = x.dtype(), .reduce = op, .out = x.raw()});
   // Rank r reduces slice r for everybody: nobody else touches that slice, on any rank, before the parting.
@@ -81,8 +79,7 @@ void ThreadCommunicator::all_reduce(TensorView x, ReduceOp op) {
   board_.part(group_);
 }
 
-void ThreadCommunicator::all_gather(TensorView out, TensorView in) {
-  check_all_gather(out, in, size());
+void ThreadCommunicator::do_all_gather(TensorView out, TensorView in) {
   board_.meet(group_, rank_, {.op = "all_gather", .bytes = in.bytes(), .dtype = in.dtype(), .in = in.raw()});
   for (std::size_t r = 0; r < group_.calls.size(); ++r) {
     if (in.bytes() != 0) copy_bytes(at(out.raw(), r * in.bytes()), group_.calls[r].in, in.bytes());
@@ -90,50 +87,62 @@ void ThreadCommunicator::all_gather(TensorView out, TensorView in) {
   board_.part(group_);
 }
 
-void ThreadCommunicator::reduce_scatter(TensorView out, TensorView in) {
-  check_reduce_scatter(out, in, size());
-  board_.meet(group_, rank_, {.op = "reduce_scatter", .bytes = in.bytes(), .dtype = in.dtype(), .in = in.raw()});
-  if (out.bytes() != 0) {
-    std::vector<const void*> blocks;
-    for (const ThreadCall& call : group_.calls)
-      blocks.push_back(at(call.in, static_cast<std::size_t>(rank_) * out.bytes()));
-    void* const mine = out.raw();
-    reduce_in_rank_order(blocks, {&mine, 1}, out.numel(), out.dtype(), ReduceOp::Sum);
+void ThreadCommunicator::do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) {
+  const std::size_t row = row_bytes(x);
+  board_.meet(group_, rank_,
+              {.op = "all_gather_v", .bytes = x.bytes(), .dtype = x.dtype(), .in = x.raw(), .cuts = cuts});
+  // A rank's own rows are read by all and written by none.
+  for (std::size_t r = 0; r < group_.calls.size(); ++r) {
+    const std::size_t begin = static_cast<std::size_t>(cuts[r]) * row;
+    const std::size_t bytes = static_cast<std::size_t>(cuts[r + 1]) * row - begin;
+    if (bytes != 0) copy_bytes(at(x.raw(), begin), at(group_.calls[r].in, begin), bytes);
   }
   board_.part(group_);
 }
 
-void ThreadCommunicator::broadcast(TensorView x, int root) {
-  check_broadcast(x, root, size());
+void ThreadCommunicator::do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) {
+  board_.meet(group_, rank_,
+              {.op = "reduce_scatter", .bytes = x.bytes(), .dtype = x.dtype(), .in = x.raw(), .cuts = cuts});
+  // Nobody else looks at this rank's rows, on any rank.
+  const auto self = static_cast<std::size_t>(rank_);
+  const std::size_t begin = static_cast<std::size_t>(cuts[self]) * row_bytes(x);
+  if (const TensorView mine = x.rows(cuts[self], cuts[self + 1]); mine.bytes() != 0) {
+    std::vector<const void*> blocks;
+    for (const ThreadCall& call : group_.calls) blocks.push_back(at(call.in, begin));
+    void* const to = mine.raw();
+    reduce_in_rank_order(blocks, {&to, 1}, mine.numel(), x.dtype(), ReduceOp::Sum);
+  }
+  board_.part(group_);
+}
+
+void ThreadCommunicator::do_broadcast(TensorView x, int root) {
   board_.meet(group_, rank_, {.op = "broadcast", .bytes = x.bytes(), .dtype = x.dtype(), .root = root, .in = x.raw()});
   copy_bytes(x.raw(), group_.calls[static_cast<std::size_t>(root)].in, x.bytes());
   board_.part(group_);
 }
 
-void ThreadCommunicator::all_to_all_v(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
-                                      std::span<const std::int64_t> send_rows) {
-  const std::size_t row_bytes = check_all_to_all_v(out, recv_rows, in, send_rows, size());
+void ThreadCommunicator::do_all_to_all_v_finish(const RowExchange& e) {
+  const std::size_t row = row_bytes(e.in);
   board_.meet(group_, rank_,
               {.op = "all_to_all_v",
-               .dtype = in.dtype(),
-               .row_bytes = row_bytes,
-               .in = in.raw(),
-               .send_rows = send_rows,
-               .recv_rows = recv_rows});
+               .dtype = e.in.dtype(),
+               .row_bytes = row,
+               .in = e.in.raw(),
+               .send_rows = e.send_rows,
+               .recv_rows = e.recv_rows});
   std::size_t offset = 0;
   for (std::size_t r = 0; r < group_.calls.size(); ++r) {
     const ThreadCall& from = group_.calls[r];
-    const std::size_t bytes = static_cast<std::size_t>(recv_rows[r]) * row_bytes;
+    const std::size_t bytes = static_cast<std::size_t>(e.recv_rows[r]) * row;
     if (bytes == 0) continue;
-    copy_bytes(at(out.raw(), offset),
-               at(from.in, offset_of(from.send_rows, static_cast<std::size_t>(rank_), row_bytes)), bytes);
+    copy_bytes(at(e.out.raw(), offset), at(from.in, offset_of(from.send_rows, static_cast<std::size_t>(rank_), row)),
+               bytes);
     offset += bytes;
   }
   board_.part(group_);
 }
 
-std::unique_ptr<Communicator> ThreadCommunicator::split(int color, int key) {
-  check_split(color);
+std::unique_ptr<Communicator> ThreadCommunicator::do_split(int color, int key) {
   board_.meet(group_, rank_, {.op = "split", .color = color, .key = key});
   // This rank's own line, which only this rank overwrites, in its next call: no parting is needed.
   const ThreadCall& call = group_.calls[static_cast<std::size_t>(rank_)];

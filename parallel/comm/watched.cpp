@@ -33,38 +33,44 @@ class WatchedCommunicator final : public Communicator {
 
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
-  int node_size() const override { return inner_->node_size(); }
-  int node_rank() const override { return inner_->node_rank(); }
+  const std::vector<int>& nodes() const override { return inner_->nodes(); }
   std::string_view transport() const override { return inner_->transport(); }
 
-  void all_reduce(TensorView x, ReduceOp op) override {
+ private:
+  void do_all_reduce(TensorView x, ReduceOp op) override {
     const Inside inside(*this, "all_reduce", x.bytes());
     inner_->all_reduce(x, op);
   }
-  void all_gather(TensorView out, TensorView in) override {
+  void do_all_gather(TensorView out, TensorView in) override {
     const Inside inside(*this, "all_gather", in.bytes());
     inner_->all_gather(out, in);
   }
-  void reduce_scatter(TensorView out, TensorView in) override {
-    const Inside inside(*this, "reduce_scatter", in.bytes());
-    inner_->reduce_scatter(out, in);
+  void do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) override {
+    const Inside inside(*this, "all_gather_v", x.bytes());
+    inner_->all_gather_v(x, cuts);
   }
-  void broadcast(TensorView x, int root) override {
+  void do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) override {
+    const Inside inside(*this, "reduce_scatter", x.bytes());
+    inner_->reduce_scatter(x, cuts);
+  }
+  void do_broadcast(TensorView x, int root) override {
     const Inside inside(*this, "broadcast", x.bytes());
     inner_->broadcast(x, root);
   }
-  void all_to_all_v(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
-                    std::span<const std::int64_t> send_rows) override {
-    const Inside inside(*this, "all_to_all_v", in.bytes());
-    inner_->all_to_all_v(out, recv_rows, in, send_rows);
+  // Starting waits for nobody; a rank that works between the halves is outside any collective.
+  void do_all_to_all_v_start(const RowExchange& e) override {
+    inner_->all_to_all_v_start(e.out, e.recv_rows, e.in, e.send_rows);
   }
-  void barrier() override {
+  void do_all_to_all_v_finish(const RowExchange& e) override {
+    const Inside inside(*this, "all_to_all_v", e.in.bytes());
+    inner_->all_to_all_v_finish();
+  }
+  void do_barrier() override {
     const Inside inside(*this, "barrier", 0);
     inner_->barrier();
   }
-  std::unique_ptr<Communicator> split(int color, int key) override;
+  std::unique_ptr<Communicator> do_split(int color, int key) override;
 
- private:
   class Inside {
    public:
     Inside(WatchedCommunicator& comm, std::string_view op, std::size_t bytes) : comm_(comm) {
@@ -86,7 +92,7 @@ class WatchedCommunicator final : public Communicator {
   int splits_ = 0;
 };
 
-std::unique_ptr<Communicator> WatchedCommunicator::split(int color, int key) {
+std::unique_ptr<Communicator> WatchedCommunicator::do_split(int color, int key) {
   const Inside inside(*this, "split", 0);
   std::unique_ptr<Communicator> part = inner_->split(color, key);
   std::vector<int> members(static_cast<std::size_t>(part->size()));

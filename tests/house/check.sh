@@ -81,7 +81,8 @@ check_words() {
 check_tree() {
   cd "$1"
   check_directions
-  only_in "<mpi.h> and <nccl.h> belong in parallel/comm" '(mpi|nccl)\.h' '^parallel/comm/'
+  # And the test that counts the messages below it.
+  only_in "<mpi.h> and <nccl.h> belong in parallel/comm" '(mpi|nccl)\.h' '^(parallel/comm/|tests/parallel/mpi_messages\.cpp$)'
   only_in "<hdf5.h> belongs in parallel/checkpoint" '(hdf5|H5[A-Za-z0-9_]*)\.h' '^parallel/checkpoint/'
   only_in "CUDA headers belong in a cuda/ folder" '(cuda|cublas|cudnn|cub/|nvtx|cooperative_groups|mma\.h)' '/cuda/'
   check_tensor_memory
@@ -140,6 +141,7 @@ self_test() {
   expect "unfinished" notes.md "FIX""ME\n"
   expect "somebody's machine" launch/x.sh "cd ${path}me/me/emox\n"
   accept parallel/comm/mpi.cpp '#include <mpi.h>\n#include "parallel/comm/mpi_support.h"\n'
+  accept tests/parallel/mpi_messages.cpp '#include <mpi.h>\n'
   accept parallel/checkpoint/x.cpp '#include <hdf5.h>\nauto p = t.data<float>();\n'
   accept runtime/cuda/x.cu '#include <cuda_runtime.h>\n#include <cublasLt.h>\n'
   accept runtime/cpu/x.cpp 'const float* p = x.data<float>();\n'

@@ -4,13 +4,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <stdexcept>
 #include <vector>
 
 #include "parallel/comm/communicator.h"
+#include "runtime/core/error.h"
 #include "runtime/core/tensor.h"
 
 namespace emox::test {
@@ -59,7 +62,7 @@ void check_all_reduce_of(Communicator& comm, std::int64_t n) {
 }
 
 template <typename T>
-void check_gather_scatter_of(Communicator& comm, std::int64_t n) {
+void check_all_gather_of(Communicator& comm, std::int64_t n) {
   std::vector<T> mine = contribution<T>(comm.rank(), n);
   std::vector<T> all(static_cast<std::size_t>(n * comm.size()));
   comm.all_gather(view_of(all), view_of(mine));
@@ -73,12 +76,49 @@ void check_gather_scatter_of(Communicator& comm, std::int64_t n) {
   if (n != 0)
     expect_values(all, "all_gather in place",
                   [&](std::int64_t i) { return value_at<T>(static_cast<int>(i / n), i % n); });
+}
 
-  std::vector<T> in(static_cast<std::size_t>(n * comm.size()));
-  for (std::int64_t i = 0; i < n * comm.size(); ++i) in[static_cast<std::size_t>(i)] = value_at<T>(comm.rank(), i);
-  std::vector<T> out(static_cast<std::size_t>(n));
-  comm.reduce_scatter(view_of(out), view_of(in));
-  expect_values(out, "reduce_scatter", [&](std::int64_t i) { return sum_at<T>(comm.size(), comm.rank() * n + i); });
+/// Blocks of about `scale` rows: equal ones, unequal ones of which some are empty, and all rows on one rank.
+inline std::vector<std::vector<std::int64_t>> block_cuts(int ranks, std::int64_t scale) {
+  std::vector<std::vector<std::int64_t>> all(3, {0});
+  for (int r = 0; r < ranks; ++r) {
+    all[0].push_back(all[0].back() + scale);
+    all[1].push_back(all[1].back() + (3 * r + 1) % 4 * scale);
+    all[2].push_back(all[2].back() + (r == ranks / 2 ? scale : 0));
+  }
+  return all;
+}
+
+template <typename T>
+void check_blocks_of(Communicator& comm, std::int64_t scale, std::int64_t width) {
+  for (const std::vector<std::int64_t>& cuts : block_cuts(comm.size(), scale)) {
+    const auto self = static_cast<std::size_t>(comm.rank());
+    const std::int64_t n = cuts.back(), begin = cuts[self] * width, end = cuts[self + 1] * width;
+    std::vector<T> x = contribution<T>(comm.rank(), n * width);
+    comm.reduce_scatter(TensorView(x.data(), dtype_of<T>(), {n, width}), cuts);
+    const std::vector<T> mine(x.begin() + begin, x.begin() + end);
+    expect_values(mine, "reduce_scatter", [&](std::int64_t i) { return sum_at<T>(comm.size(), begin + i); });
+
+    std::fill(x.begin(), x.end(), T{77});
+    for (std::int64_t i = begin; i < end; ++i) x[static_cast<std::size_t>(i)] = value_at<T>(comm.rank(), i);
+    comm.all_gather_v(TensorView(x.data(), dtype_of<T>(), {n, width}), cuts);
+    expect_values(x, "all_gather_v", [&](std::int64_t i) {
+      const auto block = std::upper_bound(cuts.begin(), cuts.end(), i / width) - cuts.begin() - 1;
+      return value_at<T>(static_cast<int>(block), i);
+    });
+  }
+}
+
+/// 1e8 + 1 - 1e8 in f32 is 0 in rank order, 1 in another.
+inline void check_rank_order(Communicator& comm) {
+  if (comm.size() < 3) return;
+  std::vector<std::int64_t> cuts(1, 0);
+  for (int r = 0; r < comm.size(); ++r) cuts.push_back(cuts.back() + r + 1);
+  const float mine = comm.rank() == 0 ? 1e8F : comm.rank() == 1 ? 1.0F : comm.rank() == 2 ? -1e8F : 0.0F;
+  std::vector<float> x(static_cast<std::size_t>(cuts.back()), mine);
+  comm.reduce_scatter(view_of(x), cuts);
+  const auto first = x.begin() + cuts[static_cast<std::size_t>(comm.rank())];
+  expect_values(std::vector<float>(first, first + comm.rank() + 1), "rank order", [](std::int64_t) { return 0.0F; });
 }
 
 template <typename T>
@@ -90,9 +130,11 @@ void check_broadcast_of(Communicator& comm, std::int64_t n, int first_root = 0) 
   }
 }
 
-/// Rank a sends (a + 2 b) % 4 * scale rows of `width` to rank b: some pairs exchange nothing.
+/// Rank a sends (a + 2 b) % 4 * scale rows of `width` to rank b: some pairs exchange nothing. Between start and finish
+/// the counts are overwritten and `between` runs.
 template <typename T>
-void check_all_to_all_of(Communicator& comm, std::int64_t scale, std::int64_t width) {
+void check_all_to_all_of(Communicator& comm, std::int64_t scale, std::int64_t width,
+                         const std::function<void()>& between = {}) {
   const auto rows = [&](int from, int to) { return (from + 2 * to) % 4 * scale; };
   std::vector<std::int64_t> send, recv;
   std::vector<T> in, want;
@@ -106,16 +148,60 @@ void check_all_to_all_of(Communicator& comm, std::int64_t scale, std::int64_t wi
   const auto total = [](const std::vector<std::int64_t>& v) {
     return std::accumulate(v.begin(), v.end(), std::int64_t{0});
   };
-  comm.all_to_all_v(TensorView(out.data(), dtype_of<T>(), {total(recv), width}), recv,
-                    TensorView(in.data(), dtype_of<T>(), {total(send), width}), send);
+  const TensorView to(out.data(), dtype_of<T>(), {total(recv), width});
+  const TensorView from(in.data(), dtype_of<T>(), {total(send), width});
+  if (between) {
+    comm.all_to_all_v_start(to, recv, from, send);
+    std::fill(send.begin(), send.end(), -1);
+    std::fill(recv.begin(), recv.end(), -1);
+    between();
+    comm.all_to_all_v_finish();
+  } else {
+    comm.all_to_all_v(to, recv, from, send);
+  }
   expect_values(out, "all_to_all_v", [&](std::int64_t i) { return want[static_cast<std::size_t>(i)]; });
+}
+
+/// Between start and finish this communicator refuses everything, and stays usable; others work.
+inline void check_open_exchange(Communicator& comm) {
+  const auto part = comm.split(0, -comm.rank());
+  std::vector<float> x(static_cast<std::size_t>(comm.size()));
+  const TensorView view = view_of(x);
+  const std::vector<std::int64_t> ones(x.size(), 1);
+  std::vector<std::int64_t> cuts(x.size() + 1);
+  std::iota(cuts.begin(), cuts.end(), 0);
+  const auto refused = [](const char* what, const std::function<void()>& call) {
+    try {
+      call();
+    } catch (const CommError& e) {
+      if (e.message().find("all_to_all_v") != std::string::npos) return;
+    }
+    throw std::runtime_error(fmt::format("{} should be refused", what));
+  };
+  refused("finish without start", [&] { comm.all_to_all_v_finish(); });
+  check_all_to_all_of<float>(comm, 9, 5, [&] {
+    refused("all_reduce", [&] { comm.all_reduce(view); });
+    refused("all_gather", [&] { comm.all_gather(view, view.rows(0, 1)); });
+    refused("all_gather_v", [&] { comm.all_gather_v(view, cuts); });
+    refused("reduce_scatter", [&] { comm.reduce_scatter(view, cuts); });
+    refused("broadcast", [&] { comm.broadcast(view, 0); });
+    refused("all_to_all_v", [&] { comm.all_to_all_v(view, ones, view, ones); });
+    refused("a second start", [&] { comm.all_to_all_v_start(view, ones, view, ones); });
+    refused("barrier", [&] { comm.barrier(); });
+    refused("split", [&] { comm.split(0, 0); });
+    check_all_reduce_of<float>(*part, 31);
+    check_all_to_all_of<float>(*part, 4, 3, [&] { refused("barrier", [&] { part->barrier(); }); });
+  });
+  refused("a second finish", [&] { comm.all_to_all_v_finish(); });
+  comm.barrier();
 }
 
 template <typename T>
 void check_type(Communicator& comm, std::int64_t n) {
   check_all_reduce_of<T>(comm, n);
-  check_gather_scatter_of<T>(comm, n);
+  check_all_gather_of<T>(comm, n);
   check_broadcast_of<T>(comm, n);
+  check_blocks_of<T>(comm, n, 3);
   check_all_to_all_of<T>(comm, n, 3);
 }
 
@@ -159,11 +245,14 @@ inline void check_everything(Communicator& comm) {
   }
   check_all_reduce_of<float>(comm, (4 << 20) / 4 + 3);  // one piece and a rest
   check_all_reduce_of<double>(comm, (9 << 20) / 8 + 1);
-  check_gather_scatter_of<float>(comm, (5 << 20) / 4 / comm.size() + 3);
+  check_all_gather_of<float>(comm, (5 << 20) / 4 / comm.size() + 3);
+  check_blocks_of<float>(comm, (5 << 20) / 4 / comm.size() / 7 + 3, 7);
   check_broadcast_of<std::uint8_t>(comm, (5 << 20) + 1, comm.size() - 1);
   check_all_to_all_of<float>(comm, 700, 257);
   check_all_to_all_of<std::uint8_t>(comm, 3, 5);
   check_repeatable(comm, 100003);
+  check_rank_order(comm);
+  check_open_exchange(comm);
   check_split(comm);
   comm.barrier();
 }

@@ -67,11 +67,19 @@ TEST(ThreadWorld, SimulatesNodes) {
   run_ranks(world, [](Communicator& comm) {
     EXPECT_EQ(comm.node_size(), comm.rank() == 4 ? 1 : 2);
     EXPECT_EQ(comm.node_rank(), comm.rank() % 2);
+    EXPECT_EQ(comm.nodes(), (std::vector<int>{0, 0, 1, 1, 2}));
     const auto even = comm.split(comm.rank() % 2, 0);  // world ranks 0 2 4 and 1 3: one a node
     EXPECT_EQ(even->node_size(), 1);
     EXPECT_EQ(even->node_rank(), 0);
     const auto node = comm.split(comm.rank() / 2, comm.rank());
     EXPECT_EQ(node->size(), node->node_size());
+    EXPECT_EQ(node->nodes(), std::vector<int>(static_cast<std::size_t>(node->size()), 0));
+    // World ranks 4 2 3 0 1: numbered in the order of this communicator's ranks.
+    const int key[] = {3, 4, 1, 2, 0};
+    const auto mixed = comm.split(0, key[comm.rank()]);
+    EXPECT_EQ(mixed->nodes(), (std::vector<int>{0, 1, 1, 2, 2}));
+    const int between[] = {0, 2, 1, 4, 3};
+    EXPECT_EQ(comm.split(0, between[comm.rank()])->nodes(), (std::vector<int>{0, 1, 0, 2, 1}));
   });
 }
 
@@ -109,6 +117,21 @@ TEST(ThreadWorld, RowCountsThatDoNotMeetFailOnAllRanks) {
     comm.all_to_all_v(view_of(out), recv, view_of(in), send);
   });
   for (const std::string& e : errors) EXPECT_TRUE(contains(e, "rank 1 calls all_to_all_v with 1 rows for rank 0")) << e;
+}
+
+TEST(ThreadWorld, CutsThatDifferFailOnAllRanks) {
+  for (const bool gather : {false, true}) {
+    ThreadWorld world(2);
+    const auto errors = comm_errors(world, [&](Communicator& comm) {
+      std::vector<float> x(4);
+      const std::vector<std::int64_t> cuts{0, comm.rank() == 0 ? 3 : 2, 4};
+      gather ? comm.all_gather_v(view_of(x), cuts) : comm.reduce_scatter(view_of(x), cuts);
+    });
+    for (const std::string& e : errors) {
+      EXPECT_TRUE(contains(e, "the ranks' cuts differ: rank 0 calls ")) << e;
+      EXPECT_TRUE(contains(e, " with cuts[1] = 3, rank 1 with 2")) << e;
+    }
+  }
 }
 
 TEST(ThreadWorld, ARankThatGivesUpFreesTheOthers) {
@@ -165,12 +188,21 @@ TEST(Arguments, AreCheckedBeforeAnythingIsSent) {
     const std::vector<std::int64_t> two{2, 2}, negative{-1, 5}, one{4};
     EXPECT_THROW(comm.all_reduce(view_of(bytes)), ShapeError);
     EXPECT_THROW(comm.all_gather(view_of(three), view_of(four)), ShapeError);
-    EXPECT_THROW(comm.reduce_scatter(view_of(three), view_of(four)), ShapeError);
+    for (const std::vector<std::int64_t>& cuts :
+         std::vector<std::vector<std::int64_t>>{{0, 4}, {0, 2, 3, 4}, {1, 2, 4}, {0, 2, 5}, {0, 5, 4}, {0, -1, 4}}) {
+      EXPECT_THROW(comm.reduce_scatter(view_of(four), cuts), ShapeError);
+      EXPECT_THROW(comm.all_gather_v(view_of(four), cuts), ShapeError);
+    }
+    EXPECT_THROW(comm.reduce_scatter(view_of(bytes), std::vector<std::int64_t>{0, 2, 4}), ShapeError);
+    EXPECT_THROW(comm.all_gather_v(TensorView(four.data(), DType::F32, {}), std::vector<std::int64_t>{0, 0, 1}),
+                 ShapeError);
     EXPECT_THROW(comm.all_gather(view_of(bytes), view_of(four)), ShapeError);
     EXPECT_THROW(comm.broadcast(view_of(four), 2), CommError);
     EXPECT_THROW(comm.all_to_all_v(view_of(three), two, view_of(four), two), ShapeError);
     EXPECT_THROW(comm.all_to_all_v(view_of(four), two, view_of(four), negative), ShapeError);
     EXPECT_THROW(comm.all_to_all_v(view_of(four), one, view_of(four), one), ShapeError);
+    const std::vector<std::int64_t> send{comm.rank() == 0 ? 1 : 3, comm.rank() == 0 ? 3 : 1};
+    EXPECT_THROW(comm.all_to_all_v_start(view_of(four), two, view_of(four), send), ShapeError);
     EXPECT_THROW(comm.split(-1, 0), CommError);
     EXPECT_THROW(comm.all_reduce(TensorView(three.data(), DType::F32, {3}, Device{DeviceType::Cuda, 0})), CommError);
     comm.barrier();
@@ -199,6 +231,24 @@ TEST(Watchdog, NamesTheCollectiveAndTheMissingRank) {
   }
   EXPECT_TRUE(contains(printed, "rank 1 has not arrived")) << printed;
   EXPECT_EQ(printed.find("watchdog:"), printed.rfind("watchdog:")) << "one report is enough:\n" << printed;
+}
+
+TEST(Watchdog, SeesARankThatWaitsForItsRows) {
+  ThreadWorld world(3, {.watchdog_s = 0.5});
+  ::testing::internal::CaptureStderr();
+  const auto errors = comm_errors(world, [](Communicator& comm) {
+    std::vector<float> in(3), out(3);
+    const std::vector<std::int64_t> ones(3, 1);
+    comm.all_to_all_v(view_of(out), ones, view_of(in), ones);
+    comm.all_to_all_v_start(view_of(out), ones, view_of(in), ones);
+    if (comm.rank() == 2) std::this_thread::sleep_for(milliseconds(1500));
+    comm.all_to_all_v_finish();
+  });
+  ::testing::internal::GetCapturedStderr();
+  for (const std::string& e : errors) {
+    EXPECT_TRUE(contains(e, "watchdog: all_to_all_v #2 on world (12 bytes) has not finished on rank 0")) << e;
+    EXPECT_TRUE(contains(e, "rank 2 has not arrived: it finished all_to_all_v #1 on world (12 bytes)")) << e;
+  }
 }
 
 TEST(Watchdog, LeavesComputingRanksAlone) {

@@ -1,5 +1,5 @@
 // The checks of comm_checks.h over MPI, and the ways in which a job must end. Run by ctest under mpirun:
-//   emox_mpi_comm check|chunks|nodes|late|hang|part|early|stopped|throw|leave|kill|auto|mpi|self
+//   emox_mpi_comm check|chunks|nodes|messages|late|hang|part|rows|early|stopped|throw|leave|kill|auto|mpi|self
 #include <signal.h>
 #include <unistd.h>
 
@@ -11,6 +11,7 @@
 #include "parallel/comm/mpi_world.h"
 #include "runtime/core/error.h"
 #include "tests/parallel/comm_checks.h"
+#include "tests/parallel/mpi_messages.h"
 
 namespace emox::test {
 namespace {
@@ -21,8 +22,53 @@ void check_nodes(Communicator& comm) {
   const int last = comm.size() / 2 * 2;  // ranks beyond it have a node of one
   if (comm.node_rank() != comm.rank() % 2 || comm.node_size() != (comm.rank() >= last ? 1 : 2))
     throw std::runtime_error(fmt::format("place {} of {} on the node", comm.node_rank(), comm.node_size()));
+  for (int r = 0; r < comm.size(); ++r) {
+    if (comm.nodes()[static_cast<std::size_t>(r)] != r / 2)
+      throw std::runtime_error("ranks 2 k and 2 k + 1 share node k");
+  }
   const auto across = comm.split(comm.rank() % 2, 0);
   if (across->node_size() != 1) throw std::runtime_error("one rank a node expected");
+  const auto reversed = comm.split(0, -comm.rank());  // numbered anew: the last rank names node 0
+  for (int r = 0; r < comm.size(); ++r) {
+    const int world_rank = comm.size() - 1 - r;
+    if (reversed->nodes()[static_cast<std::size_t>(r)] != (comm.size() - 1) / 2 - world_rank / 2)
+      throw std::runtime_error("nodes are numbered in the order of the ranks");
+  }
+}
+
+void expect_messages(const MessageCount& before, std::int64_t sent, std::int64_t received) {
+  const MessageCount now = message_count();
+  if (now.sent - before.sent != sent || now.received - before.received != received)
+    throw std::runtime_error(fmt::format("{} messages sent and {} received, expected {} and {}", now.sent - before.sent,
+                                         now.received - before.received, sent, received));
+}
+
+/// Rows travel from each rank to the next one only: one message out, one in, whatever the number of ranks.
+void check_messages(Communicator& comm) {
+  const int ranks = comm.size(), next = (comm.rank() + 1) % ranks, previous = (comm.rank() + ranks - 1) % ranks;
+  std::vector<std::int64_t> send(static_cast<std::size_t>(ranks)), recv = send;
+  send[static_cast<std::size_t>(next)] = 3;
+  recv[static_cast<std::size_t>(previous)] = 3;
+  std::vector<float> in = contribution<float>(comm.rank(), 3), out(3);
+  MessageCount before = message_count();
+  comm.all_to_all_v_start(view_of(out), recv, view_of(in), send);
+  expect_messages(before, 1, 1);  // under way before anybody waits
+  comm.all_to_all_v_finish();
+  expect_messages(before, 1, 1);
+  expect_values(out, "rows of the rank before", [&](std::int64_t i) { return value_at<float>(previous, i); });
+
+  const std::vector<std::int64_t> none(static_cast<std::size_t>(ranks), 0);
+  before = message_count();
+  comm.all_to_all_v(TensorView(nullptr, DType::F32, {0, 5}), none, TensorView(nullptr, DType::F32, {0, 5}), none);
+  expect_messages(before, 0, 0);
+
+  // All rows of a sum on rank 0: it receives from everybody, the others send once.
+  std::vector<std::int64_t> cuts(static_cast<std::size_t>(ranks) + 1, 8);
+  cuts[0] = 0;
+  std::vector<float> x(8, 1);
+  before = message_count();
+  comm.reduce_scatter(view_of(x), cuts);
+  expect_messages(before, comm.rank() == 0 ? 0 : 1, comm.rank() == 0 ? ranks - 1 : 0);
 }
 
 /// The last rank does what the mode says, the others enter a collective and wait for it.
@@ -30,11 +76,16 @@ void misbehave(Communicator& comm, const std::string& mode) {
   const auto part = comm.split(0, 0);
   part->barrier();
   std::vector<float> x(1000);
-  if (comm.rank() != comm.size() - 1) {
+  if (comm.rank() != comm.size() - 1 && mode == "rows") {
+    std::vector<float> out(static_cast<std::size_t>(comm.size()));
+    const std::vector<std::int64_t> ones(out.size(), 1);
+    part->all_to_all_v_start(view_of(out), ones, view_of(x).rows(0, comm.size()), ones);
+    part->all_to_all_v_finish();
+  } else if (comm.rank() != comm.size() - 1) {
     (mode == "part" ? *part : comm).all_reduce(view_of(x));
-    return;
   }
-  if (mode == "hang" || mode == "part") sleep_seconds(60);
+  if (comm.rank() != comm.size() - 1) return;
+  if (mode == "hang" || mode == "part" || mode == "rows") sleep_seconds(60);
   if (mode == "early") return;  // to the end of main(), where its watchdog still answers
   if (mode == "stopped") ::raise(SIGSTOP);
   if (mode == "kill") ::kill(::getpid(), SIGKILL);
@@ -45,7 +96,8 @@ int run(const std::string& mode) {
   MpiWorldOptions options;
   if (mode == "chunks") options.max_message = 1000, options.reduce_piece = 700;
   if (mode == "nodes") options.ranks_per_node = 2;
-  if (mode == "hang" || mode == "part" || mode == "early" || mode == "stopped" || mode == "late" || mode == "check")
+  if (mode == "hang" || mode == "part" || mode == "rows" || mode == "early" || mode == "stopped" || mode == "late" ||
+      mode == "check")
     options.watchdog_s = 1;
   if (mode == "check") options.watchdog_s = 60;
   MpiWorld job(options);
@@ -58,8 +110,13 @@ int run(const std::string& mode) {
       for (const std::int64_t n : {0, 1, 249, 250, 251, 1237}) check_type<float>(*comm, n);
       check_type<double>(*comm, 9999);
       check_all_to_all_of<std::uint8_t>(*comm, 1000, 1);  // exact multiples of a message
+      check_blocks_of<double>(*comm, 777, 11);            // many pieces, blocks of other lengths
+      check_rank_order(*comm);
+      check_open_exchange(*comm);
     } else if (mode == "nodes") {
       check_nodes(*comm);
+    } else if (mode == "messages") {
+      check_messages(*comm);
     } else if (mode == "late") {
       // Three times the limit, but outside of collectives, on all ranks; then one rank is done long before the others.
       comm->barrier();
