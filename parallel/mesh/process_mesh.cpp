@@ -1,0 +1,75 @@
+#include "parallel/mesh/process_mesh.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+/// "4 or 6"; a number below 1 is left out.
+std::string either(std::int64_t below, std::int64_t above) {
+  if (below < 1) return std::to_string(above);
+  return above < 1 ? std::to_string(below) : fmt::format("{} or {}", below, above);
+}
+
+/// The divisors of `ranks` on both sides of a size that does not fit, none above `most`.
+std::string nearest_sizes(std::int64_t ranks, std::int64_t size, std::int64_t most) {
+  std::int64_t below = 0, above = 0;
+  for (std::int64_t d = 1; d <= std::min(ranks, most) && above == 0; ++d) {
+    if (ranks % d == 0) (d < size ? below : above) = d;
+  }
+  return either(below, above);
+}
+
+}  // namespace
+
+void check_expert_parallel(std::int64_t ranks, std::int64_t expert_parallel, std::int64_t routed_experts) {
+  const std::int64_t most = std::max<std::int64_t>(routed_experts, 1);
+  const bool shareable = 1 <= expert_parallel && expert_parallel <= most;
+  if (shareable && ranks % expert_parallel == 0) return;
+  std::string why, more_ranks;
+  if (expert_parallel < 1) {
+    why = "it must be at least 1";
+  } else if (routed_experts == 0) {
+    why = "a dense model has no experts to share";
+  } else if (!shareable) {
+    why =
+        fmt::format("each of {} ranks needs an expert, the model has {} routed ones", expert_parallel, routed_experts);
+  } else {
+    const std::int64_t below = ranks / expert_parallel * expert_parallel;
+    why =
+        fmt::format("data_parallel would be {:.4g}", static_cast<double>(ranks) / static_cast<double>(expert_parallel));
+    more_ranks = fmt::format(", or start {} ranks for expert_parallel = {}", either(below, below + expert_parallel),
+                             expert_parallel);
+  }
+  fail<UsageError>(
+      "parallel.expert_parallel = {} does not fit ranks = expert_parallel x data_parallel, {} = {} x data_parallel: "
+      "{}. On {} ranks use expert_parallel = {}{}",
+      expert_parallel, ranks, expert_parallel, why, ranks, nearest_sizes(ranks, expert_parallel, most), more_ranks);
+}
+
+ProcessMesh::ProcessMesh(Communicator& world, std::int64_t expert_parallel)
+    : world_(world), positions_(static_cast<std::size_t>(world.size())) {
+  // How many experts there are is the model's to check.
+  check_expert_parallel(world.size(), expert_parallel, std::max<std::int64_t>(world.size(), expert_parallel));
+  expert_parallel_ = static_cast<int>(expert_parallel);
+  std::vector<int> ranks(positions_.size());
+  std::iota(ranks.begin(), ranks.end(), 0);
+  std::stable_sort(ranks.begin(), ranks.end(), [&nodes = world.nodes()](int a, int b) {
+    return nodes[static_cast<std::size_t>(a)] < nodes[static_cast<std::size_t>(b)];
+  });
+  for (int p = 0; p < world.size(); ++p) positions_[static_cast<std::size_t>(ranks[static_cast<std::size_t>(p)])] = p;
+  expert_ = group(expert_parallel_, replica_index(), expert_index(), own_expert_);
+  replicas_ = group(data_parallel(), expert_index(), replica_index(), own_replicas_);
+}
+
+Communicator* ProcessMesh::group(int ranks, int color, int key, std::unique_ptr<Communicator>& own) const {
+  if (ranks == world_.size() && std::is_sorted(positions_.begin(), positions_.end())) return &world_;
+  own = ranks == 1 ? make_self_communicator() : world_.split(color, key);
+  return own.get();
+}
+
+}  // namespace emox

@@ -1,0 +1,168 @@
+// The table of ranks: who shares a row and a column, on every mesh up to 12 ranks and on nodes of all kinds.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "parallel/mesh/process_mesh.h"
+#include "runtime/core/error.h"
+#include "tests/support/ranks.h"
+
+namespace emox::test {
+namespace {
+
+/// The world ranks of a group, in its order.
+std::vector<std::int64_t> members(Communicator& group, int world_rank) {
+  std::int64_t mine = world_rank;
+  std::vector<std::int64_t> all(static_cast<std::size_t>(group.size()));
+  group.all_gather(TensorView(all.data(), DType::I64, {group.size()}), TensorView(&mine, DType::I64, {1}));
+  return all;
+}
+
+/// World ranks by (node, rank), without sorting.
+std::vector<std::int64_t> places(const std::vector<int>& nodes) {
+  std::vector<std::int64_t> order;
+  for (std::size_t node = 0; node < nodes.size(); ++node)
+    for (std::size_t r = 0; r < nodes.size(); ++r)
+      if (nodes[r] == static_cast<int>(node)) order.push_back(static_cast<std::int64_t>(r));
+  return order;
+}
+
+void check_mesh(Communicator& world, int expert_parallel) {
+  const ProcessMesh mesh(world, expert_parallel);
+  const int size = world.size(), rank = world.rank(), replicas = size / expert_parallel;
+  const auto order = places(world.nodes());
+  EXPECT_EQ(mesh.expert_parallel(), expert_parallel);
+  EXPECT_EQ(mesh.data_parallel(), replicas);
+  EXPECT_EQ(&mesh.world(), &world);
+  for (int p = 0; p < size; ++p) {
+    const auto r = static_cast<int>(order[static_cast<std::size_t>(p)]);
+    EXPECT_EQ(mesh.expert_index_of(r), p % expert_parallel);
+    EXPECT_EQ(mesh.replica_index_of(r), p / expert_parallel);
+    if (r != rank) continue;
+    EXPECT_EQ(mesh.expert_index(), p % expert_parallel);
+    EXPECT_EQ(mesh.replica_index(), p / expert_parallel);
+  }
+  EXPECT_EQ(mesh.expert().rank(), mesh.expert_index());
+  EXPECT_EQ(mesh.replicas().rank(), mesh.replica_index());
+  std::vector<std::int64_t> row, column;
+  for (int e = 0; e < expert_parallel; ++e)
+    row.push_back(order[static_cast<std::size_t>(mesh.replica_index() * expert_parallel + e)]);
+  for (int d = 0; d < replicas; ++d)
+    column.push_back(order[static_cast<std::size_t>(d * expert_parallel + mesh.expert_index())]);
+  EXPECT_EQ(members(mesh.expert(), rank), row);
+  EXPECT_EQ(members(mesh.replicas(), rank), column);
+
+  const bool in_order = std::is_sorted(order.begin(), order.end());
+  EXPECT_EQ(&mesh.expert() == &world, in_order && expert_parallel == size);
+  EXPECT_EQ(&mesh.replicas() == &world, in_order && replicas == size);
+  if (size == 1) return;
+  EXPECT_EQ(mesh.expert().transport(), expert_parallel == 1 ? "self" : "threads");
+  EXPECT_EQ(mesh.replicas().transport(), replicas == 1 ? "self" : "threads");
+}
+
+void check_divisors(Communicator& world) {
+  for (int expert_parallel = 1; expert_parallel <= world.size(); ++expert_parallel)
+    if (world.size() % expert_parallel == 0) check_mesh(world, expert_parallel);
+}
+
+TEST(ProcessMesh, EveryMeshUpToTwelveRanksOnNodesOfAllSizes) {
+  for (int ranks = 1; ranks <= 12; ++ranks) {
+    for (const int ranks_per_node : {0, 1, 2, 4, 5}) {  // 5 and 4 leave a smaller last node
+      SCOPED_TRACE(fmt::format("{} ranks, {} a node", ranks, ranks_per_node));
+      ThreadWorld world(ranks, {.ranks_per_node = ranks_per_node});
+      run_ranks(world, check_divisors);
+    }
+  }
+}
+
+TEST(ProcessMesh, RanksDealtOutOverTheNodesInTurn) {
+  for (const int ranks : {4, 6, 8, 12}) {
+    for (const int per_node : {2, 3, 4}) {
+      SCOPED_TRACE(fmt::format("{} ranks, {} a node", ranks, per_node));
+      ThreadWorld threads(ranks, {.ranks_per_node = per_node});
+      run_ranks(threads, [&](Communicator& comm) {
+        // First the first rank of every node, then the second ones, ...
+        const auto world = comm.split(0, comm.rank() % per_node * ranks + comm.rank() / per_node);
+        const int nodes = (ranks + per_node - 1) / per_node;
+        EXPECT_EQ(world->nodes()[1], nodes > 1 ? 1 : 0);
+        check_divisors(*world);
+      });
+    }
+  }
+}
+
+TEST(ProcessMesh, UnevenNodes) {
+  // Of three nodes of four, 1, 4 and 3 ranks take part, in an order that jumps between the nodes.
+  ThreadWorld threads(12, {.ranks_per_node = 4});
+  run_ranks(threads, [](Communicator& comm) {
+    const int place[] = {5, -1, -1, -1, 0, 4, 2, 7, 3, 1, -1, 6};
+    const int mine = place[comm.rank()];
+    const auto world = comm.split(mine < 0 ? 1 : 0, mine);
+    if (mine < 0) return;
+    EXPECT_EQ(world->nodes(), (std::vector<int>{0, 1, 0, 1, 0, 2, 1, 0}));
+    check_divisors(*world);
+  });
+}
+
+TEST(ProcessMesh, ExpertGroupsStayInsideNodes) {
+  // 12 ranks dealt out over nodes of 4: groups of 2 and 4 touch one node, 12 all three; 6 cannot do with one.
+  ThreadWorld threads(12, {.ranks_per_node = 4});
+  run_ranks(threads, [](Communicator& comm) {
+    const auto world = comm.split(0, comm.rank() % 4 * 12 + comm.rank() / 4);
+    for (const auto& [expert_parallel, touched] : std::vector<std::pair<int, std::size_t>>{{2, 1}, {4, 1}, {6, 2}}) {
+      const ProcessMesh mesh(*world, expert_parallel);
+      const std::vector<int>& nodes = mesh.expert().nodes();
+      EXPECT_EQ(std::set<int>(nodes.begin(), nodes.end()).size(), touched) << expert_parallel;
+    }
+  });
+}
+
+TEST(ProcessMesh, RefusesASizeThatDoesNotDivide) {
+  run_ranks(6, [](Communicator& comm) {
+    for (const std::int64_t size : {-1, 0, 4, 5, 7, 12}) EXPECT_THROW(ProcessMesh(comm, size), UsageError) << size;
+    comm.barrier();
+  });
+}
+
+std::string refusal(std::int64_t ranks, std::int64_t expert_parallel, std::int64_t routed) {
+  try {
+    check_expert_parallel(ranks, expert_parallel, routed);
+  } catch (const UsageError& e) {
+    return e.message();
+  }
+  return "";
+}
+
+TEST(ExpertParallel, AcceptsExactlyTheDivisorsThatTheExpertsAllow) {
+  for (std::int64_t ranks = 1; ranks <= 24; ++ranks)
+    for (std::int64_t size = -1; size <= 26; ++size)
+      for (const std::int64_t routed : {0, 1, 7, 24, 127})
+        EXPECT_EQ(refusal(ranks, size, routed).empty(),
+                  size >= 1 && ranks % size == 0 && size <= std::max<std::int64_t>(routed, 1))
+            << ranks << " " << size << " " << routed;
+}
+
+TEST(ExpertParallel, NamesWhatFits) {
+  const std::string equation = " does not fit ranks = expert_parallel x data_parallel, ";
+  EXPECT_EQ(refusal(12, 5, 24), "parallel.expert_parallel = 5" + equation +
+                                    "12 = 5 x data_parallel: data_parallel would be 2.4. On 12 ranks use "
+                                    "expert_parallel = 4 or 6, or start 10 or 15 ranks for expert_parallel = 5");
+  EXPECT_EQ(refusal(12, 5, 5), "parallel.expert_parallel = 5" + equation +
+                                   "12 = 5 x data_parallel: data_parallel would be 2.4. On 12 ranks use "
+                                   "expert_parallel = 4, or start 10 or 15 ranks for expert_parallel = 5");
+  EXPECT_EQ(refusal(2, 4, 24), "parallel.expert_parallel = 4" + equation +
+                                   "2 = 4 x data_parallel: data_parallel would be 0.5. On 2 ranks use "
+                                   "expert_parallel = 2, or start 4 ranks for expert_parallel = 4");
+  EXPECT_EQ(refusal(16, 16, 10), "parallel.expert_parallel = 16" + equation +
+                                     "16 = 16 x data_parallel: each of 16 ranks needs an expert, the model has 10 "
+                                     "routed ones. On 16 ranks use expert_parallel = 8");
+  EXPECT_EQ(refusal(4, 2, 0), "parallel.expert_parallel = 2" + equation +
+                                  "4 = 2 x data_parallel: a dense model has no experts to share. On 4 ranks use "
+                                  "expert_parallel = 1");
+  EXPECT_EQ(refusal(4, 0, 8), "parallel.expert_parallel = 0" + equation +
+                                  "4 = 0 x data_parallel: it must be at least 1. On 4 ranks use expert_parallel = 1");
+}
+
+}  // namespace
+}  // namespace emox::test
