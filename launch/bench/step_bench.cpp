@@ -67,7 +67,7 @@ double copy_rate(Context& ctx) {
 nlohmann::ordered_json op_table(const Telemetry& telemetry, int steps, double step_s, double gemm, double copy) {
   std::vector<std::pair<double, nlohmann::ordered_json>> rows;
   for (const auto& [name, t] : telemetry.totals()) {
-    if (name.starts_with("phase.") || name.starts_with("layer.")) continue;
+    if (name.starts_with("phase.") || name.starts_with("layer.") || name.starts_with("comm.")) continue;
     const double limit = t.flops > 0 ? t.flops / gemm : t.bytes / copy;
     rows.push_back({t.seconds,
                     {{"op", name},

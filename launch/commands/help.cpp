@@ -43,6 +43,7 @@ std::string help_train() {
          "  --checkpoint.every_steps=N       how often to save\n"
          "options:\n"
          "  --print-config   print the resolved recipe and stop\n"
+         "  --trace FILE     timeline of all ranks, for chrome://tracing or Perfetto\n"
          "  --help SECTION   every key of a section, with default and range:\n"
          "                   run model moe train data parallel checkpoint eval, or all\n"
          "\n"

@@ -6,12 +6,14 @@
 #include "launch/commands/on_ranks.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/signals.h"
+#include "runtime/core/error.h"
 
 namespace emox {
 
 int run_train(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = "emox train",
                                         .flags = {"--print-config"},
+                                        .options = {"--trace"},
                                         .overrides = true,
                                         .min_positional = 1,
                                         .max_positional = 1,
@@ -22,12 +24,14 @@ int run_train(const std::vector<std::string>& args) {
     std::fputs(to_ini(recipe, true).c_str(), stdout);
     return kDone;
   }
+  const std::string trace = a.value("--trace");
+  require<UsageError>(!a.has("--trace") || !trace.empty(), "emox train: --trace needs a file: write --trace=FILE");
   const StopSignals signals;
   return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
     recipe.validate(session.comm().size());
     std::vector<std::string> command{"emox", "train"};
     command.insert(command.end(), args.begin(), args.end());
-    train(session, recipe, command);
+    train(session, recipe, command, trace);
     return static_cast<int>(kDone);
   });
 }

@@ -16,6 +16,7 @@
 #include "launch/train/progress.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/signals.h"
+#include "launch/train/trace.h"
 #include "launch/train/training_step.h"
 #include "model/optim/schedule.h"
 #include "model/transformer/flops.h"
@@ -45,9 +46,10 @@ Schedule schedule_of(const Recipe& r) {
 
 class Trainer {
  public:
-  Trainer(Session& session, const Recipe& recipe, const std::vector<std::string>& command)
+  Trainer(Session& session, const Recipe& recipe, const std::vector<std::string>& command, const std::string& trace)
       : s_(session),
         recipe_(recipe),
+        trace_(trace),
         directory_(recipe.run.dir),
         loader_(loader_config(recipe)),
         model_(recipe.model, session.ctx(), true),
@@ -67,6 +69,7 @@ class Trainer {
       s_.log().info("nothing to do: {} already holds step {} of {}", recipe_.run.dir, done_, last);
       return;
     }
+    if (!trace_.empty()) begin_trace(s_);
     Progress progress(done_ + 1, last, s_.root());
     bool stop = false;
     while (done_ < stop_after && !stop) {
@@ -92,6 +95,7 @@ class Trainer {
     } else if (recipe_.eval.final) {
       evaluate_now(done_, true);
     }
+    if (!trace_.empty()) finish_trace(s_, trace_);
   }
 
  private:
@@ -206,6 +210,7 @@ class Trainer {
   }
 
   void save(std::int64_t step) {
+    const Span span(s_.ctx(), "phase.checkpoint");
     const auto start = Clock::now();
     const CheckpointMeta meta{step * recipe_.tokens_per_step(),
                               static_cast<std::uint64_t>(recipe_.run.seed),
@@ -234,6 +239,7 @@ class Trainer {
 
   Session& s_;
   const Recipe recipe_;
+  const std::string trace_;
   RunDirectory directory_;
   Loader loader_;
   LanguageModel model_;
@@ -248,8 +254,9 @@ class Trainer {
 
 }  // namespace
 
-void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command) {
-  Trainer trainer(session, recipe, command);
+void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command, const std::string& trace) {
+  if (!trace.empty()) on_root(session, [&] { check_trace_path(trace); });
+  Trainer trainer(session, recipe, command, trace);
   trainer.run();
 }
 

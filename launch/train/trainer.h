@@ -10,7 +10,9 @@
 namespace emox {
 
 /// Starts or resumes the run of recipe.run.dir on the session's ranks. Returns when the last step is done, when
-/// run.stop_after_step is reached, or one step after a stop signal; the state is saved in all three cases.
-void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command);
+/// run.stop_after_step is reached, or one step after a stop signal; the state is saved in all three cases. `trace`: the
+/// file of the run's timeline (trace.h), empty for none; UsageError before anything else if it cannot be written.
+void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
+           const std::string& trace = "");
 
 }  // namespace emox

@@ -119,7 +119,10 @@ void TrainingStep::reduce_counts(bool stop_requested, Sums& sums) {
   const std::int64_t extras[kExtras] = {sums.local_documents, sums.local_pool_sizes, stop_requested ? 1 : 0};
   ops::copy_from_host(ctx_, integers_.view().rows(counts + layers, counts + layers + kExtras), extras);
   const bool local = config_.balance_scope == BalanceScope::Local && config_.balance == BalanceMode::Aux;
-  comm_.all_reduce(local ? integers_.view().rows(counts, integers_.view().numel()) : integers_.view());
+  {
+    const Span wait(ctx_, "comm.counts");
+    comm_.all_reduce(local ? integers_.view().rows(counts, integers_.view().numel()) : integers_.view());
+  }
   const auto v = ops::to_host<std::int64_t>(ctx_, integers_);
   for (std::int64_t i = 0; i < counts; ++i) step_counts_[static_cast<std::size_t>(i)] += v[static_cast<std::size_t>(i)];
   for (std::int64_t l = 0; l < layers; ++l) sums.document_experts += v[static_cast<std::size_t>(counts + l)];
@@ -245,7 +248,10 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
   else
     run_whole_step(step, stop_requested, sums);
   const Span span(ctx_, "phase.reduce");
-  comm_.all_reduce(gradients);
+  {
+    const Span wait(ctx_, "comm.gradients");
+    comm_.all_reduce(gradients);
+  }
   return metrics_of(sums);
 }
 
@@ -255,7 +261,10 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums) {
   const double mine[4] = {sums.ce / divisor_, train_.lm_z_weight * sums.z / divisor_, sums.lb,
                           sums.router_z * router_z};
   ops::copy_from_host(ctx_, totals_, mine);
-  comm_.all_reduce(totals_);
+  {
+    const Span wait(ctx_, "comm.losses");
+    comm_.all_reduce(totals_);
+  }
   const auto total = ops::to_host<double>(ctx_, totals_);
   StepMetrics r{.ce = total[0], .lm_z = total[1], .lb = total[2], .router_z = total[3]};
   r.stop = sums.stop;

@@ -8,6 +8,7 @@
 #include "data/loader/loader.h"
 #include "runtime/core/error.h"
 #include "tests/support/support.h"
+#include "tests/support/trace.h"
 #include "tests/support/training.h"
 
 namespace emox {
@@ -78,14 +79,24 @@ TEST_F(TrainMpi, ASignalSavesAndTheSameCommandGoesOn) {
   recipe_.train.steps = 1000000;
   test::write_recipe(path_, recipe_);
   const std::string metrics = (run("run") / "metrics.jsonl").string();
+  const fs::path trace = directory_.path() / "trace.json";
   const CommandResult stopped =
-      test::run_command(kEnvironment + start("run", 2) + "& job=$!; until [[ $(wc -l < " + metrics +
-                        ") -ge 3 ]]; do sleep 0.05; done; " + "kill -USR1 $job; wait $job");
+      test::run_command(kEnvironment + start("run", 2, "--trace=" + trace.string()) + "& job=$!; until [[ $(wc -l < " +
+                        metrics + ") -ge 3 ]]; do sleep 0.05; done; " + "kill -USR1 $job; wait $job");
   EXPECT_EQ(stopped.exit_code, 0) << stopped.output;
   EXPECT_NE(stopped.output.find("stopped by signal"), std::string::npos) << stopped.output;
   EXPECT_NE(stopped.output.find("the same command goes on"), std::string::npos) << stopped.output;
   const auto steps = static_cast<std::int64_t>(test::read_metrics(run("run")).size());
   ASSERT_GE(steps, 3);
+  // The timeline holds all steps of both ranks, and the save.
+  const auto lanes = test::read_trace(trace);
+  ASSERT_EQ(lanes.size(), 2U);
+  for (const auto& [rank, spans] : lanes) {
+    std::map<std::string, std::int64_t> count;
+    for (const test::TraceSpan& s : spans) ++count[s.name];
+    EXPECT_EQ(count["comm.gradients"], steps);
+    EXPECT_EQ(count["phase.checkpoint"], 1);
+  }
   EXPECT_TRUE(fs::exists(run("run") / "checkpoints" / fmt::format("step-{:08}", steps)));
   const std::string until = "--run.stop_after_step=" + std::to_string(steps + 5);
   train("run", 2, until);

@@ -75,6 +75,8 @@ TEST(Cli, KeysInHelpExist) {
   EXPECT_GE(found, 8);
 }
 
+TEST(Cli, HelpOfTrainMentionsTheTrace) { EXPECT_NE(help_train().find("  --trace FILE "), std::string::npos); }
+
 TEST(Cli, SectionHelpShowsEveryKeyWithDefaultAndRange) {
   const Outcome moe = emox({"train", "--help", "moe"});
   EXPECT_EQ(moe.code, 0);

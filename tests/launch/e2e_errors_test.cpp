@@ -64,6 +64,17 @@ TEST_F(ProgramErrors, ValuesThatCannotBe) {
   EXPECT_FALSE(fs::exists(directory_.path() / "run"));
 }
 
+TEST_F(ProgramErrors, ATraceThatCannotBeWritten) {
+  const std::string folder = directory_.path().string();
+  expect(
+      train("--trace " + folder + "/no/t.json"), 2,
+      {"--trace=" + folder + "/no/t.json cannot be written (No such file or directory)", "check that its directory"});
+  expect(train("--trace=" + folder), 2, {"--trace=" + folder + " is a directory: name a file in it"});
+  expect(train("--trace="), 2, {"--trace needs a file: write --trace=FILE"});
+  expect(train("--trace"), 2, {"--trace needs a value"});
+  EXPECT_FALSE(fs::exists(directory_.path() / "run"));
+}
+
 TEST_F(ProgramErrors, TokenFilesThatCannotBeRead) {
   const fs::path file = directory_.path() / "tokens.npy";
   const std::string all = "--data.source=all:1:" + file.string();

@@ -82,6 +82,66 @@ TEST(Metrics, AFloat32SurvivesTheFile) {
   }
 }
 
+Telemetry::Clock::time_point at(std::int64_t ns) {
+  return Telemetry::Clock::time_point(std::chrono::nanoseconds(1'000'000'000 + ns));
+}
+
+TEST(Trace, KeepsSpansWithTheirPlaceInTime) {
+  Telemetry telemetry;
+  telemetry.add("phase.early", at(-5), at(7), 0, 0);  // before the trace
+  EXPECT_TRUE(telemetry.events().empty());
+  telemetry.start_trace(at(0), 10, {"phase.", "comm."});
+  std::string name = "phase.a";
+  telemetry.add(name, at(100), at(250), 0, 0);
+  name = "matmul!";  // the event has its own copy
+  telemetry.add(name, at(120), at(200), 9, 0);
+  telemetry.clear();
+  telemetry.add("comm.sum", at(300), at(300), 0, 0);
+  telemetry.add("phase.open", at(-1), at(400), 0, 0);  // begun before the trace
+  ASSERT_EQ(telemetry.events().size(), 2U);
+  const TraceEvent a = telemetry.events()[0], sum = telemetry.events()[1];
+  EXPECT_EQ(a.name, "phase.a");
+  EXPECT_EQ(a.start_ns, 100);
+  EXPECT_EQ(a.duration_ns, 150);
+  EXPECT_EQ(sum.name, "comm.sum");
+  EXPECT_EQ(sum.start_ns, 300);
+  EXPECT_EQ(sum.duration_ns, 0);
+  EXPECT_EQ(telemetry.dropped_events(), 0);
+  EXPECT_EQ(telemetry.totals().size(), 2U);  // since clear(), whatever is traced
+}
+
+TEST(Trace, CountsWhatFindsNoRoom) {
+  Telemetry telemetry;
+  telemetry.start_trace(at(0), 3);
+  for (int i = 0; i < 5; ++i) telemetry.add("x", at(i), at(i + 1), 0, 0);
+  ASSERT_EQ(telemetry.events().size(), 3U);
+  EXPECT_EQ(telemetry.events()[2].start_ns, 2);
+  EXPECT_EQ(telemetry.dropped_events(), 2);
+  EXPECT_EQ(telemetry.totals().at("x").calls, 5);
+  telemetry.start_trace(at(10), 3);
+  EXPECT_TRUE(telemetry.events().empty());
+  EXPECT_EQ(telemetry.dropped_events(), 0);
+}
+
+TEST(Trace, SpansNestAsTheirScopes) {
+  Telemetry telemetry;
+  Context ctx;
+  ctx.telemetry = &telemetry;
+  const auto zero = Telemetry::Clock::now();
+  telemetry.start_trace(zero, 10);
+  {
+    const Span outer(ctx, "outer");
+    { const Span inner(ctx, "inner"); }
+    { const Span inner(ctx, "inner"); }
+  }
+  ASSERT_EQ(telemetry.events().size(), 3U);
+  const TraceEvent first = telemetry.events()[0], second = telemetry.events()[1], outer = telemetry.events()[2];
+  EXPECT_GE(outer.start_ns, 0);
+  EXPECT_GE(first.start_ns, outer.start_ns);
+  EXPECT_GE(second.start_ns, first.start_ns + first.duration_ns);
+  EXPECT_LE(second.start_ns + second.duration_ns, outer.start_ns + outer.duration_ns);
+}
+
 nlohmann::ordered_json record(int step) { return {{"step", step}, {"loss", 0.5}}; }
 
 TEST(MetricsSink, WritesALineARecordAndStartsEmpty) {
