@@ -47,6 +47,7 @@ Plan plan_reads(std::span<const CheckpointPiece> wanted, const Manifest& manifes
   for (const CheckpointPiece& p : wanted) {
     check_piece(p);
     const auto saved = saved_pieces(index, p, path);
+    if (p.begin == p.end) continue;
     // The first that ends behind the wanted beginning; the manifest's pieces follow each other without a gap.
     auto at = std::upper_bound(saved.begin(), saved.end(), p.begin,
                                [](std::int64_t begin, const ManifestTensor* t) { return begin < t->end; });

@@ -32,7 +32,7 @@ std::string text_of(std::int64_t step, const std::vector<Stretch>& stretches) {
 std::vector<ManifestTensor> join(std::int64_t step, const std::vector<std::string>& texts) {
   std::vector<ManifestTensor> all;
   const int size = static_cast<int>(texts.size());
-  std::map<std::string, int, std::less<>> rank_of_file;
+  std::map<std::string, int> rank_of_file;
   for (int r = 0; r < size; ++r) {
     const json part = json::parse(texts[static_cast<std::size_t>(r)]);
     require<IoError>(part.at("step") == step, "rank {} saves step {}, rank 0 step {}", r, part.at("step").dump(), step);
