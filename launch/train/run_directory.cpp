@@ -91,14 +91,14 @@ void RunDirectory::prepare(Session& session, const Recipe& recipe, const std::ve
   session.log().open_file(log(session.comm().rank()).string());
 }
 
-std::vector<CheckpointTensor> checkpoint_tensors(const LanguageModel& model) {
+std::vector<CheckpointPiece> checkpoint_tensors(const LanguageModel& model) {
   const ParameterStore& store = model.parameters();
-  std::vector<CheckpointTensor> tensors;
+  std::vector<CheckpointPiece> tensors;
   for (const NamedParameter& p : store.named())
-    tensors.push_back({p.name, store.weight(p.slot), store.exp_avg(p.slot), store.exp_avg_sq(p.slot)});
+    add_whole(tensors, p.name, store.weight(p.slot), store.exp_avg(p.slot), store.exp_avg_sq(p.slot));
   if (!model.selection_bias().null())
     for (std::int64_t l = 0; l < model.config().layers; ++l)
-      tensors.push_back({fmt::format("model.layers.{}.mlp.gate.selection_bias", l), model.selection_bias()[l], {}, {}});
+      add_whole(tensors, fmt::format("model.layers.{}.mlp.gate.selection_bias", l), model.selection_bias()[l]);
   return tensors;
 }
 

@@ -33,8 +33,8 @@ class RunDirectory {
   std::filesystem::path root_;
 };
 
-/// Every tensor of a training run under its published name, with moments where the store has them.
-std::vector<CheckpointTensor> checkpoint_tensors(const LanguageModel& model);
+/// Every array of a training run, whole, under its published name, with moments where the store has them.
+std::vector<CheckpointPiece> checkpoint_tensors(const LanguageModel& model);
 
 /// Collective: throws on every rank what `body` threw on rank 0.
 void on_root(Session& session, const std::function<void()>& body);

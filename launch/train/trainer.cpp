@@ -216,7 +216,8 @@ class Trainer {
                               static_cast<std::uint64_t>(recipe_.run.seed),
                               to_ini(recipe_),
                               {{"data_step", step}}};
-    const auto path = save_checkpoint(s_.comm(), directory_.checkpoints(), step, checkpoint_tensors(model_), meta);
+    const auto mine = divide_among_ranks(checkpoint_tensors(model_), s_.comm().rank(), s_.comm().size());
+    const auto path = save_checkpoint(s_.comm(), directory_.checkpoints(), step, mine, meta);
     on_root(s_, [&] {
       prune_checkpoints(directory_.checkpoints(), static_cast<int>(recipe_.checkpoint.keep_last),
                         recipe_.checkpoint.keep_every_steps);

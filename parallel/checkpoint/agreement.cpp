@@ -1,9 +1,10 @@
 #include "parallel/checkpoint/agreement.h"
 
-#include <algorithm>
 #include <cstring>
 #include <exception>
+#include <numeric>
 #include <optional>
+#include <utility>
 
 #include "runtime/core/error.h"
 
@@ -17,6 +18,7 @@ void copy_text(const TensorView& to, const std::string& text) {
 }
 
 std::string text_at(const TensorView& from, std::int64_t offset, std::int64_t length) {
+  if (length == 0) return "";
   return {reinterpret_cast<const char*>(from.data<std::uint8_t>()) + offset, static_cast<std::size_t>(length)};
 }
 
@@ -48,19 +50,23 @@ void run_together(Communicator& comm, const std::function<void()>& work) {
 }
 
 std::vector<std::string> gather_texts(Communicator& comm, const std::string& mine) {
+  const auto ranks = static_cast<std::size_t>(comm.size());
   const Tensor length({}, DType::I64, {1});
   const Tensor lengths({}, DType::I64, {comm.size()});
   *length.view().data<std::int64_t>() = static_cast<std::int64_t>(mine.size());
   comm.all_gather(lengths, length);
-  const std::int64_t* n = lengths.view().data<std::int64_t>();
-  // all_gather moves equal blocks, so every text is padded to the longest.
-  const std::int64_t longest = std::max<std::int64_t>(1, *std::max_element(n, n + comm.size()));
-  const Tensor in = bytes_tensor(longest);
-  const Tensor out = bytes_tensor(longest * comm.size());
+  const bool root = comm.rank() == 0;
+  std::vector<std::int64_t> receive(ranks, 0), send(ranks, 0);
+  send[0] = static_cast<std::int64_t>(mine.size());
+  if (root) receive.assign(lengths.view().data<std::int64_t>(), lengths.view().data<std::int64_t>() + ranks);
+  const Tensor in = bytes_tensor(send[0]);
+  const Tensor out = bytes_tensor(std::accumulate(receive.begin(), receive.end(), std::int64_t{0}));
   copy_text(in, mine);
-  comm.all_gather(out, in);
+  comm.all_to_all_v(out, receive, in, send);
   std::vector<std::string> texts;
-  for (int r = 0; r < comm.size(); ++r) texts.push_back(text_at(out, r * longest, n[r]));
+  if (!root) return texts;
+  std::int64_t offset = 0;
+  for (const std::int64_t n : receive) texts.push_back(text_at(out, std::exchange(offset, offset + n), n));
   return texts;
 }
 

@@ -13,7 +13,8 @@ namespace emox {
 /// throws an IoError with the first such rank's number and message, after all of them are done with their work.
 void run_together(Communicator& comm, const std::function<void()>& work);
 
-/// Collective. The ranks' texts, in rank order, on every rank.
+/// Collective. The ranks' texts, in rank order, on rank 0; nothing on the others, so that their memory does not grow
+/// with the number of ranks.
 std::vector<std::string> gather_texts(Communicator& comm, const std::string& mine);
 
 /// Collective. The root's text on every rank.

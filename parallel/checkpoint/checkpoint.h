@@ -17,19 +17,31 @@ namespace emox {
 
 class Log;
 
-/// One parameter under its published name, e.g. model.layers.0.mlp.experts.3.gate_proj.weight, with its optimizer
-/// moments. Both moments may be null (weights alone); otherwise they have the weight's shape. Host memory.
-struct CheckpointTensor {
+/// Elements [begin, end) of a flattened array: of the weight or of one of the optimizer's moments of the parameter with
+/// this published name, e.g. model.layers.0.mlp.experts.3.gate_proj.weight.
+struct CheckpointPiece {
   std::string name;
-  TensorView weight, exp_avg, exp_avg_sq;
+  std::string role;  ///< "weight", "exp_avg", "exp_avg_sq"
+  Shape shape;       ///< the whole array's
+  std::int64_t begin = 0, end = 0;
+  TensorView view;  ///< host memory, end - begin elements of any shape
 };
+
+/// Adds the arrays of a parameter, each one whole piece; null moments are left out.
+void add_whole(std::vector<CheckpointPiece>& pieces, const std::string& name, const TensorView& weight,
+               const TensorView& exp_avg = {}, const TensorView& exp_avg_sq = {});
+
+/// This rank's share of pieces that all ranks hold alike (the same list on each). Experts, never cut, and other tensors
+/// go, largest first, to the rank with the fewest bytes so far.
+std::vector<CheckpointPiece> divide_among_ranks(std::span<const CheckpointPiece> pieces, int rank, int size);
 
 /// What is saved besides the tensors.
 struct CheckpointMeta {
   std::int64_t tokens = 0;
   std::uint64_t seed = 0;
-  std::string recipe;                               ///< the resolved recipe's text
-  nlohmann::json extra = nlohmann::json::object();  ///< anything else the caller must find again
+  std::string recipe;                                  ///< the resolved recipe's text
+  nlohmann::json extra = nlohmann::json::object();     ///< anything else the caller must find again
+  nlohmann::json placement = nullptr, mesh = nullptr;  ///< as in Manifest
 };
 
 struct CheckpointInfo {
@@ -37,19 +49,22 @@ struct CheckpointInfo {
   Manifest manifest;
 };
 
-/// Collective; every rank holds the same tensors. Writes `directory`/step-NNNNNNNN, replacing one that is there, and
-/// returns its path. Ranks share the writing by bytes. When any rank fails, all throw an IoError with that rank's
-/// message, nothing of this step stays behind, and earlier checkpoints are as they were. Leftovers of crashed saves are
-/// removed first.
+/// Collective; every rank gives the pieces that it alone writes, or none. Writes `directory`/step-NNNNNNNN, replacing
+/// one that is there, and returns its path. All pieces together must hold every element of every array that occurs in
+/// them exactly once, a parameter's both moments or none, and moments of the weight's shape. When that fails, or any
+/// rank does, all throw an IoError with that rank's message (array, elements and ranks are named), nothing of this step
+/// stays behind, and earlier checkpoints are as they were. Leftovers of crashed saves are removed first. `meta` is rank
+/// 0's.
 std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem::path& directory, std::int64_t step,
-                                      std::span<const CheckpointTensor> tensors, const CheckpointMeta& meta);
+                                      std::span<const CheckpointPiece> mine, const CheckpointMeta& meta);
 
-/// Collective. Fills the tensors from the checkpoint in `path`, whatever number of ranks wrote it; tensors of the
-/// checkpoint that the list does not name are left out. Every file's checksum is verified, once across the job, before
-/// HDF5 opens it. IoError, on all ranks: a damaged file (named), a missing tensor, another shape (both shapes), another
-/// element type; the tensors are written to only after all names and shapes have been found to fit.
+/// Collective. Fills every rank's pieces from the checkpoint in `path`, however it was cut and whatever number of ranks
+/// wrote it; ranks may want different, overlapping or no elements. Every file's checksum is verified, once across the
+/// job, before HDF5 opens it; then a rank reads what overlaps its pieces, straight into them. IoError, on all ranks: a
+/// damaged file (named), a missing array, another shape (both shapes), another element type; memory is written to only
+/// after all of this has been checked for all pieces.
 Manifest load_checkpoint(Communicator& comm, const std::filesystem::path& path,
-                         std::span<const CheckpointTensor> tensors);
+                         std::span<const CheckpointPiece> wanted);
 
 /// The newest checkpoint in `directory` whose manifest and files are all intact. Says through `log` (may be null) which
 /// newer ones were passed over and why. Nothing when there is none. Reads every byte of what it looks at.

@@ -16,11 +16,20 @@ namespace {
 
 std::string hex(XXH128_hash_t h) { return fmt::format("{:016x}{:016x}", h.high64, h.low64); }
 
-struct FreeState {
-  void operator()(XXH3_state_t* s) const { XXH3_freeState(s); }
-};
-
 }  // namespace
+
+void Checksum::Free::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
+
+Checksum::Checksum() : state_(XXH3_createState()) {
+  require(state_ != nullptr, "out of memory: no room for the state of a checksum");
+  XXH3_128bits_reset(state_.get());
+}
+
+void Checksum::update(const void* data, std::size_t bytes) {
+  if (bytes != 0) XXH3_128bits_update(state_.get(), data, bytes);
+}
+
+std::string Checksum::hex() const { return emox::hex(XXH3_128bits_digest(state_.get())); }
 
 std::string checksum_of(const void* data, std::size_t bytes) { return hex(XXH3_128bits(data, bytes)); }
 
@@ -29,15 +38,14 @@ std::string checksum_of_file(const std::filesystem::path& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   require<IoError>(fd >= 0, "cannot open {}: {}", path.string(), std::strerror(errno));
   const std::unique_ptr<const int, void (*)(const int*)> closer(&fd, [](const int* f) { close(*f); });
-  const std::unique_ptr<XXH3_state_t, FreeState> state(XXH3_createState());
-  XXH3_128bits_reset(state.get());
+  Checksum checksum;
   std::vector<char> piece(kPiece);
   for (;;) {
     const ssize_t n = read(fd, piece.data(), piece.size());
     if (n < 0 && errno == EINTR) continue;
     require<IoError>(n >= 0, "cannot read {}: {}", path.string(), std::strerror(errno));
-    if (n == 0) return hex(XXH3_128bits_digest(state.get()));
-    XXH3_128bits_update(state.get(), piece.data(), static_cast<std::size_t>(n));
+    if (n == 0) return checksum.hex();
+    checksum.update(piece.data(), static_cast<std::size_t>(n));
   }
 }
 

@@ -4,12 +4,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <utility>
 
+#include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -102,13 +104,52 @@ hid_t space_of(const Shape& shape) {
   return H5Screate_simple(shape.rank(), dims.data(), nullptr);
 }
 
-/// Whether a dataset has exactly this shape and element type: H5Dread would convert the one and misread the other.
-bool fits(hid_t dataset, const TensorView& tensor) {
+/// Whether a dataset has exactly the entry's shape and type: H5Dread would convert the one and misread the other.
+bool fits(hid_t dataset, const ManifestTensor& entry) {
   const Handle space(H5Dget_space(dataset), H5Sclose);
-  const Handle wanted(space_of(tensor.shape()), H5Sclose);
+  const Handle wanted(space_of(entry.dataset_shape()), H5Sclose);
   const Handle type(H5Dget_type(dataset), H5Tclose);
   return space.good() && wanted.good() && type.good() && H5Sextent_equal(space.get(), wanted.get()) > 0 &&
-         H5Tequal(type.get(), file_type(tensor.dtype())) > 0;
+         H5Tequal(type.get(), file_type(entry.dtype)) > 0;
+}
+
+/// Moves elements [begin, begin + view.numel()) of the flattened dataset, which has this shape, from or to memory. No
+/// buffer lies between: the library moves contiguous elements of one type directly. `task` is what an error cannot do.
+template <typename Transfer>
+void transfer(const Shape& shape, std::int64_t begin, const TensorView& view, const std::string& task,
+              const Transfer& move) {
+  const Handle space(space_of(shape), H5Sclose);
+  for (const Box& box : boxes_of(shape, begin, begin + view.numel())) {
+    std::array<hsize_t, Shape::kMaxRank> start{}, count{};
+    std::copy(box.start.begin(), box.start.end(), start.begin());
+    std::copy(box.count.begin(), box.count.end(), count.begin());
+    const Handle memory(space_of({box.end - box.begin}), H5Sclose);
+    char* data = static_cast<char*>(view.raw()) + static_cast<std::size_t>(box.begin - begin) * size_of(view.dtype());
+    const bool moved = memory.good() &&
+                       // All of a scalar is selected already.
+                       (shape.rank() == 0 || H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start.data(), nullptr,
+                                                                 count.data(), nullptr) >= 0) &&
+                       move(memory.get(), space.get(), data) >= 0;
+    // Here, because the next call of the library, even one that closes a handle, forgets the reason.
+    if (!moved) fail<IoError>("cannot {}: {}", task, library_reason());
+  }
+}
+
+void write_attribute(hid_t dataset, const char* name, const Shape& shape, const std::int64_t* values,
+                     const std::string& task) {
+  const Handle space(space_of(shape), H5Sclose);
+  const Handle attribute(H5Acreate2(dataset, name, H5T_STD_I64LE, space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+  if (!attribute.good() || H5Awrite(attribute.get(), H5T_NATIVE_INT64, values) < 0)
+    fail<IoError>("cannot {}: {}", task, library_reason());
+}
+
+/// For people and tools that look at one file; loading goes by the manifest.
+void write_place_in_array(hid_t dataset, const ManifestTensor& entry, const std::string& task) {
+  std::array<std::int64_t, Shape::kMaxRank> extents{};
+  for (int i = 0; i < entry.shape.rank(); ++i) extents[static_cast<std::size_t>(i)] = entry.shape[i];
+  write_attribute(dataset, "begin", {}, &entry.begin, task);
+  write_attribute(dataset, "end", {}, &entry.end, task);
+  write_attribute(dataset, "shape", {entry.shape.rank()}, extents.data(), task);
 }
 
 /// Lets the library write the rest of a failed file into memory. Unable to get rid of it, it could not close the file,
@@ -152,9 +193,9 @@ Hdf5File::~Hdf5File() {
   H5Fclose(id_);
 }
 
-void Hdf5File::write(const std::string& dataset, const TensorView& tensor) {
+void Hdf5File::write(const ManifestTensor& entry, std::span<const TensorView> blocks) {
   failed_ = true;
-  create_and_write(dataset, tensor);
+  create_and_write(entry, blocks);
   failed_ = false;
 }
 
@@ -170,31 +211,41 @@ void Hdf5File::create_groups(const std::string& dataset) {
   }
 }
 
-void Hdf5File::create_and_write(const std::string& dataset, const TensorView& tensor) {
+void Hdf5File::create_and_write(const ManifestTensor& entry, std::span<const TensorView> blocks) {
   const auto lock = library_lock();
-  create_groups(dataset);
+  create_groups(entry.dataset);
+  const Shape shape = entry.dataset_shape();
   const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_fill_time(properties.get(), H5D_FILL_TIME_NEVER);  // every element is written, once
   H5Pset_obj_track_times(properties.get(), 0);              // as for groups
-  const Handle space(space_of(tensor.shape()), H5Sclose);
-  const Handle set(H5Dcreate2(id_, dataset.c_str(), file_type(tensor.dtype()), space.get(), H5P_DEFAULT,
+  const Handle space(space_of(shape), H5Sclose);
+  const Handle set(H5Dcreate2(id_, entry.dataset.c_str(), file_type(entry.dtype), space.get(), H5P_DEFAULT,
                               properties.get(), H5P_DEFAULT),
                    H5Dclose);
-  require<IoError>(set.good(), "cannot create {} in {}: {}", dataset, path_.string(), library_reason());
-  if (tensor.numel() == 0) return;
-  const herr_t written = H5Dwrite(set.get(), memory_type(tensor.dtype()), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.raw());
-  require<IoError>(written >= 0, "cannot write {} to {}: {}", dataset, path_.string(), library_reason());
+  require<IoError>(set.good(), "cannot create {} in {}: {}", entry.dataset, path_.string(), library_reason());
+  const std::string task = fmt::format("write {} to {}", entry.dataset, path_.string());
+  if (!entry.whole()) write_place_in_array(set.get(), entry, task);
+  std::int64_t at = 0;
+  for (const TensorView& block : blocks) {
+    transfer(shape, at, block, task, [&](hid_t memory, hid_t file, const void* data) {
+      return H5Dwrite(set.get(), memory_type(entry.dtype), memory, file, H5P_DEFAULT, data);
+    });
+    at += block.numel();
+  }
 }
 
-void Hdf5File::read(const std::string& dataset, const TensorView& tensor) {
+void Hdf5File::read(const ManifestTensor& entry, std::span<const ArraySlice> slices) {
   const auto lock = library_lock();
-  const Handle set(H5Dopen2(id_, dataset.c_str(), H5P_DEFAULT), H5Dclose);
-  require<IoError>(set.good(), "cannot find {} in {}: {}", dataset, path_.string(), library_reason());
-  require<IoError>(fits(set.get(), tensor), "{} in {} is not {} {}", dataset, path_.string(), name_of(tensor.dtype()),
-                   tensor.shape().str());
-  if (tensor.numel() == 0) return;
-  const herr_t read = H5Dread(set.get(), memory_type(tensor.dtype()), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.raw());
-  require<IoError>(read >= 0, "cannot read {} from {}: {}", dataset, path_.string(), library_reason());
+  const Handle set(H5Dopen2(id_, entry.dataset.c_str(), H5P_DEFAULT), H5Dclose);
+  require<IoError>(set.good(), "cannot find {} in {}: {}", entry.dataset, path_.string(), library_reason());
+  require<IoError>(fits(set.get(), entry), "{} in {} is not {} {}", entry.dataset, path_.string(), name_of(entry.dtype),
+                   entry.dataset_shape().str());
+  const std::string task = fmt::format("read {} from {}", entry.dataset, path_.string());
+  for (const ArraySlice& slice : slices)
+    transfer(entry.dataset_shape(), slice.begin - entry.begin, slice.view, task,
+             [&](hid_t memory, hid_t file, void* data) {
+               return H5Dread(set.get(), memory_type(entry.dtype), memory, file, H5P_DEFAULT, data);
+             });
 }
 
 void Hdf5File::close() {

@@ -5,11 +5,19 @@
 #include <cstdint>
 #include <filesystem>
 #include <set>
+#include <span>
 #include <string>
 
+#include "parallel/checkpoint/manifest.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
+
+/// Memory for elements of an array, as many as the view has, from `begin` on.
+struct ArraySlice {
+  std::int64_t begin;
+  TensorView view;
+};
 
 class Hdf5File {
  public:
@@ -21,17 +29,19 @@ class Hdf5File {
   Hdf5File& operator=(const Hdf5File&) = delete;
   ~Hdf5File();
 
-  /// Creates the dataset (an absolute path; missing groups are made) with the tensor's shape and elements.
-  void write(const std::string& dataset, const TensorView& tensor);
-  /// Fills the tensor; the dataset must have its shape and element type.
-  void read(const std::string& dataset, const TensorView& tensor);
+  /// Creates the entry's dataset (an absolute path; missing groups are made) of the entry's type; a part of an array
+  /// gets the attributes begin, end and shape. The blocks, one after another, are its elements.
+  void write(const ManifestTensor& entry, std::span<const TensorView> blocks);
+  /// Fills the slices. All their elements must be in the entry's dataset, which must have the shape and type that the
+  /// entry says. Reads those elements only, straight into the slices' memory.
+  void read(const ManifestTensor& entry, std::span<const ArraySlice> slices);
   /// Flushes and closes. A file destroyed before is to be thrown away.
   void close();
 
  private:
   Hdf5File(std::filesystem::path path, bool write);
   void create_groups(const std::string& dataset);
-  void create_and_write(const std::string& dataset, const TensorView& tensor);
+  void create_and_write(const ManifestTensor& entry, std::span<const TensorView> blocks);
   std::filesystem::path path_;
   std::set<std::string> groups_;  ///< those created so far
   bool failed_ = false;           ///< a write failed: what the library still holds cannot reach the file

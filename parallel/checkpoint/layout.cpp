@@ -2,39 +2,14 @@
 
 #include <algorithm>
 #include <charconv>
-#include <numeric>
-#include <set>
-#include <unordered_map>
 
-#include "runtime/core/error.h"
+#include <fmt/format.h>
 
 namespace emox {
 namespace {
 
 constexpr std::string_view kStepPrefix = "step-";
 constexpr std::size_t kStepDigits = 8;
-
-/// "model.layers.0.mlp.experts.3" for whatever belongs to that expert, otherwise the name itself.
-std::string_view unit_of(std::string_view name) {
-  constexpr std::string_view kExperts = ".experts.";
-  const std::size_t at = name.find(kExperts);
-  if (at == std::string_view::npos) return name;
-  return name.substr(0, name.find('.', at + kExperts.size()));
-}
-
-void check_name(const std::string& name) {
-  const bool empty_part =
-      name.empty() || name.front() == '.' || name.back() == '.' || name.find("..") != std::string::npos;
-  require<ShapeError>(!empty_part && name.find('/') == std::string::npos,
-                      "\"{}\" cannot be the name of a tensor in a checkpoint", name);
-}
-
-void check_array(const CheckpointTensor& t, const std::string& role, const TensorView& view) {
-  require<ShapeError>(view.shape() == t.weight.shape(), "{}: {} is {}, the weight {}", t.name, role, view.shape().str(),
-                      t.weight.shape().str());
-  require<ShapeError>(!view.null() || view.numel() == 0, "{}: {} has no memory", t.name, role);
-  require<ShapeError>(view.device().type == DeviceType::Cpu, "{}: {} is not in host memory", t.name, role);
-}
 
 }  // namespace
 
@@ -49,6 +24,13 @@ std::optional<std::int64_t> step_of_directory(std::string_view name) {
     return std::nullopt;
   return step;
 }
+
+bool is_tensor_name(std::string_view name) {
+  return !name.empty() && name.front() != '.' && name.back() != '.' && name.find("..") == std::string_view::npos &&
+         name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos;
+}
+
+bool is_role(std::string_view role) { return role == "weight" || role == "exp_avg" || role == "exp_avg_sq"; }
 
 bool is_unfinished(std::string_view name) {
   const std::size_t dot = name.find(".tmp");
@@ -78,45 +60,36 @@ std::string dataset_path(const std::string& name, const std::string& role) {
   return path + "." + role;
 }
 
-std::vector<CheckpointArray> arrays_of(std::span<const CheckpointTensor> tensors) {
-  std::vector<CheckpointArray> arrays;
-  std::set<std::string> places;
-  for (const CheckpointTensor& t : tensors) {
-    check_name(t.name);
-    require<ShapeError>(t.exp_avg.null() == t.exp_avg_sq.null(), "{}: one of the two moments is missing", t.name);
-    const auto add = [&](const std::string& role, const TensorView& view) {
-      check_array(t, role, view);
-      require<ShapeError>(places.insert(dataset_path(t.name, role)).second, "{} ({}) is in the checkpoint twice",
-                          t.name, role);
-      arrays.push_back({t.name, role, view});
-    };
-    add("weight", t.weight);
-    if (t.exp_avg.null()) continue;
-    add("exp_avg", t.exp_avg);
-    add("exp_avg_sq", t.exp_avg_sq);
-  }
-  return arrays;
+std::string later_dataset_path(const std::string& name, const std::string& role, std::int64_t begin) {
+  return fmt::format("{}.from-{}", dataset_path(name, role), begin);
 }
 
-void divide_among_ranks(std::vector<CheckpointArray>& arrays, int size) {
-  std::unordered_map<std::string_view, std::size_t> index;  // unit -> its place in the order of first appearance
-  std::vector<std::size_t> bytes;
-  for (const CheckpointArray& a : arrays) {
-    const std::size_t u = index.try_emplace(unit_of(a.name), bytes.size()).first->second;
-    if (u == bytes.size()) bytes.push_back(0);
-    bytes[u] += a.view.bytes();
+std::vector<Box> boxes_of(const Shape& shape, std::int64_t begin, std::int64_t end) {
+  // stride[i]: elements in one step along extent i
+  std::array<std::int64_t, Shape::kMaxRank> stride{};
+  std::int64_t n = 1;
+  for (int i = shape.rank() - 1; i >= 0; --i) {
+    stride[static_cast<std::size_t>(i)] = n;
+    n *= shape[i];
   }
-  std::vector<std::size_t> order(bytes.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return bytes[a] > bytes[b]; });
-  std::vector<std::size_t> load(static_cast<std::size_t>(size), 0);
-  std::vector<int> writer(bytes.size(), 0);
-  for (const std::size_t u : order) {
-    const auto least = std::min_element(load.begin(), load.end());
-    *least += bytes[u];
-    writer[u] = static_cast<int>(least - load.begin());
+  std::vector<Box> boxes;
+  if (shape.rank() == 0 && begin < end) boxes.push_back({.begin = 0, .end = 1});
+  for (std::int64_t at = begin; shape.rank() > 0 && at < end;) {
+    // Along the outermost extent that begins a new step here and has a whole one left; inner extents are then whole.
+    std::size_t along = 0;
+    while (at % stride[along] != 0 || at + stride[along] > end) ++along;
+    Box box{.begin = at};
+    for (std::size_t i = 0; i < static_cast<std::size_t>(shape.rank()); ++i) {
+      const std::int64_t extent = shape[static_cast<int>(i)];
+      box.start[i] = at / stride[i] % extent;
+      box.count[i] = i < along ? 1 : extent;
+      if (i == along) box.count[i] = std::min((end - at) / stride[i], extent - box.start[i]);
+    }
+    at += box.count[along] * stride[along];
+    box.end = at;
+    boxes.push_back(box);
   }
-  for (CheckpointArray& a : arrays) a.writer = writer[index.at(unit_of(a.name))];
+  return boxes;
 }
 
 }  // namespace emox

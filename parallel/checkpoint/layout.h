@@ -1,15 +1,15 @@
-// Names and division of work: which dataset a tensor is, and which rank writes it. Nothing here touches a file.
+// Names of directories, files and datasets, and how an array's elements lie in a dataset. Nothing here touches a file.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "parallel/checkpoint/checkpoint.h"
+#include "runtime/core/shape.h"
 
 namespace emox {
 
@@ -24,24 +24,25 @@ std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path&
 /// shard-00000-of-00002.h5
 std::string shard_file_name(int rank, int size);
 
-/// One array of a tensor: its weight or one of its moments.
-struct CheckpointArray {
-  std::string name;  ///< the parameter's
-  std::string role;  ///< "weight", "exp_avg", "exp_avg_sq"
-  TensorView view;
-  int writer = 0;  ///< the rank that writes it
-};
+/// Whether a checkpoint can hold an array of this name: it becomes a path in an HDF5 file.
+bool is_tensor_name(std::string_view name);
+/// weight, exp_avg, exp_avg_sq
+bool is_role(std::string_view role);
 
 /// Where an array lies in its HDF5 file: the weight at its name with '/' for '.', a moment beside it. So an expert is
 /// one group with everything that belongs to it: /model/layers/0/mlp/experts/3/gate_proj/{weight,exp_avg,exp_avg_sq}.
 std::string dataset_path(const std::string& name, const std::string& role);
 
-/// All arrays of the tensors, in their order, without writers. ShapeError when two have one place, a moment's shape is
-/// not its weight's, a name cannot be a path, or memory is missing or not on the host.
-std::vector<CheckpointArray> arrays_of(std::span<const CheckpointTensor> tensors);
+/// Where elements [begin, ...) of an array lie when others of the array lie in the same file, in front of them. No
+/// array's own path ends so.
+std::string later_dataset_path(const std::string& name, const std::string& role, std::int64_t begin);
 
-/// Gives every array a writer. An expert is never cut; experts and other tensors go, largest first, to the rank with
-/// the fewest bytes so far. The same on every rank.
-void divide_among_ranks(std::vector<CheckpointArray>& arrays, int size);
+/// Elements [begin, end) of a row-major array as boxes of whole rows, planes, ...: HDF5 selects boxes.
+struct Box {
+  std::array<std::int64_t, Shape::kMaxRank> start{}, count{};
+  std::int64_t begin = 0, end = 0;  ///< its elements
+};
+/// At most 2 * rank - 1 of them (one for a scalar), in the order of the elements.
+std::vector<Box> boxes_of(const Shape& shape, std::int64_t begin, std::int64_t end);
 
 }  // namespace emox

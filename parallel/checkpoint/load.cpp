@@ -1,12 +1,14 @@
-// Loading: verify each file once across the job, find every array in the manifest, read.
+// Loading: verify each file once across the job, find in the manifest what overlaps the wanted pieces, read that.
+#include <algorithm>
 #include <map>
-#include <utility>
+#include <tuple>
 
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
+#include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/hdf5_file.h"
-#include "parallel/checkpoint/layout.h"
+#include "parallel/checkpoint/pieces.h"
 #include "parallel/checkpoint/verify.h"
 #include "runtime/core/error.h"
 
@@ -15,55 +17,74 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using Index = std::map<std::pair<std::string, std::string>, const ManifestTensor*>;
+using Index = std::vector<const ManifestTensor*>;
 
-Index index_of(const Manifest& manifest) {
-  Index index;
-  for (const ManifestTensor& t : manifest.tensors) index[{t.name, t.role}] = &t;
-  return index;
+/// What is read of each file and of each dataset in it, so that each is opened once.
+using Slices = std::map<const ManifestTensor*, std::vector<ArraySlice>>;
+using Plan = std::map<std::string, Slices>;
+
+/// The saved pieces of the array that `p` is a part of, in order.
+std::span<const ManifestTensor* const> saved_pieces(const Index& index, const CheckpointPiece& p,
+                                                    const fs::path& path) {
+  const auto array = std::tie(p.name, p.role);
+  const auto array_of = [](const ManifestTensor* t) { return std::tie(t->name, t->role); };
+  const auto first = std::lower_bound(index.begin(), index.end(), array,
+                                      [&](const auto* t, const auto& a) { return array_of(t) < a; });
+  const auto last =
+      std::upper_bound(first, index.end(), array, [&](const auto& a, const auto* t) { return a < array_of(t); });
+  require<IoError>(first != last, "the checkpoint {} has no {} ({})", path.string(), p.name, p.role);
+  const ManifestTensor& t = **first;
+  require<IoError>(t.shape == p.shape, "{} ({}) is {} in the checkpoint {}, {} here", p.name, p.role, t.shape.str(),
+                   path.string(), p.shape.str());
+  require<IoError>(t.dtype == p.view.dtype(), "{} ({}) holds {} in the checkpoint {}, {} here", p.name, p.role,
+                   name_of(t.dtype), path.string(), name_of(p.view.dtype()));
+  return {first, last};
 }
 
-const ManifestTensor& find_array(const Index& index, const CheckpointArray& a, const fs::path& path) {
-  const auto found = index.find({a.name, a.role});
-  require<IoError>(found != index.end(), "the checkpoint {} has no {} ({})", path.string(), a.name, a.role);
-  const ManifestTensor& t = *found->second;
-  require<IoError>(t.shape == a.view.shape(), "{} ({}) is {} in the checkpoint {}, {} here", a.name, a.role,
-                   t.shape.str(), path.string(), a.view.shape().str());
-  require<IoError>(t.dtype == a.view.dtype(), "{} ({}) holds {} in the checkpoint {}, {} here", a.name, a.role,
-                   name_of(t.dtype), path.string(), name_of(a.view.dtype()));
-  return t;
-}
-
-void read_array(Hdf5File& file, const CheckpointArray& a, const ManifestTensor& t) {
-  file.read(dataset_path(a.name, a.role), a.view);
-  const std::string checksum = checksum_of(a.view.raw(), a.view.bytes());
-  require<IoError>(checksum == t.checksum, "{} ({}) in {} is damaged: checksum {}, the manifest says {}", a.name,
-                   a.role, t.file, checksum, t.checksum);
-}
-
-/// Arrays grouped by file, so that each file is opened once.
-using ArraysByFile = std::map<std::string, std::vector<std::pair<const CheckpointArray*, const ManifestTensor*>>>;
-
-ArraysByFile group_by_file(const std::vector<CheckpointArray>& arrays, const Manifest& manifest, const fs::path& path) {
-  const Index index = index_of(manifest);
-  ArraysByFile groups;
-  for (const CheckpointArray& a : arrays) {
-    const ManifestTensor& t = find_array(index, a, path);
-    groups[t.file].emplace_back(&a, &t);
+Plan plan_reads(std::span<const CheckpointPiece> wanted, const Manifest& manifest, const fs::path& path) {
+  const Index index = in_order(manifest.tensors);
+  Plan plan;
+  for (const CheckpointPiece& p : wanted) {
+    check_piece(p);
+    const auto saved = saved_pieces(index, p, path);
+    if (p.begin == p.end) continue;
+    // The first that ends behind the wanted beginning; the manifest's pieces follow each other without a gap.
+    auto at = std::upper_bound(saved.begin(), saved.end(), p.begin,
+                               [](std::int64_t begin, const ManifestTensor* t) { return begin < t->end; });
+    for (; at != saved.end() && (*at)->begin < p.end; ++at) {
+      const std::int64_t begin = std::max(p.begin, (*at)->begin), end = std::min(p.end, (*at)->end);
+      plan[(*at)->file][*at].push_back({begin, elements_of(p, begin, end)});
+    }
   }
-  return groups;
+  return plan;
+}
+
+/// Compares the dataset's own checksum where the slices add up to all of it; a part is vouched for by the file's.
+void check_if_whole(const ManifestTensor& t, std::vector<ArraySlice>& slices) {
+  std::sort(slices.begin(), slices.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  Checksum checksum;
+  std::int64_t at = t.begin;
+  for (const ArraySlice& s : slices) {
+    if (s.begin > at) return;
+    const std::int64_t n = s.view.numel(), seen = std::min(at - s.begin, n);
+    const TensorView rest = s.view.reshape({n}).rows(seen, n);
+    checksum.update(rest.raw(), rest.bytes());
+    at = std::max(at, s.begin + n);
+  }
+  if (at != t.end) return;
+  const std::string got = checksum.hex();
+  require<IoError>(got == t.checksum, "{} ({}), elements [{}, {}), in {} is damaged: checksum {}, the manifest says {}",
+                   t.name, t.role, t.begin, t.end, t.file, got, t.checksum);
 }
 
 }  // namespace
 
-Manifest load_checkpoint(Communicator& comm, const fs::path& path, std::span<const CheckpointTensor> tensors) {
+Manifest load_checkpoint(Communicator& comm, const fs::path& path, std::span<const CheckpointPiece> wanted) {
   Manifest manifest;
-  std::vector<CheckpointArray> arrays;
-  ArraysByFile groups;
+  Plan plan;
   run_together(comm, [&] {
     manifest = read_manifest(path);
-    arrays = arrays_of(tensors);
-    groups = group_by_file(arrays, manifest, path);
+    plan = plan_reads(wanted, manifest, path);
   });
   run_together(comm, [&] {
     // Sizes are cheap: a missing or short file is told before gigabytes are read.
@@ -73,9 +94,12 @@ Manifest load_checkpoint(Communicator& comm, const fs::path& path, std::span<con
         check_file_content(path, manifest.files[i]);
   });
   run_together(comm, [&] {
-    for (const auto& [name, members] : groups) {
+    for (auto& [name, datasets] : plan) {
       Hdf5File file = Hdf5File::open(path / name);
-      for (const auto& [array, entry] : members) read_array(file, *array, *entry);
+      for (auto& [entry, slices] : datasets) {
+        file.read(*entry, slices);
+        check_if_whole(*entry, slices);
+      }
     }
   });
   return manifest;

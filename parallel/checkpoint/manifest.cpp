@@ -1,7 +1,14 @@
 #include "parallel/checkpoint/manifest.h"
 
+#include <algorithm>
+#include <climits>
+#include <unordered_set>
+
 #include "parallel/checkpoint/checksum.h"
+#include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/durable_file.h"
+#include "parallel/checkpoint/layout.h"
+#include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -10,11 +17,16 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kFormat = "emox checkpoint";
+/// How every manifest begins: the checksum stands first, so that it can be taken out of the text and checked.
+constexpr std::string_view kHead = "{\n \"checksum\": \"";
+constexpr std::string_view kAfterChecksum = "\",\n";
+constexpr std::size_t kChecksumDigits = 32;
 
-DType dtype_from_name(const std::string& name) {
+DType dtype_from(const StrictJson& j) {
+  const std::string name = j.text();
   for (const DType t : {DType::F32, DType::F64, DType::I32, DType::I64, DType::U8})
     if (name_of(t) == name) return t;
-  fail<IoError>("unknown element type \"{}\"", name);
+  j.reject("an element type");
 }
 
 json dims_of(const Shape& shape) {
@@ -23,7 +35,14 @@ json dims_of(const Shape& shape) {
   return dims;
 }
 
-Shape shape_from_dims(const std::vector<std::int64_t>& d) {
+/// A shape whose elements of at most 8 bytes can be counted.
+Shape shape_from(const StrictJson& j) {
+  std::vector<std::int64_t> d;
+  std::int64_t bytes = 8;
+  for (const StrictJson& extent : j.elements()) {
+    d.push_back(extent.integer(0, INT64_MAX));
+    if (__builtin_mul_overflow(bytes, d.back(), &bytes)) j.reject("a shape: too many elements");
+  }
   switch (d.size()) {
     case 0:
       return {};
@@ -36,8 +55,33 @@ Shape shape_from_dims(const std::vector<std::int64_t>& d) {
     case 4:
       return {d[0], d[1], d[2], d[3]};
     default:
-      fail<IoError>("a tensor of {} dimensions; at most {} are known", d.size(), Shape::kMaxRank);
+      j.reject(fmt::format("a shape of at most {} extents", Shape::kMaxRank));
   }
+}
+
+/// A file's name in a manifest must not lead out of the checkpoint.
+std::string file_name_from(const StrictJson& j) {
+  std::string name = j.text();
+  if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos)
+    j.reject("the name of a file in the checkpoint");
+  return name;
+}
+
+std::string checksum_from(const StrictJson& j) {
+  std::string text = j.text();
+  const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+  if (text.size() != kChecksumDigits || !std::all_of(text.begin(), text.end(), is_digit)) j.reject("a checksum");
+  return text;
+}
+
+void check_placement(const StrictJson& placement) {
+  const std::int64_t ranks = placement.at("expert_parallel").integer(1, INT_MAX);
+  for (const StrictJson& layer : placement.at("table").elements())
+    for (const StrictJson& rank : layer.elements()) rank.integer(0, ranks - 1);
+}
+
+void check_mesh(const StrictJson& mesh) {
+  for (const char* extent : {"expert_parallel", "data_parallel"}) mesh.at(extent).integer(1, INT_MAX);
 }
 
 json content_of(const Manifest& m) {
@@ -46,73 +90,114 @@ json content_of(const Manifest& m) {
     files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"xxh3_128", f.checksum}});
   json tensors = json::array();
   for (const ManifestTensor& t : m.tensors) tensors.push_back(to_json(t));
-  return {{"format", kFormat},  {"version", Manifest::kFormatVersion},
-          {"step", m.step},     {"tokens", m.tokens},
-          {"seed", m.seed},     {"world_size", m.world_size},
-          {"recipe", m.recipe}, {"extra", m.extra},
-          {"files", files},     {"tensors", tensors}};
+  return {{"format", kFormat},
+          {"version", Manifest::kFormatVersion},
+          {"step", m.step},
+          {"tokens", m.tokens},
+          {"seed", m.seed},
+          {"world_size", m.world_size},
+          {"recipe", m.recipe},
+          {"extra", m.extra},
+          {"placement", m.placement},
+          {"mesh", m.mesh},
+          {"files", std::move(files)},
+          {"tensors", std::move(tensors)}};
 }
 
-/// The checksum is that of the text without it; the text is the only one that this content can have, so that any
-/// changed byte, in white space as well, is noticed.
-std::string text_with_checksum(json content) {
-  content["checksum"] = checksum_of(content.dump(1));
-  return content.dump(1) + "\n";
+/// Of the text without its checksum, so that any changed byte, in white space as well, is noticed.
+std::string checksum_of_rest(std::string_view rest) {
+  Checksum checksum;
+  checksum.update(rest.data(), rest.size());
+  return checksum.hex();
 }
 
-/// A file's name in a manifest must not lead out of the checkpoint.
-std::string plain_file_name(std::string name) {
-  require<IoError>(!name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos,
-                   "\"{}\" is not the name of a file in the checkpoint", name);
-  return name;
+void check_own_checksum(std::string_view text) {
+  const std::size_t rest = kHead.size() + kChecksumDigits + kAfterChecksum.size();
+  const bool good = text.size() > rest && text.starts_with(kHead) &&
+                    text.substr(rest - kAfterChecksum.size(), kAfterChecksum.size()) == kAfterChecksum &&
+                    text.substr(kHead.size(), kChecksumDigits) == checksum_of_rest(text.substr(rest));
+  require<IoError>(good, "it is damaged: its content does not match its own checksum");
 }
 
-Manifest from_content(const json& j) {
+Manifest from_content(const StrictJson& j) {
   Manifest m;
-  j.at("step").get_to(m.step);
-  j.at("tokens").get_to(m.tokens);
-  j.at("seed").get_to(m.seed);
-  j.at("world_size").get_to(m.world_size);
-  j.at("recipe").get_to(m.recipe);
-  m.extra = j.at("extra");
-  for (const json& f : j.at("files"))
-    m.files.push_back({plain_file_name(f.at("name")), f.at("bytes"), f.at("xxh3_128")});
-  for (const json& t : j.at("tensors")) m.tensors.push_back(tensor_from_json(t));
+  m.step = j.at("step").integer(0, INT64_MAX);
+  m.tokens = j.at("tokens").integer(0, INT64_MAX);
+  m.seed = j.at("seed").unsigned_integer();
+  m.world_size = static_cast<int>(j.at("world_size").integer(1, INT_MAX));
+  m.recipe = j.at("recipe").text();
+  m.extra = j.at("extra").json();
+  m.placement = j.at("placement").json();
+  m.mesh = j.at("mesh").json();
+  check_placement_and_mesh(m.placement, m.mesh);
+  std::unordered_set<std::string> files, datasets;
+  for (const StrictJson& f : j.at("files").elements()) {
+    m.files.push_back(
+        {file_name_from(f.at("name")), f.at("bytes").integer(0, INT64_MAX), checksum_from(f.at("xxh3_128"))});
+    if (!files.insert(m.files.back().name).second) f.reject("a file of its own: another has its name");
+  }
+  for (const StrictJson& t : j.at("tensors").elements()) {
+    m.tensors.push_back(tensor_from_json(t.json(), t.place()));
+    const ManifestTensor& last = m.tensors.back();
+    if (!files.contains(last.file)) t.at("file").reject("one of \"files\"");
+    if (!datasets.insert(last.file + last.dataset).second) t.at("dataset").reject("used once in its file");
+  }
+  check_coverage(m.tensors, [](const ManifestTensor& t) { return t.file; });
   return m;
 }
 
-Manifest parse_manifest(const std::string& text) {
-  json j = json::parse(text);
-  // Told before the checksum: another version may compute that differently.
-  require<IoError>(j.at("format") == kFormat, "not the manifest of an emox checkpoint");
-  require<IoError>(j.at("version") == Manifest::kFormatVersion, "format version {}; this emox reads version {}",
-                   j.at("version").dump(), Manifest::kFormatVersion);
-  json content = j;
-  content.erase("checksum");
-  require<IoError>(text_with_checksum(std::move(content)) == text, "its content does not match its own checksum");
-  return from_content(j);
+void check_version(const StrictJson& j) {
+  require<IoError>(j.at("format").text() == kFormat, "it is not the manifest of an emox checkpoint");
+  const std::int64_t version = j.at("version").integer(0, INT64_MAX);
+  require<IoError>(version == Manifest::kFormatVersion,
+                   "it has format version {}, this emox reads version {} only: use the emox that wrote it", version,
+                   Manifest::kFormatVersion);
 }
 
 }  // namespace
 
 json to_json(const ManifestTensor& t) {
-  return {
-      {"name", t.name}, {"role", t.role},        {"dtype", std::string(name_of(t.dtype))}, {"shape", dims_of(t.shape)},
-      {"file", t.file}, {"xxh3_128", t.checksum}};
+  return {{"name", t.name},   {"role", t.role},       {"dtype", std::string(name_of(t.dtype))},
+          {"begin", t.begin}, {"end", t.end},         {"shape", dims_of(t.shape)},
+          {"file", t.file},   {"dataset", t.dataset}, {"xxh3_128", t.checksum}};
 }
 
-ManifestTensor tensor_from_json(const json& j) {
-  return {.name = j.at("name"),
-          .role = j.at("role"),
-          .dtype = dtype_from_name(j.at("dtype")),
-          .shape = shape_from_dims(j.at("shape").get<std::vector<std::int64_t>>()),
-          .file = plain_file_name(j.at("file")),
-          .checksum = j.at("xxh3_128")};
+ManifestTensor tensor_from_json(const json& value, const std::string& place) {
+  const StrictJson j(value, place);
+  ManifestTensor t{.name = j.at("name").text(),
+                   .role = j.at("role").text(),
+                   .dtype = dtype_from(j.at("dtype")),
+                   .shape = shape_from(j.at("shape")),
+                   .file = file_name_from(j.at("file")),
+                   .dataset = j.at("dataset").text(),
+                   .checksum = checksum_from(j.at("xxh3_128"))};
+  if (!is_tensor_name(t.name)) j.at("name").reject("the name of a tensor");
+  if (!is_role(t.role)) j.at("role").reject("weight, exp_avg or exp_avg_sq");
+  if (!t.dataset.starts_with("/")) j.at("dataset").reject("the path of a dataset");
+  const std::int64_t n = t.shape.numel();
+  // An empty array is [0, 0); no other piece is empty.
+  t.begin = j.at("begin").integer(0, std::max<std::int64_t>(n - 1, 0));
+  t.end = j.at("end").integer(n == 0 ? 0 : t.begin + 1, n);
+  return t;
+}
+
+void check_placement_and_mesh(const json& placement, const json& mesh) {
+  if (!placement.is_null()) check_placement({placement, "placement"});
+  if (!mesh.is_null()) check_mesh({mesh, "mesh"});
+}
+
+std::string signed_text(json content) {
+  content.erase("checksum");
+  std::string rest = content.dump(1).substr(2) + "\n";
+  std::string text(kHead);
+  text += checksum_of_rest(rest);
+  text += kAfterChecksum;
+  return text + rest;
 }
 
 std::string manifest_text(const Manifest& manifest) {
   try {
-    return text_with_checksum(content_of(manifest));
+    return signed_text(content_of(manifest));
   } catch (const json::exception& e) {
     fail<IoError>("the checkpoint's recipe or extra data cannot be written as JSON: {}", e.what());
   }
@@ -122,11 +207,16 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
   const std::string file = (checkpoint / "manifest.json").string();
   const std::string text = read_text_file(file);
   try {
-    return parse_manifest(text);
+    const json content = json::parse(text);
+    const StrictJson j(content, "");
+    // Told before the checksum: another version may compute that differently.
+    check_version(j);
+    check_own_checksum(text);
+    return from_content(j);
   } catch (const json::exception& e) {
     fail<IoError>("{} is damaged: {}", file, e.what());
   } catch (const IoError& e) {
-    fail<IoError>("{} is damaged: {}", file, e.message());
+    fail<IoError>("{} cannot be used: {}", file, e.message());
   }
 }
 

@@ -19,35 +19,50 @@ struct ManifestFile {
   std::string checksum;  ///< XXH3-128 of the whole file
 };
 
-/// One dataset: a parameter's weight, or one of its moments.
+/// One dataset: elements [begin, end) of a flattened array, which is a parameter's weight or one of its moments.
 struct ManifestTensor {
   std::string name;  ///< the parameter's
   std::string role;  ///< "weight", "exp_avg", "exp_avg_sq"
   DType dtype = DType::F32;
-  Shape shape;
-  std::string file;
+  Shape shape;  ///< the whole array's
+  std::int64_t begin = 0, end = 0;
+  std::string file, dataset;
   std::string checksum;  ///< XXH3-128 of the elements in memory
+
+  bool whole() const { return begin == 0 && end == shape.numel(); }
+  /// The array's when whole; a part is one-dimensional.
+  Shape dataset_shape() const { return whole() ? shape : Shape{end - begin}; }
 };
 
 struct Manifest {
-  static constexpr int kFormatVersion = 1;
+  static constexpr int kFormatVersion = 2;
   std::int64_t step = 0;
   std::int64_t tokens = 0;
   std::uint64_t seed = 0;
   int world_size = 1;
   std::string recipe;
   nlohmann::json extra = nlohmann::json::object();
+  /// Where the experts were, or null: {"expert_parallel": R, "table": [[rank of expert 0, of expert 1, ...] per layer]}
+  nlohmann::json placement = nullptr;
+  /// What the ranks were, or null: {"expert_parallel": ..., "data_parallel": ...}
+  nlohmann::json mesh = nullptr;
   std::vector<ManifestFile> files;
   std::vector<ManifestTensor> tensors;
 };
 
 nlohmann::json to_json(const ManifestTensor& tensor);
-ManifestTensor tensor_from_json(const nlohmann::json& j);
+/// What to_json made, its numbers checked against each other; `place` is named in messages.
+ManifestTensor tensor_from_json(const nlohmann::json& j, const std::string& place);
+
+/// IoError unless both are what a manifest may hold.
+void check_placement_and_mesh(const nlohmann::json& placement, const nlohmann::json& mesh);
 
 /// The manifest's text, its own checksum included.
 std::string manifest_text(const Manifest& manifest);
-/// Reads and checks `checkpoint`/manifest.json. IoError naming the file when it is missing, damaged or of another
-/// version.
+/// The text of any content with its checksum in front; one that the content holds already is replaced.
+std::string signed_text(nlohmann::json content);
+/// Reads and checks `checkpoint`/manifest.json: its checksum, every field, that its pieces make whole arrays. IoError
+/// naming the file when it is missing, damaged or of another version.
 Manifest read_manifest(const std::filesystem::path& checkpoint);
 
 }  // namespace emox

@@ -1,15 +1,18 @@
 // Saving: every rank writes its shard into a directory beside the final place; rank 0 adds the manifest and renames.
 #include <algorithm>
-#include <set>
+#include <map>
 #include <system_error>
+#include <tuple>
 #include <utility>
 
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
+#include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/checkpoint/pieces.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -18,80 +21,47 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-/// What a rank tells the others about its part: its file and the arrays in it.
-struct Part {
-  ManifestFile file;
-  std::vector<ManifestTensor> tensors;
-};
-
-/// Everything that must be the same on all ranks for their parts to make one checkpoint.
-std::string description_of(std::int64_t step, const std::vector<CheckpointArray>& arrays) {
-  std::string text = fmt::format("step {}\n", step);
-  for (const CheckpointArray& a : arrays)
-    text += fmt::format("{} {} {} {}\n", a.name, a.role, name_of(a.view.dtype()), a.view.shape().str());
-  return text;
+std::string text_of(std::int64_t step, const std::vector<Stretch>& stretches) {
+  json tensors = json::array();
+  for (const Stretch& s : stretches) tensors.push_back(to_json(s.entry));
+  return json{{"step", step}, {"tensors", std::move(tensors)}}.dump();
 }
 
-/// Local checks, and that all ranks were given the same list.
-std::vector<CheckpointArray> agree_on_arrays(Communicator& comm, std::int64_t step,
-                                             std::span<const CheckpointTensor> tensors) {
-  std::vector<CheckpointArray> arrays;
-  run_together(comm, [&] {
-    require<ShapeError>(step >= 0, "step {} cannot be saved", step);
-    arrays = arrays_of(tensors);
-    divide_among_ranks(arrays, comm.size());
-  });
-  const std::vector<std::string> sums = gather_texts(comm, checksum_of(description_of(step, arrays)));
-  run_together(comm, [&] {
-    require<ShapeError>(sums.front() == sums[static_cast<std::size_t>(comm.rank())],
-                        "its list of tensors to save for step {} is not rank 0's", step);
-  });
-  return arrays;
-}
-
-/// Writes this rank's arrays and makes sure that they are on the disk.
-Part write_part(const Communicator& comm, const fs::path& directory, const std::vector<CheckpointArray>& arrays) {
-  Part part;
-  part.file.name = shard_file_name(comm.rank(), comm.size());
-  const fs::path path = directory / part.file.name;
-  Hdf5File file = Hdf5File::create(path);
-  for (const CheckpointArray& a : arrays) {
-    if (a.writer != comm.rank()) continue;
-    file.write(dataset_path(a.name, a.role), a.view);
-    part.tensors.push_back(
-        {a.name, a.role, a.view.dtype(), a.view.shape(), part.file.name, checksum_of(a.view.raw(), a.view.bytes())});
+/// What all ranks are going to write, one text a rank. Throws unless that makes a checkpoint: what nobody wrote could
+/// not be loaded, and of what two wrote one would win.
+std::vector<ManifestTensor> join(std::int64_t step, const std::vector<std::string>& texts) {
+  std::vector<ManifestTensor> all;
+  const int size = static_cast<int>(texts.size());
+  std::map<std::string, int> rank_of_file;
+  for (int r = 0; r < size; ++r) {
+    const json part = json::parse(texts[static_cast<std::size_t>(r)]);
+    require<IoError>(part.at("step") == step, "rank {} saves step {}, rank 0 step {}", r, part.at("step").dump(), step);
+    for (const json& t : part.at("tensors")) all.push_back(tensor_from_json(t, fmt::format("a piece of rank {}", r)));
+    rank_of_file[shard_file_name(r, size)] = r;
   }
+  check_coverage(all, [&](const ManifestTensor& t) { return fmt::format("rank {}", rank_of_file.at(t.file)); });
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.name, a.role, a.begin) < std::tie(b.name, b.role, b.begin);
+  });
+  return all;
+}
+
+/// Writes this rank's datasets and makes sure that they are on the disk.
+ManifestFile write_file(const fs::path& path, const std::vector<Stretch>& stretches) {
+  Hdf5File file = Hdf5File::create(path);
+  for (const Stretch& s : stretches) file.write(s.entry, s.blocks);
   file.close();
   sync_to_disk(path);  // the library does not
-  part.file.bytes = static_cast<std::int64_t>(fs::file_size(path));
-  part.file.checksum = checksum_of_file(path);
-  return part;
+  return {path.filename().string(), static_cast<std::int64_t>(fs::file_size(path)), checksum_of_file(path)};
 }
 
-std::string text_of(const Part& part) {
-  json tensors = json::array();
-  for (const ManifestTensor& t : part.tensors) tensors.push_back(to_json(t));
-  const json all = {
-      {"name", part.file.name}, {"bytes", part.file.bytes}, {"xxh3_128", part.file.checksum}, {"tensors", tensors}};
-  return all.dump();
+std::string text_of(const ManifestFile& file) {
+  return json{{"name", file.name}, {"bytes", file.bytes}, {"xxh3_128", file.checksum}}.dump();
 }
 
-void add_part(Manifest& manifest, const std::string& text) {
-  const json all = json::parse(text);
-  manifest.files.push_back({all.at("name"), all.at("bytes"), all.at("xxh3_128")});
-  for (const json& t : all.at("tensors")) manifest.tensors.push_back(tensor_from_json(t));
-}
-
-/// The parts must hold every array exactly once: what nobody wrote could not be loaded, and of what two wrote one would
-/// win.
-void check_coverage(const Manifest& manifest, const std::vector<CheckpointArray>& arrays) {
-  std::set<std::pair<std::string, std::string>> written;
-  for (const ManifestTensor& t : manifest.tensors)
-    require<IoError>(written.emplace(t.name, t.role).second, "{} ({}) was written by two ranks", t.name, t.role);
-  for (const CheckpointArray& a : arrays)
-    require<IoError>(written.count({a.name, a.role}) == 1, "{} ({}) was written by no rank", a.name, a.role);
-  require<IoError>(written.size() == arrays.size(), "{} arrays were written, {} were to be saved", written.size(),
-                   arrays.size());
+ManifestFile file_of(const std::string& text) {
+  const json file = json::parse(text);
+  return {file.at("name"), file.at("bytes"), file.at("xxh3_128")};
 }
 
 void remove_quietly(const fs::path& path) {
@@ -102,26 +72,43 @@ void remove_quietly(const fs::path& path) {
 }  // namespace
 
 fs::path save_checkpoint(Communicator& comm, const fs::path& directory, std::int64_t step,
-                         std::span<const CheckpointTensor> tensors, const CheckpointMeta& meta) {
-  const std::vector<CheckpointArray> arrays = agree_on_arrays(comm, step, tensors);
+                         std::span<const CheckpointPiece> mine, const CheckpointMeta& meta) {
   const fs::path final_path = directory / step_directory_name(step);
   const fs::path temporary = final_path.string() + ".tmp";
+  const std::string file_name = shard_file_name(comm.rank(), comm.size());
   const bool first = comm.rank() == 0;
+  std::vector<Stretch> stretches;
+  std::string text;
+  run_together(comm, [&] {
+    require<ShapeError>(step >= 0, "step {} cannot be saved", step);
+    if (first) check_placement_and_mesh(meta.placement, meta.mesh);
+    stretches = stretches_of(mine, file_name);
+    text = text_of(step, stretches);
+  });
+  const std::vector<std::string> pieces = gather_texts(comm, text);
+  Manifest manifest{.step = step,
+                    .tokens = meta.tokens,
+                    .seed = meta.seed,
+                    .world_size = comm.size(),
+                    .recipe = meta.recipe,
+                    .extra = meta.extra,
+                    .placement = meta.placement,
+                    .mesh = meta.mesh,
+                    .files = {},
+                    .tensors = {}};
   try {
     run_together(comm, [&] {
       if (!first) return;
+      manifest.tensors = join(step, pieces);
       fs::create_directories(directory);
       remove_unfinished_checkpoints(directory);
       fs::create_directory(temporary);
     });
-    Part part;
-    run_together(comm, [&] { part = write_part(comm, temporary, arrays); });
-    const std::vector<std::string> parts = gather_texts(comm, text_of(part));
+    run_together(comm, [&] { text = text_of(write_file(temporary / file_name, stretches)); });
+    const std::vector<std::string> files = gather_texts(comm, text);
     run_together(comm, [&] {
       if (!first) return;
-      Manifest manifest{step, meta.tokens, meta.seed, comm.size(), meta.recipe, meta.extra, {}, {}};
-      for (const std::string& text : parts) add_part(manifest, text);
-      check_coverage(manifest, arrays);
+      for (const std::string& f : files) manifest.files.push_back(file_of(f));
       DurableFile file(temporary / "manifest.json");
       file.write(manifest_text(manifest));
       file.commit();

@@ -106,9 +106,10 @@ TEST_F(ProgramRuns, ANaNIsTracedToItsTensor) {
     LanguageModel model(recipe_.model, ctx, true);
     const auto tensors = checkpoint_tensors(model);
     const Manifest m = load_checkpoint(*comm, checkpoint(5), tensors);
-    for (const CheckpointTensor& t : tensors)
-      if (t.name == poisoned) t.weight.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
-    save_checkpoint(*comm, run_ / "checkpoints", 5, tensors, {m.tokens, m.seed, m.recipe, m.extra});
+    for (const CheckpointPiece& p : tensors)
+      if (p.name == poisoned && p.role == "weight") p.view.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
+    save_checkpoint(*comm, run_ / "checkpoints", 5, tensors,
+                    {m.tokens, m.seed, m.recipe, m.extra, m.placement, m.mesh});
   }
   const auto before = contents(checkpoint(5));
   const CommandResult r = train("");

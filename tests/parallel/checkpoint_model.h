@@ -30,13 +30,14 @@ class CheckpointModel {
           add(layer + "mlp.experts." + std::to_string(e) + "." + part + ".weight", {4, 8});
     }
     add("model.scale", {});
+    add("model.planes.weight", {3, 5, 7});
+    add("model.cubes.weight", {2, 3, 4, 5});
   }
 
-  std::vector<CheckpointTensor> tensors(bool moments = true) const {
-    std::vector<CheckpointTensor> list;
+  std::vector<CheckpointPiece> pieces(bool moments = true) const {
+    std::vector<CheckpointPiece> list;
     for (const Parameter& p : parameters_)
-      list.push_back(moments ? CheckpointTensor{p.name, p.weight, p.exp_avg, p.exp_avg_sq}
-                             : CheckpointTensor{p.name, p.weight, {}, {}});
+      moments ? add_whole(list, p.name, p.weight, p.exp_avg, p.exp_avg_sq) : add_whole(list, p.name, p.weight);
     return list;
   }
 
@@ -54,22 +55,32 @@ class CheckpointModel {
 };
 
 inline bool same_bits(const TensorView& a, const TensorView& b) {
-  return a.null() == b.null() &&
-         (a.null() || (a.bytes() == b.bytes() && std::memcmp(a.raw(), b.raw(), a.bytes()) == 0));
+  return a.bytes() == b.bytes() && (a.bytes() == 0 || std::memcmp(a.raw(), b.raw(), a.bytes()) == 0);
 }
 
-inline bool same_bits(const std::vector<CheckpointTensor>& a, const std::vector<CheckpointTensor>& b) {
+inline bool same_bits(const std::vector<CheckpointPiece>& a, const std::vector<CheckpointPiece>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) {
-    return x.name == y.name && same_bits(x.weight, y.weight) && same_bits(x.exp_avg, y.exp_avg) &&
-           same_bits(x.exp_avg_sq, y.exp_avg_sq);
+    return x.name == y.name && x.role == y.role && same_bits(x.view, y.view);
   });
+}
+
+/// One whole array.
+inline CheckpointPiece whole(const std::string& name, const TensorView& view, const std::string& role = "weight") {
+  return {name, role, view.shape(), 0, view.shape().numel(), view};
+}
+
+/// Elements [begin, end) of a whole array, where they lie.
+inline CheckpointPiece part_of(const CheckpointPiece& p, std::int64_t begin, std::int64_t end) {
+  return {p.name, p.role, p.shape, begin, end, p.view.reshape({p.view.numel()}).rows(begin, end)};
 }
 
 inline CheckpointMeta some_meta() {
   return {.tokens = 4096,
           .seed = 18446744073709551615ULL,
           .recipe = "[run]\nname = \"tëst\"\n",
-          .extra = {{"position", 7}}};
+          .extra = {{"position", 7}},
+          .placement = {{"expert_parallel", 2}, {"table", {{0, 1, 0}, {1, 0, 1}}}},
+          .mesh = {{"expert_parallel", 2}, {"data_parallel", 1}}};
 }
 
 /// Saves the model of this seed (its moments too) from so many ranks.
@@ -78,7 +89,8 @@ inline std::filesystem::path save_model(const std::filesystem::path& directory, 
   std::filesystem::path path;
   run_ranks(ranks, [&](Communicator& comm) {
     const CheckpointModel model(seed);
-    const auto saved = save_checkpoint(comm, directory, step, model.tensors(), some_meta());
+    const auto mine = divide_among_ranks(model.pieces(), comm.rank(), comm.size());
+    const auto saved = save_checkpoint(comm, directory, step, mine, some_meta());
     if (comm.rank() == 0) path = saved;
   });
   return path;

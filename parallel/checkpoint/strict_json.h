@@ -1,0 +1,36 @@
+// Reads JSON that must be exactly what is expected. The library's own conversions turn 1.5 into 1, true into 1 and -1
+// into 2^64 - 1; these say what stands where instead: "tensors[3].begin is 1.5: not a whole number in [0, 12]".
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace emox {
+
+/// A value of a JSON text and its place in it. Does not own the value. Every failure is an IoError.
+class StrictJson {
+ public:
+  /// `place` is empty for the whole text.
+  StrictJson(const nlohmann::json& value, std::string place) : value_(&value), place_(std::move(place)) {}
+
+  /// A member; the value must be an object that has it.
+  StrictJson at(const char* key) const;
+  /// The members of an array.
+  std::vector<StrictJson> elements() const;
+  std::string text() const;
+  std::int64_t integer(std::int64_t least, std::int64_t most) const;
+  std::uint64_t unsigned_integer() const;
+  const nlohmann::json& json() const { return *value_; }
+  const std::string& place() const { return place_; }
+
+  /// Throws: the value is not `what`.
+  [[noreturn]] void reject(const std::string& what) const;
+
+ private:
+  const nlohmann::json* value_;
+  std::string place_;
+};
+
+}  // namespace emox
