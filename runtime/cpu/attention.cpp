@@ -1,33 +1,37 @@
 // Causal attention inside segments, block by block (the online softmax of FlashAttention, Dao et al. 2022).
 //
-// Scores exist for one block of queries and keys at a time. Blocks above the diagonal are never touched, so the work is
-// that of the causal half of each segment. Products are oneDNN's sgemm on strided blocks of the packed qkv rows.
-#include <dnnl.h>
-
+// A strip of queries, two registers wide, meets a block of keys at a time. The block of scores is kept transposed, keys
+// by queries: a register then holds one key's scores of many queries, and maxima and sums over keys need no work across
+// lanes. What lies above the diagonal is skipped in groups of kGroup queries or keys, so that short documents, which
+// are nearly all diagonal, cost little more than their causal half. Heads are copied to contiguous scratch first: rows
+// of qkv lie a multiple of 4 KiB apart in large models, where a few of them fill their part of the cache.
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
+#include "runtime/cpu/block_product.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
+#include "runtime/cpu/prefetch.h"
 #include "runtime/cpu/segments.h"
-#include "runtime/cpu/simd_math.h"
 #include "runtime/telemetry/spans.h"
 
 namespace emox::cpu {
 namespace {
 
-constexpr std::int64_t kBlock = 64;  // queries and keys of one block: two score blocks fit the L1 cache
+constexpr std::int64_t kStrip = 2 * kLanes;  // queries of one strip
+constexpr std::int64_t kKeys = 64;           // keys of one block
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Problem {
   std::int64_t width, stride, head_dim;  // of out rows, of qkv rows, of one head
+  std::int64_t padded_dim;               // of one head's rows in scratch
   float scale;
 };
 
 Problem describe(const TensorView& qkv, int heads) {
   const std::int64_t width = qkv.dim(1) / 3, d = width / heads;
-  return {width, qkv.dim(1), d, 1.0F / std::sqrt(static_cast<float>(d))};
+  return {width, qkv.dim(1), d, round_up(d, kLanes), 1.0F / std::sqrt(static_cast<float>(d))};
 }
 
 // 2 * products * head_dim * n(n+1)/2 FLOPs a segment and head.
@@ -40,103 +44,286 @@ double flops(const Segments& s, std::int64_t width, double products) {
   return 2.0 * products * static_cast<double>(width) * pairs;
 }
 
-void gemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const float* a,
-          std::int64_t lda, const float* b, std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
-  dnnl_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+// n rows of one head into contiguous rows of padded_dim, zeros in the padding and in the rows up to `rows`.
+void pack(const Problem& p, float* to, Rows<const float> from, std::int64_t n, std::int64_t rows) {
+  for (std::int64_t i = 0; i < n; ++i, to += p.padded_dim) {
+    const float* row = from.at + i * from.row;
+    std::int64_t d = 0;
+    for (; d + kLanes <= p.head_dim; d += kLanes) store(to + d, load(row + d));
+    for (; d < p.padded_dim; ++d) to[d] = d < p.head_dim ? row[d] : 0.0F;
+  }
+  std::fill_n(to, (rows - n) * p.padded_dim, 0.0F);
 }
 
-// One block of queries of one head against all keys before it.
-void forward_block(const Problem& p, const float* qkv, float* out, float* lse, std::int64_t q0, std::int64_t nq) {
-  float scores[kBlock * kBlock], high[kBlock], sum[kBlock];
-  std::fill_n(high, nq, -std::numeric_limits<float>::infinity());
-  std::fill_n(sum, nq, 0.0F);
-  const float *keys = qkv + p.width, *values = qkv + 2 * p.width;
-  for (std::int64_t k0 = 0; k0 < q0 + nq; k0 += kBlock) {
-    const std::int64_t nk = std::min(kBlock, q0 + nq - k0);
-    gemm('N', 'T', nq, nk, p.head_dim, p.scale, qkv + q0 * p.stride, p.stride, keys + k0 * p.stride, p.stride, 0.0F,
-         scores, kBlock);
-    for (std::int64_t i = 0; i < nq; ++i) {
-      float* s = scores + i * kBlock;
-      const std::int64_t seen = std::min(nk, q0 + i + 1 - k0);  // keys not after the query
-      float m = high[i];
-#pragma omp simd reduction(max : m)
-      for (std::int64_t j = 0; j < seen; ++j) m = s[j] > m ? s[j] : m;
-      float total = 0;
-#pragma omp simd reduction(+ : total)
-      for (std::int64_t j = 0; j < seen; ++j) {
-        s[j] = exp_approx(s[j] - m);
-        total += s[j];
-      }
-      std::fill(s + seen, s + nk, 0.0F);
-      const float shrink = k0 == 0 ? 0.0F : exp_approx(high[i] - m);
-      sum[i] = sum[i] * shrink + total;
-      high[i] = m;
-      if (k0 > 0 && shrink != 1.0F) {
-        float* o = out + (q0 + i) * p.width;
-#pragma omp simd
-        for (std::int64_t d = 0; d < p.head_dim; ++d) o[d] *= shrink;
-      }
+void unpack(const Problem& p, Rows<float> to, const float* from, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i, from += p.padded_dim) {
+    float* row = to.at + i * to.row;
+    std::int64_t d = 0;
+    for (; d + kLanes <= p.head_dim; d += kLanes) store(row + d, load(from + d));
+    for (; d < p.head_dim; ++d) row[d] = from[d];
+  }
+}
+
+// factor * a packed strip of kStrip rows, as [padded_dim, kStrip].
+void transpose_strip(const Problem& p, float* to, const float* from, float factor) {
+  for (std::int64_t i = 0; i < kStrip; i += kLanes) {
+    for (std::int64_t d = 0; d < p.padded_dim; d += kLanes) {
+      Lanes block[kLanes];
+      for (std::int64_t j = 0; j < kLanes; ++j) block[j] = load(from + (i + j) * p.padded_dim + d) * factor;
+      transpose(block);
+      for (std::int64_t j = 0; j < kLanes; ++j) store(to + (d + j) * kStrip + i, block[j]);
     }
-    gemm('N', 'N', nq, p.head_dim, nk, 1.0F, scores, kBlock, values + k0 * p.stride, p.stride, k0 == 0 ? 0.0F : 1.0F,
-         out + q0 * p.width, p.width);
-  }
-  for (std::int64_t i = 0; i < nq; ++i) {
-    const float inverse = 1.0F / sum[i];
-    float* o = out + (q0 + i) * p.width;
-#pragma omp simd
-    for (std::int64_t d = 0; d < p.head_dim; ++d) o[d] *= inverse;
-    lse[q0 + i] = high[i] + std::log(sum[i]);
   }
 }
 
-// All blocks of one segment and head. delta[i] = <dout_i, out_i>.
-struct BackwardTask {
-  const float *qkv, *out, *dout, *lse;
-  float* dqkv;
+// A strip of queries against a block of keys, both within one segment.
+struct Block {
+  std::int64_t q0, nq;  // the queries
+  std::int64_t k0, nk;  // the keys: whole groups, the last of which may run beyond the segment
+
+  std::int64_t registers() const { return (nq + kLanes - 1) / kLanes; }
+  // Keys that any of the queries [first, first + count) of the strip sees, as a multiple of kGroup; may be negative.
+  std::int64_t seen(std::int64_t first, std::int64_t count) const { return std::min(nk, q0 + first + count - k0); }
+  // Keys that all queries from `first` on see.
+  std::int64_t seen_by_all(std::int64_t first) const { return std::min(nk, q0 + first + 1 - k0); }
+  // The first query of the strip that sees a key of the group at `key`.
+  std::int64_t first_query(std::int64_t key) const { return std::max<std::int64_t>(0, k0 + key - q0); }
+};
+
+// Asks for rows that the next strip reads and this one writes while this one computes. A head's rows are short pieces
+// of long rows, which the processor does not foresee: without this, waiting for them takes half as long as the
+// products.
+class RowFetch {
+ public:
+  void to_read(Rows<const float> rows, std::int64_t count) { read_[reads_++] = {rows, count}; }
+  void to_write(Rows<float> rows, std::int64_t count) { write_[writes_++] = {rows, count}; }
+  // Called before each group of a product, of which the shortest strips have about a dozen.
+  void advance(const Problem& p) {
+    constexpr std::int64_t kRowsAtOnce = 2;
+    if (at_ >= kStrip) return;
+    for (int i = 0; i < reads_; ++i)
+      for (std::int64_t row = at_; row < std::min(at_ + kRowsAtOnce, read_[i].count); ++row)
+        fetch_to_read(read_[i].rows.at + row * read_[i].rows.row, p.head_dim);
+    for (int i = 0; i < writes_; ++i)
+      for (std::int64_t row = at_; row < std::min(at_ + kRowsAtOnce, write_[i].count); ++row)
+        fetch_to_write(write_[i].rows.at + row * write_[i].rows.row, p.head_dim);
+    at_ += kRowsAtOnce;
+  }
+
+ private:
+  template <typename T>
+  struct Piece {
+    Rows<T> rows;
+    std::int64_t count;
+  };
+  Piece<const float> read_[5];
+  Piece<float> write_[3];
+  int reads_ = 0, writes_ = 0;
+  std::int64_t at_ = 0;
+};
+
+// The strip after this one: of the same head or the first of the next one. After the last head that is some other
+// memory, which costs a little and harms nothing.
+struct Following {
+  std::int64_t row, column, count;
+
+  Following(const Problem& p, std::int64_t n, std::int64_t end)
+      : row(end < n ? end : 0), column(end < n ? 0 : p.head_dim), count(std::min(kStrip, n - row)) {}
+  Rows<const float> of(Rows<const float> rows, std::int64_t part) const {
+    return {rows.at + row * rows.row + column + part, rows.row};
+  }
+};
+
+// to[key, query] = <rows of left, columns of right>, but for registers of queries that see none of a group's keys.
+void transposed_scores(const Problem& p, const Block& b, float* to, const float* left, const float* right,
+                       RowFetch& fetch) {
+  for (std::int64_t g = 0; g < b.nk; g += kGroup) {
+    const std::int64_t first = b.first_query(g) / kLanes * kLanes;
+    fetch.advance(p);
+    product_group({to + g * kStrip + first, kStrip}, {left + (b.k0 + g) * p.padded_dim, p.padded_dim, 1},
+                  {right + first, kStrip}, p.head_dim, b.registers() * kLanes - first, false);
+  }
+}
+
+// to[query, :] += sum over keys of weights[key, query] rows[key, :]
+void add_keys(const Problem& p, const Block& b, float* to, const float* weights, const float* rows, RowFetch& fetch) {
+  for (std::int64_t g = 0; g < b.nq; g += kGroup) {
+    const std::int64_t seen = b.seen(g, kGroup);
+    fetch.advance(p);
+    if (seen > 0)
+      product_group({to + g * p.padded_dim, p.padded_dim}, {weights + g, 1, kStrip},
+                    {rows + b.k0 * p.padded_dim, p.padded_dim}, seen, p.padded_dim, b.k0 > 0);
+  }
+}
+
+// to[key, :] += sum over queries of weights[key, query] rows[query, :]. The strip on the diagonal is the first to touch
+// a key's row.
+void add_queries(const Problem& p, const Block& b, float* to, const float* weights, const float* rows,
+                 RowFetch& fetch) {
+  for (std::int64_t g = 0; g < b.nk; g += kGroup) {
+    const std::int64_t first = b.first_query(g);
+    fetch.advance(p);
+    product_group({to + (b.k0 + g) * p.padded_dim, p.padded_dim}, {weights + g * kStrip + first, kStrip, 1},
+                  {rows + first * p.padded_dim, p.padded_dim}, b.nq - first, p.padded_dim, b.k0 + g < b.q0);
+  }
+}
+
+// Lanes of the queries from `first` on that do not see the key.
+IntLanes hidden(const Block& b, std::int64_t first, std::int64_t key) {
+  return lane_numbers() < static_cast<std::int32_t>(b.k0 + key - b.q0 - first);
+}
+
+// Scores of one register of queries -> exp(score - maximum). Returns by how much earlier sums and outputs shrink.
+Lanes softmax_register(const Block& b, std::int64_t first, float* scores, float* high, float* sum) {
+  constexpr int kWays = 4;  // independent chains, or the latency of one operation is the pace
+  static_assert(kGroup % kWays == 0);
+  const std::int64_t seen = b.seen(first, kLanes);
+  const Lanes before = load(high + first);
+  if (seen <= 0) return all_lanes(1.0F);
+  for (std::int64_t k = std::max<std::int64_t>(0, b.seen_by_all(first)); k < seen; ++k) {
+    float* s = scores + k * kStrip + first;
+    store(s, hidden(b, first, k) ? all_lanes(-kInfinity) : load(s));
+  }
+  Lanes most[kWays];
+  for (int w = 0; w < kWays; ++w) most[w] = before;
+  for (std::int64_t k = 0; k < seen; k += kWays)
+    for (int w = 0; w < kWays; ++w) most[w] = larger(load(scores + (k + w) * kStrip + first), most[w]);
+  const Lanes now = larger(larger(most[0], most[1]), larger(most[2], most[3]));
+  Lanes total[kWays] = {};
+  for (std::int64_t k = 0; k < seen; k += kWays) {
+    for (int w = 0; w < kWays; ++w) {
+      float* s = scores + (k + w) * kStrip + first;
+      const Lanes e = exp_nonpositive(load(s) - now);
+      store(s, e);
+      total[w] += e;
+    }
+  }
+  const Lanes shrink = exp_nonpositive(before - now);
+  store(high + first, now);
+  store(sum + first, load(sum + first) * shrink + ((total[0] + total[1]) + (total[2] + total[3])));
+  return shrink;
+}
+
+void scale_row(const Problem& p, float* row, float factor) {
+  for (std::int64_t d = 0; d < p.padded_dim; d += kLanes) store(row + d, load(row + d) * factor);
+}
+
+// One segment and head: out and lse of n tokens.
+struct ForwardTask {
+  Rows<const float> qkv;
+  Rows<float> out;
+  float* lse;
   std::int64_t n;
 };
 
-void backward_block(const Problem& p, const BackwardTask& t, const float* delta, std::int64_t q0, std::int64_t k0) {
-  float prob[kBlock * kBlock], ds[kBlock * kBlock];
-  const std::int64_t nq = std::min(kBlock, t.n - q0), nk = std::min(kBlock, std::min(t.n, q0 + nq) - k0);
-  const float *q = t.qkv + q0 * p.stride, *k = t.qkv + p.width + k0 * p.stride,
-              *v = t.qkv + 2 * p.width + k0 * p.stride;
-  const float* dout = t.dout + q0 * p.width;
-  float *dq = t.dqkv + q0 * p.stride, *dk = t.dqkv + p.width + k0 * p.stride,
-        *dv = t.dqkv + 2 * p.width + k0 * p.stride;
-  gemm('N', 'T', nq, nk, p.head_dim, p.scale, q, p.stride, k, p.stride, 0.0F, prob, kBlock);
-  gemm('N', 'T', nq, nk, p.head_dim, 1.0F, dout, p.width, v, p.stride, 0.0F, ds, kBlock);
-  for (std::int64_t i = 0; i < nq; ++i) {
-    float *s = prob + i * kBlock, *d = ds + i * kBlock;
-    const std::int64_t seen = std::min(nk, q0 + i + 1 - k0);
-    const float l = t.lse[q0 + i], dl = delta[q0 + i], scale = p.scale;
-#pragma omp simd
-    for (std::int64_t j = 0; j < seen; ++j) {
-      s[j] = exp_approx(s[j] - l);
-      d[j] = s[j] * (d[j] - dl) * scale;
+void forward_segment(const Problem& p, const ForwardTask& t) {
+  thread_local Scratch memory;
+  const std::int64_t rows = round_up(t.n, kGroup), d = p.padded_dim;
+  float* const keys = memory.floats((2 * rows + 3 * kStrip) * d);
+  float *values = keys + rows * d, *query = values + rows * d, *query_t = query + kStrip * d;
+  float* out = query_t + kStrip * d;
+  alignas(64) float scores[kKeys * kStrip], high[kStrip], sum[kStrip], shrink[kStrip];
+  for (std::int64_t q0 = 0; q0 < t.n; q0 += kStrip) {
+    const std::int64_t nq = std::min(kStrip, t.n - q0), groups = round_up(nq, kGroup), end = q0 + groups;
+    const Rows<const float> qkv{t.qkv.at + q0 * t.qkv.row, t.qkv.row};
+    pack(p, query, qkv, nq, kStrip);
+    pack(p, keys + q0 * d, {qkv.at + p.width, qkv.row}, nq, groups);
+    pack(p, values + q0 * d, {qkv.at + 2 * p.width, qkv.row}, nq, groups);
+    transpose_strip(p, query_t, query, p.scale);
+    RowFetch fetch;
+    const Following next(p, t.n, q0 + nq);
+    for (std::int64_t part = 0; part < 3; ++part) fetch.to_read(next.of(t.qkv, part * p.width), next.count);
+    fetch.to_write({t.out.at + q0 * t.out.row, t.out.row}, nq);
+    std::fill_n(high, kStrip, -kInfinity);
+    std::fill_n(sum, kStrip, 0.0F);
+    for (std::int64_t k0 = 0; k0 < end; k0 += kKeys) {
+      const Block b{q0, nq, k0, std::min(kKeys, end - k0)};
+      transposed_scores(p, b, scores, keys, query_t, fetch);
+      for (std::int64_t i = 0; i < b.registers(); ++i)
+        store(shrink + i * kLanes, softmax_register(b, i * kLanes, scores, high, sum));
+      for (std::int64_t i = 0; k0 > 0 && i < nq; ++i)
+        if (shrink[i] != 1.0F) scale_row(p, out + i * d, shrink[i]);
+      add_keys(p, b, out, scores, values, fetch);
     }
-    std::fill(s + seen, s + nk, 0.0F);
-    std::fill(d + seen, d + nk, 0.0F);
+    for (std::int64_t i = 0; i < nq; ++i) {
+      scale_row(p, out + i * d, 1.0F / sum[i]);
+      t.lse[q0 + i] = high[i] + std::log(sum[i]);
+    }
+    unpack(p, {t.out.at + q0 * t.out.row, t.out.row}, out, nq);
   }
-  // The diagonal block is the first to touch its rows of dk and dv, the block k0 = 0 the first for dq.
-  const float first_k = q0 == k0 ? 0.0F : 1.0F, first_q = k0 == 0 ? 0.0F : 1.0F;
-  gemm('T', 'N', nk, p.head_dim, nq, 1.0F, prob, kBlock, dout, p.width, first_k, dv, p.stride);
-  gemm('T', 'N', nk, p.head_dim, nq, 1.0F, ds, kBlock, q, p.stride, first_k, dk, p.stride);
-  gemm('N', 'N', nq, p.head_dim, nk, 1.0F, ds, kBlock, k, p.stride, first_q, dq, p.stride);
+}
+
+// One segment and head: the gradient of n rows of qkv.
+struct BackwardTask {
+  Rows<const float> qkv, out, dout;
+  const float* lse;
+  Rows<float> dqkv;
+  std::int64_t n;
+};
+
+// Scores -> softmax weights, and their gradients before the softmax -> those of the scores, times the scale:
+// ds = weight (dweight - delta), delta = <dout, out>.
+void softmax_backward(const Problem& p, const Block& b, float* weights, float* grads, const float* lse,
+                      const float* delta) {
+  for (std::int64_t first = 0; first < b.nq; first += kLanes) {
+    const Lanes l = load(lse + first), dl = load(delta + first);
+    const std::int64_t seen = b.seen(first, kLanes), all = b.seen_by_all(first);
+    for (std::int64_t k = 0; k < seen; ++k) {
+      float *w = weights + k * kStrip + first, *g = grads + k * kStrip + first;
+      Lanes weight = exp_nonpositive(load(w) - l);
+      if (k >= all) weight = hidden(b, first, k) ? Lanes{} : weight;
+      store(w, weight);
+      store(g, weight * (load(g) - dl) * p.scale);
+    }
+  }
 }
 
 void backward_segment(const Problem& p, const BackwardTask& t) {
-  thread_local std::vector<float> delta;
-  delta.resize(static_cast<std::size_t>(t.n));
-  for (std::int64_t i = 0; i < t.n; ++i) {
-    const float *o = t.out + i * p.width, *d = t.dout + i * p.width;
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = 0; j < p.head_dim; ++j) sum += o[j] * d[j];
-    delta[static_cast<std::size_t>(i)] = sum;
+  thread_local Scratch memory;
+  const std::int64_t rows = round_up(t.n, kGroup), d = p.padded_dim, w = p.width;
+  float* const keys = memory.floats((4 * rows + 5 * kStrip) * d);
+  float *values = keys + rows * d, *dkeys = values + rows * d, *dvalues = dkeys + rows * d;
+  float *query = dvalues + rows * d, *dout = query + kStrip * d, *dquery = dout + kStrip * d;
+  float *query_t = dquery + kStrip * d, *dout_t = query_t + kStrip * d;
+  alignas(64) float weights[kKeys * kStrip], grads[kKeys * kStrip], lse[kStrip] = {}, delta[kStrip] = {};
+  for (std::int64_t q0 = 0; q0 < t.n; q0 += kStrip) {
+    const std::int64_t nq = std::min(kStrip, t.n - q0), groups = round_up(nq, kGroup), end = q0 + groups;
+    const Rows<const float> qkv{t.qkv.at + q0 * t.qkv.row, t.qkv.row};
+    pack(p, query, qkv, nq, kStrip);
+    pack(p, keys + q0 * d, {qkv.at + w, qkv.row}, nq, groups);
+    pack(p, values + q0 * d, {qkv.at + 2 * w, qkv.row}, nq, groups);
+    pack(p, dout, {t.dout.at + q0 * t.dout.row, t.dout.row}, nq, kStrip);
+    transpose_strip(p, query_t, query, p.scale);
+    transpose_strip(p, dout_t, dout, 1.0F);
+    RowFetch fetch;
+    const Following next(p, t.n, q0 + nq);
+    for (std::int64_t part = 0; part < 3; ++part) {
+      fetch.to_read(next.of(t.qkv, part * w), next.count);
+      fetch.to_write({t.dqkv.at + q0 * t.dqkv.row + part * w, t.dqkv.row}, nq);
+    }
+    fetch.to_read(next.of(t.out, 0), next.count);
+    fetch.to_read(next.of(t.dout, 0), next.count);
+    for (std::int64_t i = 0; i < nq; ++i) {
+      const float* o = t.out.at + (q0 + i) * t.out.row;
+      float dot = 0;
+#pragma omp simd reduction(+ : dot)
+      for (std::int64_t j = 0; j < p.head_dim; ++j) dot += o[j] * dout[i * d + j];
+      delta[i] = dot;
+      lse[i] = t.lse[q0 + i];
+    }
+    for (std::int64_t k0 = 0; k0 < end; k0 += kKeys) {
+      const Block b{q0, nq, k0, std::min(kKeys, end - k0)};
+      transposed_scores(p, b, weights, keys, query_t, fetch);
+      transposed_scores(p, b, grads, values, dout_t, fetch);
+      softmax_backward(p, b, weights, grads, lse, delta);
+      add_queries(p, b, dvalues, weights, dout, fetch);
+      add_queries(p, b, dkeys, grads, query, fetch);
+      add_keys(p, b, dquery, grads, keys, fetch);
+    }
+    unpack(p, {t.dqkv.at + q0 * t.dqkv.row, t.dqkv.row}, dquery, nq);
   }
-  for (std::int64_t q0 = 0; q0 < t.n; q0 += kBlock)
-    for (std::int64_t k0 = 0; k0 <= q0; k0 += kBlock) backward_block(p, t, delta.data(), q0, k0);
+  unpack(p, {t.dqkv.at + w, t.dqkv.row}, dkeys, t.n);
+  unpack(p, {t.dqkv.at + 2 * w, t.dqkv.row}, dvalues, t.n);
 }
 
 }  // namespace
@@ -150,10 +337,11 @@ void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, Ten
   const auto* pq = qkv.data<float>();
   parallel_tasks(ctx, s.count * heads, [&](std::int64_t task) {
     const std::int64_t h = task % heads, begin = s.at[task / heads], n = s.at[task / heads + 1] - begin;
-    const float* head = pq + begin * p.stride + h * p.head_dim;
-    for (std::int64_t q0 = 0; q0 < n; q0 += kBlock)
-      forward_block(p, head, po + begin * p.width + h * p.head_dim, pl + h * tokens + begin, q0,
-                    std::min(kBlock, n - q0));
+    const std::int64_t column = h * p.head_dim;
+    forward_segment(p, {{pq + begin * p.stride + column, p.stride},
+                        {po + begin * p.width + column, p.width},
+                        pl + h * tokens + begin,
+                        n});
   });
 }
 
@@ -169,9 +357,12 @@ void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorVi
   parallel_tasks(ctx, s.count * heads, [&](std::int64_t task) {
     const std::int64_t h = task % heads, begin = s.at[task / heads], n = s.at[task / heads + 1] - begin;
     const std::int64_t column = h * p.head_dim;
-    if (n > 0)
-      backward_segment(p, {pq + begin * p.stride + column, po + begin * p.width + column, pd + begin * p.width + column,
-                           pl + h * tokens + begin, pdq + begin * p.stride + column, n});
+    backward_segment(p, {{pq + begin * p.stride + column, p.stride},
+                         {po + begin * p.width + column, p.width},
+                         {pd + begin * p.width + column, p.width},
+                         pl + h * tokens + begin,
+                         {pdq + begin * p.stride + column, p.stride},
+                         n});
   });
 }
 

@@ -6,6 +6,7 @@
 #include "runtime/core/error.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
+#include "runtime/cpu/prefetch.h"
 #include "runtime/cpu/simd_math.h"
 
 namespace emox::cpu {
@@ -70,6 +71,9 @@ void rms_norm_backward_add(Context& ctx, TensorView dx, TensorView dscale, Tenso
     float* ds = sums + thread * width;
     for (std::int64_t t = b; t < e; ++t) {
       const float *row = px + t * width, *grow = g + t * width;
+      fetch_to_read(row + 2 * width, width);
+      fetch_to_read(grow + 2 * width, width);
+      fetch_to_write(pdx + (t + 2) * width, width);
       const float r = pr[t];
       float dot = 0;
 #pragma omp simd reduction(+ : dot)
@@ -133,8 +137,14 @@ void swiglu(Context& ctx, TensorView a, TensorView h, TensorView gates) {
       const float *u = ph + r * 2 * width, *v = u + width;
       const float gate = g != nullptr ? g[r] : 1.0F;
       float* out = pa + r * width;
+      for (std::int64_t from = 0; from < width; from += kStretch) {
+        const std::int64_t to = std::min(width, from + kStretch);
+        fetch_to_read(u + from + kAhead, kStretch);
+        fetch_to_read(v + from + kAhead, kStretch);
+        fetch_to_write(out + from + kAhead, kStretch);
 #pragma omp simd
-      for (std::int64_t i = 0; i < width; ++i) out[i] = gate * (u[i] * sigmoid(u[i])) * v[i];
+        for (std::int64_t i = from; i < to; ++i) out[i] = gate * (u[i] * sigmoid(u[i])) * v[i];
+      }
     }
   });
 }
@@ -150,15 +160,24 @@ void swiglu_backward(Context& ctx, TensorView dh, TensorView a, TensorView dgate
       float *du = pdh + r * 2 * width, *dv = du + width, *out = pa + r * width;
       const float gate = g != nullptr ? g[r] : 1.0F;
       float dot = 0;
+      for (std::int64_t from = 0; from < width; from += kStretch) {
+        const std::int64_t to = std::min(width, from + kStretch);
+        fetch_to_read(u + from + kAhead, kStretch);
+        fetch_to_read(v + from + kAhead, kStretch);
+        fetch_to_read(d + from + kAhead, kStretch);
+        fetch_to_write(du + from + kAhead, kStretch);
+        fetch_to_write(dv + from + kAhead, kStretch);
+        fetch_to_write(out + from + kAhead, kStretch);
 #pragma omp simd reduction(+ : dot)
-      for (std::int64_t i = 0; i < width; ++i) {
-        // All inputs are read before any output is written: dh may be h, a may be da.
-        const float ui = u[i], vi = v[i], di = d[i];
-        const float s = sigmoid(ui), silu = ui * s, gd = gate * di;
-        dot += di * silu * vi;
-        du[i] = gd * vi * s * (1.0F + ui * (1.0F - s));
-        dv[i] = gd * silu;
-        out[i] = gate * silu * vi;
+        for (std::int64_t i = from; i < to; ++i) {
+          // All inputs are read before any output is written: dh may be h, a may be da.
+          const float ui = u[i], vi = v[i], di = d[i];
+          const float s = sigmoid(ui), silu = ui * s, gd = gate * di;
+          dot += di * silu * vi;
+          du[i] = gd * vi * s * (1.0F + ui * (1.0F - s));
+          dv[i] = gd * silu;
+          out[i] = gate * silu * vi;
+        }
       }
       if (pdg != nullptr) pdg[r] = dot;
     }

@@ -8,6 +8,7 @@
 #include "runtime/core/error.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
+#include "runtime/cpu/prefetch.h"
 #include "runtime/cpu/segments.h"
 #include "runtime/cpu/simd_math.h"
 
@@ -233,7 +234,11 @@ void gather_rows(Context& ctx, TensorView out, TensorView x, TensorView index) {
   const auto* in = x.data<float>();
   auto* o = out.data<float>();
   parallel_pieces(ctx, index.numel(), 64, [&](std::int64_t b, std::int64_t e, int) {
-    for (std::int64_t r = b; r < e; ++r) std::copy_n(in + at[r] * width, width, o + r * width);
+    for (std::int64_t r = b; r < e; ++r) {
+      if (r + 2 < e) fetch_to_read(in + at[r + 2] * width, width);
+      fetch_to_write(o + (r + 2) * width, width);
+      std::copy_n(in + at[r] * width, width, o + r * width);
+    }
   });
 }
 
