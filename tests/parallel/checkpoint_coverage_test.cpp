@@ -148,7 +148,7 @@ TEST(CheckpointScale, CoverageOfManyPieces) {
 TEST(CheckpointScale, TensOfThousandsOfPiecesComeBack) {
   const test::TemporaryDirectory directory;
   std::filesystem::path path;
-  constexpr int kTensors = 110;
+  constexpr int kTensors = 110, kTimeout = 240;  // sanitizers
   constexpr std::int64_t kParts = 64, kElements = 64 * 33;
   const auto arrays_of_seed = [](std::vector<Tensor>& memory, bool filled) {
     Pieces arrays;
@@ -163,24 +163,31 @@ TEST(CheckpointScale, TensOfThousandsOfPiecesComeBack) {
   };
   std::vector<Tensor> memory;
   const Pieces arrays = arrays_of_seed(memory, true);
-  test::run_ranks(4, [&](Communicator& comm) {
-    Pieces mine;  // every fourth part: none adjoins another
-    for (const CheckpointPiece& a : arrays)
-      for (std::int64_t i = comm.rank(); i < kParts; i += 4)
-        mine.push_back(part_of(a, kElements * i / kParts, kElements * (i + 1) / kParts));
-    const auto saved = save_checkpoint(comm, directory.path(), 1, mine, {});
-    if (comm.rank() == 0) path = saved;
-  });
+  test::run_ranks(
+      4,
+      [&](Communicator& comm) {
+        Pieces mine;  // every fourth part: none adjoins another
+        for (const CheckpointPiece& a : arrays)
+          for (std::int64_t i = comm.rank(); i < kParts; i += 4)
+            mine.push_back(part_of(a, kElements * i / kParts, kElements * (i + 1) / kParts));
+        const auto saved = save_checkpoint(comm, directory.path(), 1, mine, {});
+        if (comm.rank() == 0) path = saved;
+      },
+      kTimeout);
   EXPECT_EQ(read_manifest(path).tensors.size(), std::size_t{3} * kTensors * kParts);
-  test::run_ranks(3, [&](Communicator& comm) {
-    std::vector<Tensor> own;
-    const Pieces got = arrays_of_seed(own, false);
-    Pieces wanted;
-    for (const CheckpointPiece& a : got)
-      for (std::int64_t i = 0; i < 50; ++i) wanted.push_back(part_of(a, kElements * i / 50, kElements * (i + 1) / 50));
-    load_checkpoint(comm, path, wanted);
-    if (!test::same_bits(got, arrays)) throw std::runtime_error("loaded arrays differ");
-  });
+  test::run_ranks(
+      3,
+      [&](Communicator& comm) {
+        std::vector<Tensor> own;
+        const Pieces got = arrays_of_seed(own, false);
+        Pieces wanted;
+        for (const CheckpointPiece& a : got)
+          for (std::int64_t i = 0; i < 50; ++i)
+            wanted.push_back(part_of(a, kElements * i / 50, kElements * (i + 1) / 50));
+        load_checkpoint(comm, path, wanted);
+        if (!test::same_bits(got, arrays)) throw std::runtime_error("loaded arrays differ");
+      },
+      kTimeout);
 }
 
 }  // namespace
