@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "launch/bench/gemm_rate.h"
+#include "launch/train/sharding.h"
 #include "launch/train/training_step.h"
 #include "model/transformer/flops.h"
 #include "runtime/core/error.h"
@@ -112,10 +113,11 @@ Recipe bench_preset(const std::string& name) {
 
 nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const StepBenchOptions& options, bool ops) {
   Context& ctx = session.ctx();
-  LanguageModel model(recipe.model, ctx, true);
+  Sharding sharding(session.comm(), recipe.model, recipe.parallel);
+  LanguageModel model(recipe.model, ctx, true, sharding.experts());
   model.initialize(ctx, 0);
   const auto pools = make_pool_sizes(recipe.model, 0);
-  TrainingStep step(ctx, recipe, model, session.comm(), pools.get(), 1);
+  TrainingStep step(ctx, recipe, model, sharding.mesh(), pools.get(), 1);
   std::vector<double> rates, times;
   const auto measure_rate = [&] {
     for (int i = 0; i < 7; ++i) rates.push_back(gemm_rate(ctx, 1));

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "launch/bench/dispatch_bench.h"
 #include "launch/bench/step_bench.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
@@ -10,7 +11,7 @@
 namespace emox {
 namespace {
 
-int whole_number(const std::string& option, const std::string& text) {
+int whole_number(const std::string& option, const std::string& text, int least = 1) {
   std::size_t used = 0;
   int value = 0;
   try {
@@ -18,8 +19,8 @@ int whole_number(const std::string& option, const std::string& text) {
   } catch (const std::exception&) {
     used = 0;
   }
-  require<UsageError>(used == text.size() && value > 0, "emox bench: {} = '{}' is not a positive whole number", option,
-                      text);
+  require<UsageError>(used == text.size() && value >= least,
+                      "emox bench: {} = '{}' is not a whole number of at least {}", option, text, least);
   return value;
 }
 
@@ -38,18 +39,10 @@ void print_step(const nlohmann::ordered_json& r) {
                100 * op["fraction_of_limit"].get<double>(), op["limit"].get<std::string>());
 }
 
-}  // namespace
-
-int run_bench(const std::vector<std::string>& args) {
-  const Arguments a = parse_args(args, {.command = "emox bench",
-                                        .flags = {"--json"},
-                                        .options = {"--preset", "--steps"},
-                                        .overrides = true,
-                                        .min_positional = 1,
-                                        .max_positional = 2,
-                                        .positional = "step|ops [RECIPE.ini]"});
-  const std::string& what = a.positional[0];
-  require<UsageError>(what == "step" || what == "ops", "emox bench: unknown benchmark {}: use step or ops", what);
+int run_step_bench(const Arguments& a, const std::string& what) {
+  for (const auto& [option, value] : a.options)
+    require<UsageError>(option == "--json" || option == "--preset" || option == "--steps",
+                        "emox bench {}: {} is for emox bench dispatch", what, option);
   require<UsageError>(a.positional.size() == 1 || !a.has("--preset"),
                       "emox bench: give a recipe or --preset, not both");
   Recipe recipe = a.positional.size() == 2
@@ -68,6 +61,54 @@ int run_bench(const std::vector<std::string>& args) {
     }
     return static_cast<int>(kDone);
   });
+}
+
+// Plans ranks that need not exist, so one process is enough.
+int run_dispatch_bench(const Arguments& a) {
+  require<UsageError>(a.positional.size() == 1 && a.overrides.empty() && !a.has("--preset") && !a.has("--steps"),
+                      "emox bench dispatch takes no recipe, keys, --preset or --steps: it runs no model");
+  const auto number = [&](const char* option, int otherwise) {
+    return a.has(option) ? whole_number(option, a.value(option)) : otherwise;
+  };
+  const PlannedMesh mesh{number("--expert-parallel", 8), number("--data-parallel", 1), number("--ranks-per-node", 8)};
+  nlohmann::ordered_json result;
+  if (a.has("--replay")) {
+    result = replay_dispatch(
+        a.value("--replay"), mesh, a.value("--placement", "block"),
+        static_cast<std::uint64_t>(whole_number("--placement-seed", a.value("--placement-seed", "0"), 0)),
+        number("--width", 2048));
+  } else {
+    require<UsageError>(!a.has("--placement") && !a.has("--placement-seed"),
+                        "emox bench dispatch: --placement is for --replay; synthetic documents are planned with random "
+                        "and with clustered placement");
+    DispatchBenchOptions options;
+    if (a.has("--expert-parallel") || a.has("--data-parallel") || a.has("--ranks-per-node")) options.meshes = {mesh};
+    options.width = number("--width", 2048);
+    result = bench_dispatch(options);
+  }
+  if (a.has("--json"))
+    fmt::print("{}\n", to_line(result));
+  else
+    fmt::print("{}", dispatch_table(result));
+  return kDone;
+}
+
+}  // namespace
+
+int run_bench(const std::vector<std::string>& args) {
+  const Arguments a =
+      parse_args(args, {.command = "emox bench",
+                        .flags = {"--json"},
+                        .options = {"--preset", "--steps", "--replay", "--expert-parallel", "--data-parallel",
+                                    "--ranks-per-node", "--placement", "--placement-seed", "--width"},
+                        .overrides = true,
+                        .min_positional = 1,
+                        .max_positional = 2,
+                        .positional = "step|ops|dispatch [RECIPE.ini]"});
+  const std::string& what = a.positional[0];
+  require<UsageError>(what == "step" || what == "ops" || what == "dispatch",
+                      "emox bench: unknown benchmark {}: use step, ops or dispatch", what);
+  return what == "dispatch" ? run_dispatch_bench(a) : run_step_bench(a, what);
 }
 
 }  // namespace emox

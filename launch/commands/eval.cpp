@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 
@@ -11,6 +13,7 @@
 #include "launch/config/recipe_file.h"
 #include "launch/train/evaluator.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/sharding.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -29,13 +32,24 @@ fs::path checkpoint_of(Session& session, const fs::path& path) {
   return found->path;
 }
 
+// The run's sharding as far as these ranks allow: any number of ranks can evaluate.
+ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
+  ParallelConfig parallel = recipe.parallel;
+  parallel.placement = PlacementKind::Block;
+  if (parallel.dispatch == DispatchKind::Local) parallel.dispatch = DispatchKind::Flat;
+  parallel.expert_parallel = std::min<std::int64_t>(parallel.expert_parallel, ranks);
+  while (ranks % parallel.expert_parallel != 0) --parallel.expert_parallel;
+  return parallel;
+}
+
 int evaluate_checkpoint(Session& session, const fs::path& where, bool json, const std::vector<std::string>& overrides) {
   const fs::path path = checkpoint_of(session, where);
   const Manifest manifest = read_manifest(path);
   const Recipe recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
   Context& ctx = session.ctx();
-  LanguageModel model(recipe.model, ctx, false);
-  load_checkpoint(session.comm(), path, checkpoint_tensors(model));
+  Sharding sharding(session.comm(), recipe.model, parallel_for(recipe, session.comm().size()));
+  LanguageModel model(recipe.model, ctx, false, sharding.experts());
+  load_checkpoint(session.comm(), path, weight_pieces(model));
   std::vector<SourceSpec> sources;
   for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
   const auto tokenizer = make_tokenizer(recipe.data.tokenizer_name());

@@ -78,19 +78,24 @@ std::string help_corpus() {
          "  --force                build again\n"
          "  --json                 one JSON object\n"
          "\n"
-         "example: emox corpus && emox train launch/recipes/quickstart.ini\n";
+         "example: emox corpus && mpirun -n 2 emox train launch/recipes/quickstart.ini\n";
 }
 
 std::string help_bench() {
-  return "usage: emox bench step|ops [RECIPE.ini] [--json]\n"
+  return "usage: emox bench step|ops [RECIPE.ini] [--preset=small|mid] [--steps N]\n"
+         "       emox bench dispatch [--replay FILE] [--expert-parallel N] ...\n"
          "\n"
-         "  step   one training step, against the time its matrix products need\n"
-         "  ops    the same step op by op, against the limits of the machine\n"
+         "  step      one training step, against the time its matrix products need\n"
+         "  ops       the same step op by op, against the limits of the machine\n"
+         "  dispatch  ranks and nodes a token visits, planned for ranks that need not\n"
+         "            exist, beside the formulas; or for recorded pools\n"
          "\n"
          "options:\n"
-         "  --preset=small|mid     a built-in shape instead of a recipe (small)\n"
-         "  --steps N              timed steps after the warm-up (10)\n"
-         "  --section.key=value    any key of the recipe; --help SECTION explains them\n"
+         "  --section.key=value    step, ops: any key of a recipe; see --help SECTION\n"
+         "  --replay FILE          what emox train --record-pools FILE wrote\n"
+         "  --expert-parallel N --data-parallel M --ranks-per-node G  planned mesh (8 1 8)\n"
+         "  --placement P          --replay: block, random (--placement-seed S), FILE\n"
+         "  --width D              elements of a row, for the bytes (2048)\n"
          "  --json                 one JSON object on the last line\n"
          "\n"
          "OMP_NUM_THREADS chooses the threads of a rank.\n"

@@ -9,6 +9,7 @@
 #include "data/loader/loader.h"
 #include "data/tokenize/tokenizer.h"
 #include "launch/config/fields.h"
+#include "parallel/mesh/process_mesh.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -49,21 +50,11 @@ void validate_parallel(const Recipe& recipe, int ranks) {
                       "parallel.communicator = nccl: this emox was built without CUDA; use auto, self or mpi");
   require<UsageError>(parallel.communicator != CommunicatorKind::Self || ranks == 1,
                       "parallel.communicator = self is for one rank, not {}; use auto or mpi", ranks);
-  require<UsageError>(
-      recipe.model.is_moe() || parallel.expert_parallel == 1,
-      "parallel.expert_parallel = {} with moe.num_experts = 0: a dense model has no experts to share; use 1",
-      parallel.expert_parallel);
-  require<UsageError>(
-      parallel.expert_parallel <= ranks,
-      "parallel.expert_parallel = {} needs at least {} ranks, but {} is running; start the job with mpirun -n {}, "
-      "or use 1",
-      parallel.expert_parallel, parallel.expert_parallel, ranks, parallel.expert_parallel);
-  require<UsageError>(parallel.expert_parallel == 1,
-                      "parallel.expert_parallel = {}: experts are replicated on every rank in this version; use 1",
+  check_expert_parallel(ranks, parallel.expert_parallel, recipe.model.is_moe() ? recipe.model.routed_experts() : 0);
+  require<UsageError>(parallel.dispatch != DispatchKind::Local || parallel.expert_parallel == 1,
+                      "parallel.dispatch = local needs all experts on every rank, but parallel.expert_parallel is {}; "
+                      "use flat or two_level",
                       parallel.expert_parallel);
-  require<UsageError>(parallel.dispatch == DispatchKind::Local,
-                      "parallel.dispatch = {} needs parallel.expert_parallel > 1 (now {}); use local",
-                      kDispatchNames[static_cast<std::size_t>(parallel.dispatch)], parallel.expert_parallel);
   require<UsageError>(parallel.placement != PlacementKind::File || !parallel.placement_file.empty(),
                       "parallel.placement = file needs parallel.placement_file; give it, or use block or random");
 }

@@ -11,13 +11,13 @@
 
 #include "model/optim/schedule.h"
 #include "model/transformer/config.h"
+#include "parallel/expert/token_dispatcher.h"
 
 namespace emox {
 
 enum class MicroBatchMemory : std::uint8_t { Auto, Hold, Recompute };
 enum class TokenizerKind : std::uint8_t { Byte, Dolma2 };
 enum class CommunicatorKind : std::uint8_t { Auto, Self, Mpi, Nccl };
-enum class DispatchKind : std::uint8_t { Local, Flat, TwoLevel };
 enum class PlacementKind : std::uint8_t { Block, Random, File };
 
 inline constexpr const char* kScheduleNames[] = {"cosine", "linear", "constant"};
@@ -115,7 +115,7 @@ struct DataConfig {
 struct ParallelConfig {
   CommunicatorKind communicator = CommunicatorKind::Auto;
   std::int64_t expert_parallel = 1;
-  DispatchKind dispatch = DispatchKind::Local;
+  DispatchKind dispatch = DispatchKind::Flat;
   PlacementKind placement = PlacementKind::Block;
   std::int64_t placement_seed = 0;
   std::string placement_file;
@@ -126,8 +126,9 @@ struct ParallelConfig {
     v.choice("communicator", communicator, kCommunicatorNames,
              "how ranks exchange data; auto: mpi under a launcher, else self");
     v.integer("expert_parallel", expert_parallel, 1, 1 << 16, "ranks that share one copy of the experts");
-    v.choice("dispatch", dispatch, kDispatchNames,
-             "how tokens reach experts; flat and two_level need expert_parallel > 1");
+    v.choice(
+        "dispatch", dispatch, kDispatchNames,
+        "how rows reach experts on other ranks: one all-to-all, or by way of the nodes; local: none are elsewhere");
     v.choice("placement", placement, kPlacementNames, "which rank holds which expert");
     v.integer("placement_seed", placement_seed, 0, kMaxCount, "seed of placement = random");
     v.text("placement_file", placement_file, "table of placement = file");

@@ -30,6 +30,34 @@ void append_windows(std::vector<Window>& out, const std::vector<std::int32_t>& d
   }
 }
 
+/// Sequences of one forward pass, of one domain.
+struct Pass {
+  std::size_t domain = 0;
+  std::vector<SequenceInput> sequences;
+};
+
+void append_passes(std::vector<Pass>& out, std::size_t domain, const std::vector<Window>& windows,
+                   std::int64_t max_tokens) {
+  std::int64_t tokens = max_tokens;  // of the last pass; full at first
+  for (std::size_t i = 0; i < windows.size(); ++i) {
+    const auto size = static_cast<std::int64_t>(windows[i].tokens.size());
+    if (tokens + size > max_tokens) {
+      out.push_back({domain, {}});
+      tokens = 0;
+    }
+    tokens += size;
+    out.back().sequences.push_back({windows[i].tokens, windows[i].labels, static_cast<std::int64_t>(i), 0});
+  }
+}
+
+std::size_t most_passes(Context& ctx, Communicator& comm, std::size_t mine) {
+  const Tensor most(ctx.device, DType::I64, {1});
+  const auto value = static_cast<std::int64_t>(mine);
+  ops::copy_from_host(ctx, most, &value);
+  comm.all_reduce(most, ReduceOp::Max);
+  return static_cast<std::size_t>(ops::to_host<std::int64_t>(ctx, most)[0]);
+}
+
 }  // namespace
 
 double DomainLoss::bits_per_byte() const {
@@ -87,32 +115,27 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
   const PoolPlan pools{config.eval_pool > 0 ? sizes.get() : nullptr, nullptr, step};
 
   Evaluation result{step, config.num_experts, {}};
-  std::vector<double> sums;  // nats a domain
-  for (const HeldOut& source : held_out) {
+  std::vector<double> sums(held_out.size(), 0.0);  // nats a domain
+  std::vector<std::vector<Window>> windows(held_out.size());
+  std::vector<Pass> passes;
+  for (std::size_t s = 0; s < held_out.size(); ++s) {
+    const HeldOut& source = held_out[s];
     DomainLoss d{source.label, static_cast<std::int64_t>(source.documents.size()), source.bytes, 0, 0};
-    std::vector<Window> windows;
     for (std::size_t i = 0; i < source.documents.size(); ++i) {
       d.tokens += static_cast<std::int64_t>(source.documents[i].size()) + 1;
-      if (static_cast<int>(i) % comm.size() == comm.rank()) append_windows(windows, source.documents[i], eos, length);
+      if (static_cast<int>(i) % comm.size() == comm.rank())
+        append_windows(windows[s], source.documents[i], eos, length);
     }
-    double nats = 0;
-    std::size_t next = 0;
-    while (next < windows.size()) {
-      std::vector<SequenceInput> sequences;
-      std::int64_t tokens = 0;
-      for (; next < windows.size(); ++next) {
-        const auto size = static_cast<std::int64_t>(windows[next].tokens.size());
-        if (tokens + size > max_tokens) break;
-        tokens += size;
-        sequences.push_back({windows[next].tokens, windows[next].labels, static_cast<std::int64_t>(next), 0});
-      }
-      const MicroBatch micro = make_micro_batch(config, eos, sequences);
-      batch.upload(ctx, micro);
-      model.forward(ctx, activations, batch, micro.documents, pools, nullptr);
-      nats += model.loss(ctx, activations, batch, false, 1.0, 0.0, {}).ce;
-    }
-    sums.push_back(nats);
+    append_passes(passes, s, windows[s], max_tokens);
     result.domains.push_back(d);
+  }
+  // Experts may be on other ranks: all run as many passes as the one with the most, the others with no tokens.
+  passes.resize(most_passes(ctx, comm, passes.size()));
+  for (const Pass& pass : passes) {
+    const MicroBatch micro = make_micro_batch(config, eos, pass.sequences);
+    batch.upload(ctx, micro);
+    model.forward(ctx, activations, batch, micro.documents, pools, nullptr);
+    sums[pass.domain] += model.loss(ctx, activations, batch, false, 1.0, 0.0, {}).ce;
   }
   const Tensor total(ctx.device, DType::F64, {static_cast<std::int64_t>(sums.size())});
   ops::copy_from_host(ctx, total, sums.data());

@@ -91,15 +91,22 @@ void RunDirectory::prepare(Session& session, const Recipe& recipe, const std::ve
   session.log().open_file(log(session.comm().rank()).string());
 }
 
-std::vector<CheckpointPiece> checkpoint_tensors(const LanguageModel& model) {
-  const ParameterStore& store = model.parameters();
-  std::vector<CheckpointPiece> tensors;
-  for (const NamedParameter& p : store.named())
-    add_whole(tensors, p.name, store.weight(p.slot), store.exp_avg(p.slot), store.exp_avg_sq(p.slot));
-  if (!model.selection_bias().null())
-    for (std::int64_t l = 0; l < model.config().layers; ++l)
-      add_whole(tensors, fmt::format("model.layers.{}.mlp.gate.selection_bias", l), model.selection_bias()[l]);
-  return tensors;
+std::vector<CheckpointPiece> bias_pieces(const LanguageModel& model) {
+  std::vector<CheckpointPiece> pieces;
+  if (model.selection_bias().null()) return pieces;
+  for (std::int64_t l = 0; l < model.config().layers; ++l) {
+    const TensorView bias = model.selection_bias()[l];
+    pieces.push_back(
+        {fmt::format("model.layers.{}.mlp.gate.selection_bias", l), "weight", bias.shape(), 0, bias.numel(), bias});
+  }
+  return pieces;
+}
+
+std::vector<CheckpointPiece> weight_pieces(const LanguageModel& model) {
+  std::vector<CheckpointPiece> pieces = bias_pieces(model);
+  for (const NamedParameter& p : model.parameters().named())
+    pieces.push_back({p.name, "weight", p.slot.shape, 0, p.slot.shape.numel(), model.parameters().weight(p.slot)});
+  return pieces;
 }
 
 void on_root(Session& session, const std::function<void()>& body) {

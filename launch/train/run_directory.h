@@ -33,8 +33,10 @@ class RunDirectory {
   std::filesystem::path root_;
 };
 
-/// Every array of a training run, whole, under its published name, with moments where the store has them.
-std::vector<CheckpointPiece> checkpoint_tensors(const LanguageModel& model);
+/// What a checkpoint holds besides parameters and moments: the selection bias of balance = bias, equal on all ranks.
+std::vector<CheckpointPiece> bias_pieces(const LanguageModel& model);
+/// Everything that a model without optimizer reads from a checkpoint: the weights that this rank holds, whole.
+std::vector<CheckpointPiece> weight_pieces(const LanguageModel& model);
 
 /// Collective: throws on every rank what `body` threw on rank 0.
 void on_root(Session& session, const std::function<void()>& body);

@@ -15,6 +15,7 @@
 #include "launch/train/evaluator.h"
 #include "launch/train/progress.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/sharding.h"
 #include "launch/train/signals.h"
 #include "launch/train/trace.h"
 #include "launch/train/training_step.h"
@@ -52,9 +53,10 @@ class Trainer {
         trace_(trace),
         directory_(recipe.run.dir),
         loader_(loader_config(recipe)),
-        model_(recipe.model, session.ctx(), true),
+        sharding_(session.comm(), recipe.model, recipe.parallel),
+        model_(recipe.model, session.ctx(), true, sharding_.experts()),
         pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-        step_(session.ctx(), recipe, model_, session.comm(), pools_.get(),
+        step_(session.ctx(), recipe, model_, sharding_.mesh(), pools_.get(),
               static_cast<std::int64_t>(loader_.sources().size())),
         schedule_(schedule_of(recipe)) {
     start(command);
@@ -110,7 +112,9 @@ class Trainer {
     });
     directory_.prepare(s_, recipe_, command, found.has_value());
     if (found) {
-      load_checkpoint(s_.comm(), found->path, checkpoint_tensors(model_));
+      std::vector<CheckpointPiece> wanted = step_.optimizer().wanted_pieces();
+      for (CheckpointPiece& piece : bias_pieces(model_)) wanted.push_back(std::move(piece));
+      load_checkpoint(s_.comm(), found->path, wanted);
       done_ = found->manifest.step;
       s_.log().info("resumed {} from step {}", recipe_.run.dir, done_);
     } else {
@@ -144,9 +148,15 @@ class Trainer {
         "{}",
         recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
         recipe_.tokens_per_step(), rate_ / 1e9, processor_name());
-    s_.log().info("memory of a rank: parameters and optimizer {:.0f} MiB, activations {:.0f} MiB",
-                  static_cast<double>(model_.parameters().flat_size()) * 16 / 1048576,
-                  static_cast<double>(step_.arena_bytes()) / 1048576);
+    const ProcessMesh& mesh = sharding_.mesh();
+    if (model_.experts() != nullptr && s_.comm().size() > 1)
+      s_.log().info("mesh: experts over {} rank(s), {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
+                    mesh.data_parallel(), kPlacementNames[static_cast<std::size_t>(recipe_.parallel.placement)],
+                    kDispatchNames[static_cast<std::size_t>(recipe_.parallel.dispatch)]);
+    const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
+    s_.log().info("memory of a rank: weights and gradients {:.0f} MiB, optimizer {:.0f} MiB, activations {:.0f} MiB",
+                  mib(model_.parameters().bytes()), mib(step_.optimizer().state_bytes()),
+                  mib(step_.activation_bytes()));
     const auto epochs = loader_.epochs(recipe_.total_steps());
     for (std::size_t i = 0; i < epochs.size(); ++i)
       if (epochs[i] > 1.0)
@@ -198,6 +208,15 @@ class Trainer {
                      {"load_max_over_mean", m.load_max_over_mean},
                      {"experts_per_document", m.experts_per_document},
                      {"pool_mean", m.pool_mean},
+                     {"rows_sent_per_token", m.dispatch.rows_sent_per_token},
+                     {"ranks_per_token", m.dispatch.ranks_per_token},
+                     {"nodes_per_token", m.dispatch.nodes_per_token},
+                     {"ranks_per_document", m.dispatch.ranks_per_document},
+                     {"bytes_intra_node", m.dispatch.bytes_intra_node},
+                     {"bytes_inter_node", m.dispatch.bytes_inter_node},
+                     {"bytes_saved", m.dispatch.bytes_saved},
+                     {"exposed_comm_s", m.dispatch.exposed_comm_s},
+                     {"rows_max_over_mean", m.dispatch.rows_max_over_mean},
                      {"phase_s",
                       {{"forward", phase("forward")},
                        {"backward", phase("backward")},
@@ -212,12 +231,18 @@ class Trainer {
   void save(std::int64_t step) {
     const Span span(s_.ctx(), "phase.checkpoint");
     const auto start = Clock::now();
-    const CheckpointMeta meta{step * recipe_.tokens_per_step(),
-                              static_cast<std::uint64_t>(recipe_.run.seed),
-                              to_ini(recipe_),
-                              {{"data_step", step}}};
-    const auto mine = divide_among_ranks(checkpoint_tensors(model_), s_.comm().rank(), s_.comm().size());
-    const auto path = save_checkpoint(s_.comm(), directory_.checkpoints(), step, mine, meta);
+    CheckpointMeta meta;
+    meta.tokens = step * recipe_.tokens_per_step();
+    meta.seed = static_cast<std::uint64_t>(recipe_.run.seed);
+    meta.recipe = to_ini(recipe_);
+    meta.extra = {{"data_step", step}};
+    meta.mesh = {{"expert_parallel", sharding_.mesh().expert_parallel()},
+                 {"data_parallel", sharding_.mesh().data_parallel()}};
+    if (model_.experts() != nullptr) meta.placement = model_.experts()->placement().to_json();
+    std::vector<CheckpointPiece> pieces = step_.optimizer().owned_pieces();
+    if (s_.root())
+      for (CheckpointPiece& piece : bias_pieces(model_)) pieces.push_back(std::move(piece));
+    const auto path = save_checkpoint(s_.comm(), directory_.checkpoints(), step, pieces, meta);
     on_root(s_, [&] {
       prune_checkpoints(directory_.checkpoints(), static_cast<int>(recipe_.checkpoint.keep_last),
                         recipe_.checkpoint.keep_every_steps);
@@ -243,6 +268,7 @@ class Trainer {
   const std::string trace_;
   RunDirectory directory_;
   Loader loader_;
+  Sharding sharding_;
   LanguageModel model_;
   std::unique_ptr<PoolSizes> pools_;
   TrainingStep step_;

@@ -15,6 +15,16 @@ namespace emox {
 namespace {
 // Places of the single numbers behind counts and document experts in integers_.
 enum Extra : std::int64_t { kDocuments, kPoolSizes, kStop, kExtras };
+// Places in totals_: losses, the squared gradient norm, dispatch counters; then each rank's received rows.
+enum Total : std::int64_t {
+  kCe,
+  kLmZ,
+  kLb,
+  kRouterZ,
+  kSquareSum,
+  kCounters,
+  kTotals = kCounters + DispatchCounters::kCount
+};
 }  // namespace
 
 /// What one step accumulates on this rank.
@@ -25,11 +35,12 @@ struct TrainingStep::Sums {
   bool stop = false;
 };
 
-TrainingStep::TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, Communicator& comm,
+TrainingStep::TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, ProcessMesh& mesh,
                            const PoolSizes* pools, std::int64_t label_count, std::optional<std::int32_t> eos)
     : ctx_(ctx),
       model_(model),
-      comm_(comm),
+      comm_(mesh.world()),
+      optimizer_(ctx, model.parameters(), mesh),
       config_(recipe.model),
       train_(recipe.train),
       eos_(eos.value_or(recipe.data.eos_id())),
@@ -49,9 +60,9 @@ void TrainingStep::plan_memory() {
 
   Arena measure = Arena::measuring(ctx_.device);
   (void)model_.reserve(measure, tokens);
-  const std::size_t one = measure.peak();
+  const std::size_t one = measure.peak(), one_growing = measure.growing_bytes();
   model_.reserve_scratch(measure, tokens, ctx_.threads);
-  const std::size_t scratch = measure.peak() - one;
+  const std::size_t scratch = measure.peak() - one, scratch_growing = measure.growing_bytes() - one_growing;
 
   // Under step scope the first backward pass needs every count of the step (design 4.7).
   const bool needs_all = config_.is_moe() && config_.balance == BalanceMode::Aux &&
@@ -59,7 +70,7 @@ void TrainingStep::plan_memory() {
   if (needs_all) {
     const double available =
         static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-    const double wanted = static_cast<double>(one) * static_cast<double>(micro_batches_);
+    const double wanted = static_cast<double>(one + one_growing) * static_cast<double>(micro_batches_);
     const bool fits = wanted < 0.5 * available / comm_.node_size();
     recompute_ = train_.micro_batch_memory == MicroBatchMemory::Recompute ||
                  (train_.micro_batch_memory == MicroBatchMemory::Auto && !fits);
@@ -71,8 +82,8 @@ void TrainingStep::plan_memory() {
                      : fmt::format("all activations are held, {:.0f} MiB a rank", wanted / 1048576));
   }
   const std::int64_t held = needs_all && !recompute_ ? micro_batches_ : 1;
-  arena_bytes_ = one * static_cast<std::size_t>(held) + scratch;
-  arena_ = Arena(ctx_.device, arena_bytes_);
+  arena_ = Arena(ctx_.device, one * static_cast<std::size_t>(held) + scratch);
+  activation_bytes_ = (one + one_growing) * static_cast<std::size_t>(held) + scratch + scratch_growing;
   for (std::int64_t m = 0; m < held; ++m) {
     slots_.push_back(model_.reserve(arena_, tokens));
     device_batches_.emplace_back(ctx_.device, tokens);
@@ -84,7 +95,7 @@ void TrainingStep::plan_memory() {
   p_sum_ = Tensor(ctx_.device, DType::F64, {layers, n});
   z_sum_ = Tensor(ctx_.device, DType::F64, {layers, 1});
   balance_ = Tensor(ctx_.device, DType::F32, {layers, n});
-  totals_ = Tensor(ctx_.device, DType::F64, {4});
+  totals_ = Tensor(ctx_.device, DType::F64, {kTotals + comm_.size()});
   statistics_ = {integers_.view().rows(0, layers * n).reshape({layers, n}), p_sum_, z_sum_,
                  integers_.view().rows(layers * n, layers * n + layers).reshape({layers, 1})};
 }
@@ -234,42 +245,52 @@ void TrainingStep::run_micro_batches(std::int64_t step, bool stop_requested, Sum
 
 StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const SequenceInput> local,
                                             bool stop_requested) {
-  const TensorView gradients = model_.parameters().grad(model_.parameters().flat(0, model_.parameters().flat_size()));
   cut(local);
   Sums sums;
   step_counts_.assign(static_cast<std::size_t>(statistics_.counts.numel()), 0);
   {
     const Span span(ctx_, "phase.optimizer");
-    ops::zero(ctx_, gradients);
+    const ParameterStore& store = model_.parameters();
+    for (const ParameterGroup g : kParameterGroups) ops::zero(ctx_, store.grad(store.flat(g)));
   }
+  if (model_.experts() != nullptr) model_.experts()->counters().clear();
   const bool aux = config_.is_moe() && config_.balance == BalanceMode::Aux;
   if (aux && config_.balance_scope != BalanceScope::Step)
     run_micro_batches(step, stop_requested, sums);
   else
     run_whole_step(step, stop_requested, sums);
   const Span span(ctx_, "phase.reduce");
-  {
-    const Span wait(ctx_, "comm.gradients");
-    comm_.all_reduce(gradients);
-  }
+  optimizer_.reduce_gradients(ctx_);
   return metrics_of(sums);
 }
 
-// Sums the losses over the ranks; norm and loads are the same on all ranks already.
+// One sum over the ranks: losses, the norm, what dispatch counted.
 StepMetrics TrainingStep::metrics_of(const Sums& sums) {
   const double router_z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
-  const double mine[4] = {sums.ce / divisor_, train_.lm_z_weight * sums.z / divisor_, sums.lb,
-                          sums.router_z * router_z};
-  ops::copy_from_host(ctx_, totals_, mine);
+  std::vector<double> mine(static_cast<std::size_t>(kTotals + comm_.size()), 0.0);
+  mine[kCe] = sums.ce / divisor_;
+  mine[kLmZ] = train_.lm_z_weight * sums.z / divisor_;
+  mine[kLb] = sums.lb;
+  mine[kRouterZ] = sums.router_z * router_z;
+  mine[kSquareSum] = optimizer_.owned_square_sum(ctx_);
+  if (model_.experts() != nullptr) {
+    const DispatchCounters& counters = model_.experts()->counters();
+    std::copy(counters.values.begin(), counters.values.end(), mine.begin() + kCounters);
+    mine[static_cast<std::size_t>(kTotals + comm_.rank())] = counters[DispatchCounters::ReceivedRows];
+  }
+  ops::copy_from_host(ctx_, totals_, mine.data());
   {
-    const Span wait(ctx_, "comm.losses");
+    const Span span(ctx_, "comm.losses");
     comm_.all_reduce(totals_);
   }
   const auto total = ops::to_host<double>(ctx_, totals_);
-  StepMetrics r{.ce = total[0], .lm_z = total[1], .lb = total[2], .router_z = total[3]};
+  StepMetrics r;
+  r.ce = total[kCe], r.lm_z = total[kLmZ], r.lb = total[kLb], r.router_z = total[kRouterZ];
   r.stop = sums.stop;
-  r.grad_norm = gradient_norm(ctx_, model_.parameters());
+  r.grad_norm = std::sqrt(total[kSquareSum]);
   if (!config_.is_moe() || sums.documents == 0) return r;
+  r.dispatch = dispatch_metrics(std::span(total).subspan(kCounters, DispatchCounters::kCount),
+                                std::span(total).subspan(kTotals));
   const double documents = static_cast<double>(sums.documents) * static_cast<double>(config_.layers);
   r.experts_per_document = static_cast<double>(sums.document_experts) / documents;
   r.pool_mean = static_cast<double>(sums.pool_sizes) / documents;
@@ -284,6 +305,23 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums) {
   return r;
 }
 
+DispatchMetrics TrainingStep::dispatch_metrics(std::span<const double> c, std::span<const double> rows_of_rank) const {
+  const auto per = [&](DispatchCounters::Name a, DispatchCounters::Name b) { return c[b] > 0 ? c[a] / c[b] : 0.0; };
+  using enum DispatchCounters::Name;
+  DispatchMetrics d;
+  d.rows_sent_per_token = per(Rows, TokenVisits);
+  d.ranks_per_token = per(Ranks, TokenVisits);
+  d.nodes_per_token = per(Nodes, TokenVisits);
+  d.bytes_intra_node = c[BytesIntra];
+  d.bytes_inter_node = c[BytesInter];
+  d.bytes_saved = c[BytesCopies] - c[BytesIntra] - c[BytesInter];
+  d.exposed_comm_s = c[ExposedSeconds] / comm_.size();
+  d.ranks_per_document = per(DocumentRanks, Documents);
+  if (c[ReceivedRows] > 0)
+    d.rows_max_over_mean = *std::max_element(rows_of_rank.begin(), rows_of_rank.end()) * comm_.size() / c[ReceivedRows];
+  return d;
+}
+
 void TrainingStep::update(std::int64_t step, double learning_rate, const StepMetrics& metrics) {
   if (!std::isfinite(metrics.loss()) || !std::isfinite(metrics.grad_norm))
     fail(
@@ -292,11 +330,10 @@ void TrainingStep::update(std::int64_t step, double learning_rate, const StepMet
         "train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm; if it happens again at the "
         "same step, "
         "look at the data of that step",
-        step, metrics.loss(), metrics.grad_norm, describe_non_finite(ctx_, model_.parameters()));
+        step, metrics.loss(), metrics.grad_norm, optimizer_.describe_non_finite(ctx_));
   const Span span(ctx_, "phase.optimizer");
   const AdamWConfig config{train_.beta1, train_.beta2, train_.eps, train_.weight_decay, train_.clip_norm};
-  update_parameters(ctx_, model_.parameters(), config, learning_rate, clip_factor(metrics.grad_norm, train_.clip_norm),
-                    step);
+  optimizer_.update(ctx_, config, learning_rate, clip_factor(metrics.grad_norm, train_.clip_norm), step);
   if (config_.is_moe() && config_.balance == BalanceMode::Bias) update_selection_bias(step_counts_);
 }
 

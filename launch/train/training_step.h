@@ -11,10 +11,23 @@
 #include "model/moe/pools.h"
 #include "model/optim/optimizer.h"
 #include "model/transformer/language_model.h"
-#include "parallel/comm/communicator.h"
+#include "parallel/mesh/process_mesh.h"
 #include "runtime/core/arena.h"
 
 namespace emox {
+
+/// What dispatch did in a step, over all ranks and layers; zeros for a dense model.
+struct DispatchMetrics {
+  double rows_sent_per_token = 0;  ///< rows to other ranks in one layer's forward pass
+  double ranks_per_token = 0;      ///< distinct ranks with an expert of the token, its own included
+  double nodes_per_token = 0;
+  double bytes_intra_node = 0;    ///< sent between ranks of one node, forward and backward, plans included
+  double bytes_inter_node = 0;    ///< sent between nodes
+  double bytes_saved = 0;         ///< against one row a pick
+  double exposed_comm_s = 0;      ///< spent inside exchanges, mean over ranks
+  double rows_max_over_mean = 0;  ///< of the rows that a rank's experts worked on
+  double ranks_per_document = 0;  ///< ranks that a document's pool can reach, mean over documents and layers
+};
 
 /// The step's global values; losses carry their weights, loss is their sum.
 struct StepMetrics {
@@ -25,26 +38,30 @@ struct StepMetrics {
   double experts_per_document = 0;  ///< different routed experts that a document used, mean over documents and layers
   double pool_mean = 0;             ///< routed experts in a document's pool, mean over documents and layers
   bool stop = false;                ///< some rank was asked to stop
+  DispatchMetrics dispatch;
 };
 
 class TrainingStep {
  public:
   /// Reserves all memory of a step. `pools` must outlive this object; null: no pools. `label_count` > 0 with
   /// moe.pool = label. `eos`: the token that ends a document, if it is not the tokenizer's (recorded data of tests).
-  TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, Communicator& comm, const PoolSizes* pools,
+  TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, ProcessMesh& mesh, const PoolSizes* pools,
                std::int64_t label_count, std::optional<std::int32_t> eos = std::nullopt);
 
   /// This rank's share of a step's sequences: [begin, end) of the global batch.
   std::int64_t share_begin() const { return batch_ * comm_.rank() / comm_.size(); }
   std::int64_t share_end() const { return batch_ * (comm_.rank() + 1) / comm_.size(); }
 
-  /// Losses and summed gradients of one step; parameters are not touched. `stop_requested` reaches all ranks.
+  /// Losses and gradients of one step, reduced to their owners; parameters are not touched. `stop_requested` reaches
+  /// all ranks.
   StepMetrics compute_gradients(std::int64_t step, std::span<const SequenceInput> local, bool stop_requested = false);
   /// Clips and updates. Throws Error when the loss or the norm is not finite: nothing is updated then.
   void update(std::int64_t step, double learning_rate, const StepMetrics& metrics);
 
   bool recomputes_forward() const { return recompute_; }
-  std::size_t arena_bytes() const { return arena_bytes_; }
+  /// Activations and scratch, as reserved.
+  std::size_t activation_bytes() const { return activation_bytes_; }
+  Optimizer& optimizer() { return optimizer_; }
   /// Memory of one micro-batch, free between steps: an evaluation uses it.
   std::int64_t max_tokens() const { return micro_ * config_.sequence_length; }
   Activations& spare_activations() { return slots_.front(); }
@@ -62,6 +79,7 @@ class TrainingStep {
   void run_whole_step(std::int64_t step, bool stop_requested, Sums& sums);
   void run_micro_batches(std::int64_t step, bool stop_requested, Sums& sums);
   StepMetrics metrics_of(const Sums& sums);
+  DispatchMetrics dispatch_metrics(std::span<const double> counters, std::span<const double> rows_of_rank) const;
   void forward(std::size_t m, std::int64_t step, bool count);
   void head(std::size_t m, Sums& sums);
   void backward(std::size_t m, bool balanced);
@@ -74,6 +92,7 @@ class TrainingStep {
   Context& ctx_;
   LanguageModel& model_;
   Communicator& comm_;
+  Optimizer optimizer_;
   const ModelConfig config_;
   const TrainConfig train_;
   const std::int32_t eos_;
@@ -84,7 +103,7 @@ class TrainingStep {
   bool recompute_ = false;
   double divisor_ = 1;
 
-  std::size_t arena_bytes_ = 0;
+  std::size_t activation_bytes_ = 0;
   Arena arena_{Device{}, 0};
   std::vector<Activations> slots_;
   std::vector<DeviceBatch> device_batches_;

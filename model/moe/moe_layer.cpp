@@ -12,21 +12,30 @@
 
 namespace emox {
 
-MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore& store)
+MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore& store, ExpertParallel& experts)
     : config_(config),
       layer_(layer),
-      dispatcher_(make_local_dispatcher(config.routed_experts(), config.routed_top_k())) {
+      experts_(&experts),
+      dispatcher_(experts.make_dispatcher(layer, config.routed_top_k())) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   const std::int64_t d = config.d_model, f = config.expert_ff, routed = config.routed_experts();
+  const std::vector<std::int32_t> held = experts.placement().experts_of(layer, experts.rank());
+  const auto local = static_cast<std::int64_t>(held.size());
   router_ = store.reserve({config.num_experts, d});
-  up_ = store.reserve({routed, 2 * f, d});
-  down_ = store.reserve({routed, d, f});
+  up_ = store.reserve_experts({local, 2 * f, d});
+  down_ = store.reserve_experts({local, d, f});
   store.name(prefix + "gate.weight", router_);
+  std::int64_t next = 0;  // place of the next expert that is here
   for (std::int64_t e = 0; e < routed; ++e) {
+    if (next == local || held[static_cast<std::size_t>(next)] != e) {
+      for (const Shape& shape : {Shape{f, d}, Shape{f, d}, Shape{d, f}}) store.name_elsewhere(shape);
+      continue;
+    }
     const std::string expert = fmt::format("{}experts.{}.", prefix, e);
-    store.name(expert + "gate_proj.weight", up_[e].rows(0, f));
-    store.name(expert + "up_proj.weight", up_[e].rows(f, 2 * f));
-    store.name(expert + "down_proj.weight", down_[e]);
+    store.name(expert + "gate_proj.weight", up_[next].rows(0, f));
+    store.name(expert + "up_proj.weight", up_[next].rows(f, 2 * f));
+    store.name(expert + "down_proj.weight", down_[next]);
+    ++next;
   }
   for (std::int64_t e = routed; e < config.num_experts; ++e)
     shared_.emplace_back(d, f, fmt::format("{}experts.{}.", prefix, e), store);
@@ -35,37 +44,45 @@ MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore
 MoeLayer::Saved MoeLayer::reserve(Arena& arena, std::int64_t tokens) const {
   const std::int64_t n = config_.routed_experts(), k = config_.routed_top_k(), d = config_.d_model,
                      f = config_.expert_ff;
-  const std::int64_t rows = dispatcher_->max_rows(tokens);
+  const std::int64_t rows = dispatcher_->expected_rows(tokens);
   Saved s;
   s.route = {arena.f32({tokens, n}), arena.f32({tokens}), arena.i32({tokens, k}), arena.f32({tokens, k})};
   s.handle = dispatcher_->reserve(arena, tokens);
-  s.rows = arena.f32({rows, d});
-  s.row_gates = arena.f32({rows});
-  s.hidden = arena.f32({rows, 2 * f});
+  s.rows = arena.growing(DType::F32, {rows, d});
+  s.row_gates = arena.growing(DType::F32, {rows});
+  s.hidden = arena.growing(DType::F32, {rows, 2 * f});
   s.shared_hidden = arena.f32({config_.shared_experts * tokens, 2 * f});
   return s;
 }
 
 MoeLayer::Scratch MoeLayer::reserve_scratch(Arena& arena, std::int64_t tokens) const {
   const std::int64_t n = config_.routed_experts(), k = config_.routed_top_k();
-  const std::int64_t rows = dispatcher_->max_rows(tokens);
+  const std::int64_t rows = dispatcher_->expected_rows(tokens);
   return {arena.f32({tokens, n}),
           arena.f32({tokens, n}),
           arena.allocate(DType::U8, {tokens, n}),
           arena.i32({tokens}),
-          arena.f32({std::max(rows, tokens), config_.expert_ff}),
-          arena.f32({rows, config_.d_model}),
-          arena.f32({rows}),
-          arena.f32({tokens, k})};
+          arena.f32({tokens, k}),
+          arena.growing(DType::F32, {std::max(rows, tokens), config_.expert_ff}),
+          arena.growing(DType::F32, {rows, config_.d_model}),
+          arena.growing(DType::F32, {rows})};
+}
+
+// How many rows arrive is known now; before anything is written, so that growing loses nothing.
+void MoeLayer::make_room(Context& ctx, const Saved& saved, const Scratch& scratch) const {
+  const std::int64_t rows = saved.handle->rows;
+  for (GrowingTensor* t : {saved.rows, saved.row_gates, saved.hidden}) ensure_rows(ctx, t, rows, "the expert buffer");
+  for (GrowingTensor* t : {scratch.activation, scratch.row_out, scratch.drow_gates})
+    ensure_rows(ctx, t, rows, "the expert scratch");
 }
 
 ops::TopkResult MoeLayer::cut(const Saved& s, std::int64_t t) const {
   return {s.route.p.rows(0, t), s.route.lse.rows(0, t), s.route.ids.rows(0, t), s.route.gates.rows(0, t)};
 }
 
-void MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
-                     const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
-                     const ParameterStore& store) const {
+TensorView MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch,
+                           const DeviceBatch& batch, const std::vector<PoolDocument>& documents, const PoolPlan& pools,
+                           TensorView selection_bias, const ParameterStore& store) const {
   const std::int64_t t = batch.tokens(), n = config_.routed_experts(),
                      docs = static_cast<std::int64_t>(documents.size());
   const TensorView logits = scratch.logits.rows(0, t);
@@ -91,6 +108,7 @@ void MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scrat
     ops::document_pools(ctx, pool, scratch.scores.rows(0, docs), scratch.sizes.rows(0, docs));
   }
   ops::masked_topk(ctx, out, logits, pool, batch.pool_segments(), selection_bias, config_.normalize_gates);
+  return pool;
 }
 
 void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
@@ -98,68 +116,76 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
                            TensorView selection_bias, const LayerStatistics* statistics,
                            const ParameterStore& store) const {
   const std::int64_t t = batch.tokens();
+  DispatchHandle& handle = *saved.handle;
   {
     const Span span(ctx, "layer.router");
-    route(ctx, x, saved, scratch, batch, documents, pools, selection_bias, store);
+    const TensorView pool = route(ctx, x, saved, scratch, batch, documents, pools, selection_bias, store);
     const ops::TopkResult r = cut(saved, t);
     if (statistics != nullptr) {
       ops::router_statistics(ctx, statistics->counts, statistics->p_sum, statistics->z_sum, r);
       ops::document_experts(ctx, statistics->document_experts, r.ids, batch.pool_segments(), config_.routed_experts());
     }
-    dispatcher_->plan(ctx, saved.handle, r.ids);
+    const DocumentPools document_pools{pool, batch.pool_segments()};
+    experts_->decided(ctx, layer_, r.ids, document_pools);
+    dispatcher_->plan(ctx, handle, r.ids, document_pools);
+    make_room(ctx, saved, scratch);
   }
-  const std::int64_t rows = saved.handle.rows;
-  const TensorView in = saved.rows.rows(0, rows), gates = saved.row_gates.rows(0, rows),
-                   hidden = saved.hidden.rows(0, rows);
-  const TensorView activation = scratch.activation.rows(0, rows), out = scratch.row_out.rows(0, rows);
-  dispatcher_->dispatch(ctx, in, gates, x, saved.route.gates.rows(0, t), saved.handle);
+  dispatcher_->dispatch_start(ctx, x, saved.route.gates.rows(0, t), handle);
+  {  // while rows travel
+    const Span span(ctx, "layer.shared_expert");
+    for (std::size_t s = 0; s < shared_.size(); ++s) {
+      const auto begin = static_cast<std::int64_t>(s) * t;
+      shared_[s].forward_add(ctx, y, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t), store);
+    }
+  }
+  const std::int64_t rows = handle.rows;
+  const TensorView in = saved.rows->rows(rows), gates = saved.row_gates->rows(rows), hidden = saved.hidden->rows(rows);
+  const TensorView activation = scratch.activation->rows(rows), out = scratch.row_out->rows(rows);
+  dispatcher_->dispatch_finish(ctx, in, gates, handle);
   {
     const Span span(ctx, "layer.experts");
-    ops::grouped_matmul_nt(ctx, hidden, in, store.weight(up_), saved.handle.offsets);
+    ops::grouped_matmul_nt(ctx, hidden, in, store.weight(up_), handle.offsets);
     ops::swiglu(ctx, activation, hidden, gates);
-    ops::grouped_matmul_nt(ctx, out, activation, store.weight(down_), saved.handle.offsets);
+    ops::grouped_matmul_nt(ctx, out, activation, store.weight(down_), handle.offsets);
   }
-  dispatcher_->combine(ctx, y, out, saved.handle, 1.0F);
-  const Span span(ctx, "layer.shared_expert");
-  for (std::size_t s = 0; s < shared_.size(); ++s) {
-    const auto begin = static_cast<std::int64_t>(s) * t;
-    shared_[s].forward_add(ctx, y, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation.rows(0, t), store);
-  }
+  dispatcher_->combine_start(ctx, out, handle);
+  dispatcher_->combine_finish(ctx, y, handle);
 }
 
 void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved,
                         const Scratch& scratch, const AuxiliaryGradients& auxiliary,
                         const ParameterStore& store) const {
-  const std::int64_t t = dx.dim(0), rows = saved.handle.rows, n = config_.routed_experts();
-  const TensorView in = saved.rows.rows(0, rows), gates = saved.row_gates.rows(0, rows),
-                   hidden = saved.hidden.rows(0, rows);
-  const TensorView activation = scratch.activation.rows(0, rows), drows = scratch.row_out.rows(0, rows);
-  const TensorView drow_gates = scratch.drow_gates.rows(0, rows), dgates = scratch.dgates.rows(0, t);
-  const TensorView& offsets = saved.handle.offsets;
-  dispatcher_->combine_backward(ctx, drows, dy, saved.handle);
+  DispatchHandle& handle = *saved.handle;
+  const std::int64_t t = dx.dim(0), rows = handle.rows, n = config_.routed_experts();
+  const TensorView in = saved.rows->rows(rows), gates = saved.row_gates->rows(rows), hidden = saved.hidden->rows(rows);
+  const TensorView activation = scratch.activation->rows(rows), drows = scratch.row_out->rows(rows);
+  const TensorView drow_gates = scratch.drow_gates->rows(rows), dgates = scratch.dgates.rows(0, t);
+  dispatcher_->combine_backward_start(ctx, dy, handle);
+  {  // while gradients travel
+    const Span span(ctx, "layer.shared_expert_backward");
+    for (std::size_t s = 0; s < shared_.size(); ++s) {
+      const auto begin = static_cast<std::int64_t>(s) * t;
+      shared_[s].backward(ctx, dx, dy, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t),
+                          s == 0 ? 0.0F : 1.0F, store);
+    }
+  }
+  dispatcher_->combine_backward_finish(ctx, drows, handle);
   {
     const Span span(ctx, "layer.experts_backward");
-    ops::grouped_matmul_nn(ctx, activation, drows, store.weight(down_), offsets);
+    ops::grouped_matmul_nn(ctx, activation, drows, store.weight(down_), handle.offsets);
     ops::swiglu_backward(ctx, hidden, activation, drow_gates, activation, hidden, gates);
-    ops::grouped_matmul_tn(ctx, store.grad(down_), drows, activation, offsets);
-    ops::grouped_matmul_tn(ctx, store.grad(up_), hidden, in, offsets);
-    ops::grouped_matmul_nn(ctx, drows, hidden, store.weight(up_), offsets);
+    ops::grouped_matmul_tn(ctx, store.grad(down_), drows, activation, handle.offsets);
+    ops::grouped_matmul_tn(ctx, store.grad(up_), hidden, in, handle.offsets);
+    ops::grouped_matmul_nn(ctx, drows, hidden, store.weight(up_), handle.offsets);
   }
-  dispatcher_->dispatch_backward(ctx, dx, dgates, drows, drow_gates, saved.handle, 0.0F);
-  {
-    const Span span(ctx, "layer.router_backward");
-    const TensorView dlogits = scratch.logits.rows(0, t);
-    ops::masked_topk_backward(ctx, dlogits, dgates, cut(saved, t), auxiliary.balance, auxiliary.z,
-                              config_.normalize_gates);
-    ops::matmul_tn(ctx, store.grad(router_).rows(0, n), dlogits, x, 1.0F);
-    ops::matmul_nn(ctx, dx, dlogits, store.weight(router_).rows(0, n), 1.0F);
-  }
-  const Span span(ctx, "layer.shared_expert_backward");
-  for (std::size_t s = 0; s < shared_.size(); ++s) {
-    const auto begin = static_cast<std::int64_t>(s) * t;
-    shared_[s].backward(ctx, dx, dy, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation.rows(0, t), 1.0F,
-                        store);
-  }
+  dispatcher_->dispatch_backward_start(ctx, drows, drow_gates, handle);
+  dispatcher_->dispatch_backward_finish(ctx, dx, dgates, handle, shared_.empty() ? 0.0F : 1.0F);
+  const Span span(ctx, "layer.router_backward");
+  const TensorView dlogits = scratch.logits.rows(0, t);
+  ops::masked_topk_backward(ctx, dlogits, dgates, cut(saved, t), auxiliary.balance, auxiliary.z,
+                            config_.normalize_gates);
+  ops::matmul_tn(ctx, store.grad(router_).rows(0, n), dlogits, x, 1.0F);
+  ops::matmul_nn(ctx, dx, dlogits, store.weight(router_).rows(0, n), 1.0F);
 }
 
 }  // namespace emox

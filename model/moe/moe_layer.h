@@ -11,7 +11,7 @@
 #include "model/transformer/batch.h"
 #include "model/transformer/config.h"
 #include "model/transformer/parameter_store.h"
-#include "parallel/expert/token_dispatcher.h"
+#include "parallel/expert/expert_parallel.h"
 #include "runtime/core/arena.h"
 #include "runtime/core/context.h"
 #include "runtime/ops/moe.h"
@@ -43,25 +43,26 @@ class MoeLayer {
  public:
   struct Saved {
     ops::TopkResult route;  ///< p [T,n_r], lse [T], ids, gates [T,k_r]
-    DispatchHandle handle;
-    TensorView rows;           ///< [R,D] dispatched inputs
-    TensorView row_gates;      ///< [R]
-    TensorView hidden;         ///< [R,2F]
-    TensorView shared_hidden;  ///< [n_s,T,2F], flat
+    std::shared_ptr<DispatchHandle> handle;
+    GrowingTensor* rows = nullptr;       ///< [R,D] dispatched inputs
+    GrowingTensor* row_gates = nullptr;  ///< [R]
+    GrowingTensor* hidden = nullptr;     ///< [R,2F]
+    TensorView shared_hidden;            ///< [n_s,T,2F], flat
   };
   /// Shared by all layers of a model: contents do not survive a call.
   struct Scratch {
-    TensorView logits;      ///< [T,n_r], also their gradient
-    TensorView scores;      ///< [docs <= T, n_r]
-    TensorView pool;        ///< u8 [docs <= T, n_r]
-    TensorView sizes;       ///< i32 [docs <= T]
-    TensorView activation;  ///< [max(R,T),F]
-    TensorView row_out;     ///< [R,D]
-    TensorView drow_gates;  ///< [R]
-    TensorView dgates;      ///< [T,k_r]
+    TensorView logits;                    ///< [T,n_r], also their gradient
+    TensorView scores;                    ///< [docs <= T, n_r]
+    TensorView pool;                      ///< u8 [docs <= T, n_r]
+    TensorView sizes;                     ///< i32 [docs <= T]
+    TensorView dgates;                    ///< [T,k_r]
+    GrowingTensor* activation = nullptr;  ///< [max(R,T),F]
+    GrowingTensor* row_out = nullptr;     ///< [R,D]
+    GrowingTensor* drow_gates = nullptr;  ///< [R]
   };
 
-  MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore& store);
+  /// `experts` must outlive the layer.
+  MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore& store, ExpertParallel& experts);
   Saved reserve(Arena& arena, std::int64_t tokens) const;
   Scratch reserve_scratch(Arena& arena, std::int64_t tokens) const;
 
@@ -77,16 +78,19 @@ class MoeLayer {
   ParameterSlot router() const { return router_; }
 
  private:
-  void route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
-             const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
-             const ParameterStore& store) const;
+  /// Returns the pools, null without.
+  TensorView route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
+                   const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
+                   const ParameterStore& store) const;
+  void make_room(Context& ctx, const Saved& saved, const Scratch& scratch) const;
   ops::TopkResult cut(const Saved& saved, std::int64_t tokens) const;
 
   ModelConfig config_;
   std::int64_t layer_;
+  ExpertParallel* experts_;
   ParameterSlot router_;  ///< [N,D], the shared experts' dead rows last (spec 2.1)
-  ParameterSlot up_;      ///< [n_r,2F,D]
-  ParameterSlot down_;    ///< [n_r,D,F]
+  ParameterSlot up_;      ///< [n_local,2F,D]
+  ParameterSlot down_;    ///< [n_local,D,F]
   std::vector<FeedForward> shared_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
 };

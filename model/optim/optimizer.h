@@ -1,10 +1,17 @@
-// Global norm, clipping and AdamW over a ParameterStore (spec 4).
+// Gradient reduction, global norm, clipping and AdamW, sharded over the ranks (ZeRO stage 1; spec 4, design 4.6).
+//
+// Gradients are sums: dense ones over all ranks, an expert's over the ranks that hold it. Every element has one owner,
+// which alone keeps its moments, counts it in the norm, and updates it.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "model/transformer/parameter_store.h"
+#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/data_parallel/sharded_buffer.h"
+#include "parallel/mesh/process_mesh.h"
 #include "runtime/core/context.h"
 
 namespace emox {
@@ -15,17 +22,44 @@ struct AdamWConfig {
   double clip_norm = 1.0;     ///< 0: no clipping
 };
 
-/// L2 norm of all gradients, accumulated in double.
-double gradient_norm(Context& ctx, const ParameterStore& store);
-
 /// The factor of clipping: min(1, clip / (norm + 1e-6)).
 double clip_factor(double norm, double clip_norm);
 
-/// One update of all parameters. `step` counts from 1; gradients are multiplied by `grad_scale`.
-void update_parameters(Context& ctx, const ParameterStore& store, const AdamWConfig& config, double learning_rate,
-                       double grad_scale, std::int64_t step);
+class Optimizer {
+ public:
+  /// Allocates the moments of what this rank owns. `store` and `mesh` must outlive this object.
+  Optimizer(Context& ctx, const ParameterStore& store, ProcessMesh& mesh);
 
-/// Where non-finite numbers are, in words: the parameters whose weights or gradients have them, first ones first.
-std::string describe_non_finite(Context& ctx, const ParameterStore& store);
+  /// Every owner gets the sums over ranks of its gradients; other elements are unspecified afterwards. Collective.
+  void reduce_gradients(Context& ctx);
+  /// Sum of squares of the gradients that this rank owns; over ranks, the square of the global norm.
+  double owned_square_sum(Context& ctx) const;
+  /// One AdamW update of what this rank owns, `step` counting from 1, gradients multiplied by `grad_scale`; then all
+  /// ranks get the new weights. Collective.
+  void update(Context& ctx, const AdamWConfig& config, double learning_rate, double grad_scale, std::int64_t step);
+
+  /// All gradients on every rank that holds the parameter, for inspection. Collective.
+  void gather_gradients(Context& ctx);
+  /// What this rank owns of every parameter and its moments: together, over ranks, each element once.
+  std::vector<CheckpointPiece> owned_pieces() const;
+  /// What this rank needs to go on: its parameters whole, its own moments.
+  std::vector<CheckpointPiece> wanted_pieces() const;
+  std::size_t state_bytes() const;
+  /// Where non-finite numbers are, in words: parameters whose weights, or owned gradients, have them, first ones first.
+  std::string describe_non_finite(Context& ctx) const;
+
+ private:
+  struct Group {
+    ParameterGroup group;
+    ShardedBuffer shards;
+    Tensor exp_avg, exp_avg_sq;  ///< [owned elements]
+  };
+  Group make_group(Context& ctx, ParameterGroup group, Communicator& ranks, std::vector<Bucket> buckets) const;
+  TensorView flat_grad(const Group& g) const { return store_.grad(store_.flat(g.group)); }
+  template <typename Visit>
+  void for_owned_parts(Visit&& visit) const;
+  const ParameterStore& store_;
+  std::vector<Group> groups_;
+};
 
 }  // namespace emox

@@ -10,7 +10,12 @@
 
 namespace emox {
 
-LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool training) : config_(config) {
+LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool training, ExpertParallel* experts)
+    : config_(config) {
+  if (config.is_moe()) {
+    if (experts == nullptr) own_experts_ = std::make_unique<ExpertParallel>(config.layers, config.routed_experts());
+    experts_ = experts != nullptr ? experts : own_experts_.get();
+  }
   const std::int64_t d = config.d_model;
   embedding_ = store_.reserve({config.vocab_size, d}, false);
   store_.name("model.embed_tokens.weight", embedding_);
@@ -18,7 +23,7 @@ LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool train
     Block block{Attention(config, l, store_), store_.reserve({d}), std::nullopt, std::nullopt};
     store_.name(fmt::format("model.layers.{}.pre_feedforward_layernorm.weight", l), block.norm, false);
     if (config.is_moe())
-      block.moe.emplace(config, l, store_);
+      block.moe.emplace(config, l, store_, *experts_);
     else
       block.dense.emplace(d, config.dense_ff, fmt::format("model.layers.{}.mlp.", l), store_);
     blocks_.push_back(std::move(block));
@@ -38,14 +43,12 @@ LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool train
 
 void LanguageModel::initialize(Context& ctx, std::uint64_t seed) {
   const Philox philox(seed, RngPurpose::Init);
-  std::uint32_t stream = 0;
   for (const NamedParameter& p : store_.named()) {
     const TensorView w = store_.weight(p.slot);
     if (p.matrix)
-      ops::random_truncated_normal(ctx, w, philox, stream, 0, 0.02, 0.06);
+      ops::random_truncated_normal(ctx, w, philox, p.ordinal, 0, 0.02, 0.06);
     else
       ops::fill(ctx, w, 1.0F);
-    ++stream;
   }
 }
 
@@ -76,10 +79,12 @@ void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threa
   scratch_.d = arena.f32({tokens, d});
   scratch_.dnormed = arena.f32({tokens, d});
   scratch_.dqkv = arena.f32({tokens, 3 * d});
-  if (config_.is_moe())
+  if (config_.is_moe()) {
     scratch_.moe = blocks_.front().moe->reserve_scratch(arena, tokens);
-  else
+    experts_->reserve(arena, tokens, config_.routed_top_k(), d);
+  } else {
     scratch_.dense_activation = arena.f32({tokens, config_.dense_ff});
+  }
   const std::size_t bytes = ops::lm_head_loss_scratch(tokens, d, config_.vocab_size, threads);
   scratch_.loss = arena.allocate(DType::U8, {static_cast<std::int64_t>(bytes)});
   scratch_.sums = arena.allocate(DType::F64, {2});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -48,8 +49,9 @@ struct LossSums {
 
 class LanguageModel {
  public:
-  /// Reserves and allocates all parameters; gradients and moments only for training.
-  LanguageModel(const ModelConfig& config, Context& ctx, bool training);
+  /// Reserves and allocates the parameters that this rank holds; gradients only for training. `experts`: how the routed
+  /// experts are sharded, must outlive the model; null: all of them are here.
+  LanguageModel(const ModelConfig& config, Context& ctx, bool training, ExpertParallel* experts = nullptr);
 
   /// Draws all weights from (seed, tensor, element): normal of std 0.02 cut at +-0.06, norm scales 1 (spec 1.4).
   void initialize(Context& ctx, std::uint64_t seed);
@@ -75,6 +77,8 @@ class LanguageModel {
   const ParameterStore& parameters() const { return store_; }
   /// f32 [L,n_r] added to p when experts are chosen (balance = bias); null otherwise.
   TensorView selection_bias() const { return selection_bias_; }
+  /// Null for a dense model.
+  ExpertParallel* experts() const { return experts_; }
 
  private:
   struct Block {
@@ -94,6 +98,8 @@ class LanguageModel {
   };
 
   ModelConfig config_;
+  std::unique_ptr<ExpertParallel> own_experts_;
+  ExpertParallel* experts_ = nullptr;
   ParameterStore store_;
   ParameterSlot embedding_, final_norm_, head_;
   std::vector<Block> blocks_;

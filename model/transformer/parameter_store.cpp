@@ -9,44 +9,58 @@ namespace emox {
 ParameterSlot ParameterSlot::rows(std::int64_t begin, std::int64_t end) const {
   require<ShapeError>(0 <= begin && begin <= end && end <= shape[0], "rows [{}, {}) of a parameter {}", begin, end,
                       shape.str());
-  return {offset + begin * shape.tail().numel(), shape.with_rows(end - begin)};
+  return {offset + begin * shape.tail().numel(), shape.with_rows(end - begin), group};
 }
 
 ParameterSlot ParameterSlot::operator[](std::int64_t i) const {
   const ParameterSlot row = rows(i, i + 1);
-  return {row.offset, shape.tail()};
+  return {row.offset, shape.tail(), group};
 }
 
-ParameterSlot ParameterStore::reserve(Shape shape, bool decay) {
+ParameterSlot ParameterStore::reserve(Shape shape, ParameterGroup group, bool decay) {
   constexpr std::int64_t kAlign = 16;  // elements: 64 bytes
-  const ParameterSlot slot{size_, shape};
-  size_ += (shape.numel() + kAlign - 1) / kAlign * kAlign;
-  if (runs_.empty() || runs_.back().decay != decay) runs_.push_back({slot.offset, size_, decay});
-  runs_.back().end = size_;
+  std::int64_t& size = size_[index(group)];
+  std::vector<Run>& runs = runs_[index(group)];
+  const ParameterSlot slot{size, shape, group};
+  size += (shape.numel() + kAlign - 1) / kAlign * kAlign;
+  if (runs.empty() || runs.back().decay != decay) runs.push_back({slot.offset, size, decay});
+  runs.back().end = size;
   return slot;
 }
 
+ParameterSlot ParameterStore::reserve(Shape shape, bool decay) { return reserve(shape, ParameterGroup::Dense, decay); }
+
+ParameterSlot ParameterStore::reserve_experts(Shape shape) {
+  expert_tensors_.push_back(reserve(shape, ParameterGroup::Expert, true));
+  return expert_tensors_.back();
+}
+
 void ParameterStore::name(std::string name, ParameterSlot slot, bool matrix) {
-  named_.push_back({std::move(name), slot, matrix});
+  named_.push_back({std::move(name), slot, matrix, ordinals_++});
+  elements_ += slot.shape.numel();
+}
+
+void ParameterStore::name_elsewhere(const Shape& shape) {
+  ++ordinals_;
+  elements_ += shape.numel();
 }
 
 void ParameterStore::allocate(Device device, bool training) {
-  weights_ = Tensor(device, DType::F32, {size_});
-  if (!training) return;
-  grads_ = Tensor(device, DType::F32, {size_});
-  exp_avg_ = Tensor(device, DType::F32, {size_});
-  exp_avg_sq_ = Tensor(device, DType::F32, {size_});
+  training_ = training;
+  for (const ParameterGroup g : kParameterGroups) {
+    weights_[index(g)] = Tensor(device, DType::F32, {flat_size(g)});
+    if (training) grads_[index(g)] = Tensor(device, DType::F32, {flat_size(g)});
+  }
 }
 
-std::int64_t ParameterStore::element_count() const {
-  std::int64_t n = 0;
-  for (const NamedParameter& p : named_) n += p.slot.shape.numel();
-  return n;
+std::size_t ParameterStore::bytes() const {
+  return static_cast<std::size_t>(size_[0] + size_[1]) * sizeof(float) * (training_ ? 2 : 1);
 }
 
-TensorView ParameterStore::window(const Tensor& t, const ParameterSlot& s) const {
-  if (t.view().null()) return {};
-  return t.view().rows(s.offset, s.offset + s.shape.numel()).reshape(s.shape);
+TensorView ParameterStore::window(const Tensor (&tensors)[2], const ParameterSlot& s) const {
+  const TensorView t = tensors[index(s.group)].view();
+  if (t.null()) return {};
+  return t.rows(s.offset, s.offset + s.shape.numel()).reshape(s.shape);
 }
 
 }  // namespace emox

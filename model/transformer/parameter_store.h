@@ -1,10 +1,12 @@
-// All parameters of a model in one flat buffer, with their gradients and optimizer moments in buffers of the same
-// layout.
+// The parameters that a rank holds in two flat buffers, with their gradients in buffers of the same layout: the dense
+// ones, equal on all ranks, and those of the experts that this rank holds. Who owns which elements, and the optimizer's
+// moments, is model/optim's business.
 //
 // Layers reserve what they need, in a fixed order, and give names to it. A name may be a slice of what was reserved:
 // q_proj, k_proj and v_proj are rows of one matrix, so that one product serves all three. Names are those of spec 8.1.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -13,10 +15,14 @@
 
 namespace emox {
 
-/// A place in the flat buffers.
+enum class ParameterGroup : std::uint8_t { Dense, Expert };
+inline constexpr ParameterGroup kParameterGroups[] = {ParameterGroup::Dense, ParameterGroup::Expert};
+
+/// A place in a group's flat buffers.
 struct ParameterSlot {
   std::int64_t offset = 0;  ///< in elements
   Shape shape;
+  ParameterGroup group = ParameterGroup::Dense;
   /// Rows [begin, end) of the first extent as a slot of its own.
   ParameterSlot rows(std::int64_t begin, std::int64_t end) const;
   ParameterSlot operator[](std::int64_t i) const;
@@ -25,42 +31,59 @@ struct ParameterSlot {
 struct NamedParameter {
   std::string name;
   ParameterSlot slot;
-  bool matrix = true;  ///< drawn from a normal at the start; false: a norm scale, set to 1
+  bool matrix = true;         ///< drawn from a normal at the start; false: a norm scale, set to 1
+  std::uint32_t ordinal = 0;  ///< among the whole model's parameters, whatever this rank holds: keys its first draw
 };
 
 class ParameterStore {
  public:
   /// Slots are 64-byte aligned. `decay`: AdamW's weight decay applies (everything but the input embedding, spec 4).
   ParameterSlot reserve(Shape shape, bool decay = true);
+  /// Tensors of this rank's experts, the expert first: [experts, rows, columns].
+  ParameterSlot reserve_experts(Shape shape);
   void name(std::string name, ParameterSlot slot, bool matrix = true);
-  /// Allocates the buffers; gradients and moments only for training.
+  /// A parameter that another rank holds takes its place in the order.
+  void name_elsewhere(const Shape& shape);
+  /// Allocates the buffers; gradients only for training.
   void allocate(Device device, bool training);
 
   TensorView weight(const ParameterSlot& s) const { return window(weights_, s); }
   TensorView grad(const ParameterSlot& s) const { return window(grads_, s); }
-  TensorView exp_avg(const ParameterSlot& s) const { return window(exp_avg_, s); }
-  TensorView exp_avg_sq(const ParameterSlot& s) const { return window(exp_avg_sq_, s); }
-  bool training() const { return !grads_.view().null(); }
+  bool training() const { return training_; }
 
   const std::vector<NamedParameter>& named() const { return named_; }
-  /// Elements of all named parameters (padding between slots not counted).
-  std::int64_t element_count() const;
+  /// Parameters of the model, on whatever rank.
+  std::size_t parameter_count() const { return ordinals_; }
+  /// Elements of all parameters of the model, on whatever rank (padding between slots not counted).
+  std::int64_t element_count() const { return elements_; }
 
   /// A maximal run of the flat buffers with one decay setting.
   struct Run {
     std::int64_t begin, end;
     bool decay;
   };
-  const std::vector<Run>& runs() const { return runs_; }
-  ParameterSlot flat(std::int64_t begin, std::int64_t end) const { return {begin, Shape{end - begin}}; }
-  std::int64_t flat_size() const { return size_; }
+  const std::vector<Run>& runs(ParameterGroup g) const { return runs_[index(g)]; }
+  const std::vector<ParameterSlot>& expert_tensors() const { return expert_tensors_; }
+  ParameterSlot flat(ParameterGroup g, std::int64_t begin, std::int64_t end) const {
+    return {begin, Shape{end - begin}, g};
+  }
+  ParameterSlot flat(ParameterGroup g) const { return flat(g, 0, flat_size(g)); }
+  std::int64_t flat_size(ParameterGroup g) const { return size_[index(g)]; }
+  /// Bytes of weights and gradients.
+  std::size_t bytes() const;
 
  private:
-  TensorView window(const Tensor& t, const ParameterSlot& s) const;
-  std::int64_t size_ = 0;
+  static constexpr std::size_t index(ParameterGroup g) { return static_cast<std::size_t>(g); }
+  ParameterSlot reserve(Shape shape, ParameterGroup group, bool decay);
+  TensorView window(const Tensor (&t)[2], const ParameterSlot& s) const;
+  std::int64_t size_[2] = {};
+  std::int64_t elements_ = 0;
+  std::uint32_t ordinals_ = 0;
+  bool training_ = false;
   std::vector<NamedParameter> named_;
-  std::vector<Run> runs_;
-  Tensor weights_, grads_, exp_avg_, exp_avg_sq_;
+  std::vector<Run> runs_[2];
+  std::vector<ParameterSlot> expert_tensors_;
+  Tensor weights_[2], grads_[2];
 };
 
 }  // namespace emox

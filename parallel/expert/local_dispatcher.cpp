@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -9,26 +10,34 @@
 namespace emox {
 namespace {
 
+struct LocalHandle final : DispatchHandle {
+  TensorView token_of_row;  ///< i32 [rows]
+  TensorView slot_of_row;   ///< i32 [rows], token * top_k + place among the token's picks
+  TensorView row_of_slot;   ///< i32 [tokens, top_k]
+};
+
 class LocalDispatcher final : public TokenDispatcher {
  public:
-  LocalDispatcher(std::int64_t experts, std::int64_t top_k) : experts_(experts), top_k_(top_k) {}
+  LocalDispatcher(std::int64_t experts, std::int64_t top_k, DispatchCounters* counters)
+      : experts_(experts), top_k_(top_k), counters_(counters) {}
 
-  std::int64_t max_rows(std::int64_t tokens) const override { return tokens * top_k_; }
+  std::int64_t expected_rows(std::int64_t tokens) const override { return tokens * top_k_; }
 
-  DispatchHandle reserve(Arena& arena, std::int64_t tokens) const override {
-    DispatchHandle h;
-    h.tokens = tokens;
-    h.rows = max_rows(tokens);
-    h.token_of_row = arena.i32({h.rows});
-    h.slot_of_row = arena.i32({h.rows});
-    h.row_of_slot = arena.i32({tokens, top_k_});
-    h.offsets = arena.allocate(DType::I64, {experts_ + 1});
+  std::shared_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const override {
+    auto h = std::make_shared<LocalHandle>();
+    h->tokens = tokens;
+    h->rows = expected_rows(tokens);
+    h->token_of_row = arena.i32({h->rows});
+    h->slot_of_row = arena.i32({h->rows});
+    h->row_of_slot = arena.i32({tokens, top_k_});
+    h->offsets = arena.allocate(DType::I64, {experts_ + 1});
     return h;
   }
 
   // Counting sort by expert; rows of one expert keep the order of their tokens.
-  void plan(Context& ctx, DispatchHandle& handle, TensorView ids) override {
+  void plan(Context& ctx, DispatchHandle& base, TensorView ids, const DocumentPools& pools) override {
     const Span span(ctx, "dispatch.plan");
+    auto& handle = static_cast<LocalHandle&>(base);
     const std::int64_t tokens = ids.dim(0), rows = ids.numel();
     ids_.resize(static_cast<std::size_t>(rows));
     token_of_row_.resize(static_cast<std::size_t>(rows));
@@ -48,38 +57,58 @@ class LocalDispatcher final : public TokenDispatcher {
     }
     handle.tokens = tokens;
     handle.rows = rows;
+    if (counters_ != nullptr) {
+      DispatchCounters& c = *counters_;
+      const auto documents = static_cast<double>(std::max<std::int64_t>(pools.segments.numel() - 1, 0));
+      for (const auto name : {DispatchCounters::TokenVisits, DispatchCounters::Ranks, DispatchCounters::Nodes})
+        c[name] += static_cast<double>(tokens);
+      for (const auto name : {DispatchCounters::Documents, DispatchCounters::DocumentRanks}) c[name] += documents;
+      c[DispatchCounters::ReceivedRows] += static_cast<double>(rows);
+    }
     ops::copy_from_host(ctx, handle.token_of_row.rows(0, rows), token_of_row_.data());
     ops::copy_from_host(ctx, handle.slot_of_row.rows(0, rows), slot_of_row_.data());
     ops::copy_from_host(ctx, handle.row_of_slot.rows(0, tokens), row_of_slot_.data());
     ops::copy_from_host(ctx, handle.offsets, offsets_.data());
   }
 
-  void dispatch(Context& ctx, TensorView rows, TensorView row_gates, TensorView x, TensorView gates,
-                const DispatchHandle& h) override {
+  // Nothing travels, so nothing can overlap: start keeps its arguments, finish does the work.
+  void dispatch_start(Context&, TensorView x, TensorView gates, DispatchHandle&) override { open_ = {x, gates}; }
+  void dispatch_finish(Context& ctx, TensorView rows, TensorView row_gates, DispatchHandle& base) override {
     const Span span(ctx, "phase.dispatch");
-    ops::gather_rows(ctx, rows, x, h.token_of_row.rows(0, h.rows));
-    ops::gather_elements(ctx, row_gates, gates, h.slot_of_row.rows(0, h.rows));
+    const auto& h = static_cast<LocalHandle&>(base);
+    ops::gather_rows(ctx, rows, open_.rows, h.token_of_row.rows(0, h.rows));
+    ops::gather_elements(ctx, row_gates, open_.gates, h.slot_of_row.rows(0, h.rows));
   }
-
-  void combine(Context& ctx, TensorView out, TensorView rows, const DispatchHandle& h, float beta) override {
+  void combine_start(Context&, TensorView rows, DispatchHandle&) override { open_ = {rows, {}}; }
+  void combine_finish(Context& ctx, TensorView out, DispatchHandle& base) override {
     const Span span(ctx, "phase.combine");
-    ops::combine_rows(ctx, out, rows, h.row_of_slot.rows(0, h.tokens), beta);
+    const auto& h = static_cast<LocalHandle&>(base);
+    ops::combine_rows(ctx, out, open_.rows, h.row_of_slot.rows(0, h.tokens), 1.0F);
   }
-
-  void combine_backward(Context& ctx, TensorView drows, TensorView dout, const DispatchHandle& h) override {
+  void combine_backward_start(Context&, TensorView dout, DispatchHandle&) override { open_ = {dout, {}}; }
+  void combine_backward_finish(Context& ctx, TensorView drows, DispatchHandle& base) override {
     const Span span(ctx, "phase.dispatch");
-    ops::gather_rows(ctx, drows, dout, h.token_of_row.rows(0, h.rows));
+    const auto& h = static_cast<LocalHandle&>(base);
+    ops::gather_rows(ctx, drows, open_.rows, h.token_of_row.rows(0, h.rows));
   }
-
-  void dispatch_backward(Context& ctx, TensorView dx, TensorView dgates, TensorView drows, TensorView drow_gates,
-                         const DispatchHandle& h, float beta) override {
+  void dispatch_backward_start(Context&, TensorView drows, TensorView drow_gates, DispatchHandle&) override {
+    open_ = {drows, drow_gates};
+  }
+  void dispatch_backward_finish(Context& ctx, TensorView dx, TensorView dgates, DispatchHandle& base,
+                                float beta) override {
     const Span span(ctx, "phase.combine");
-    ops::combine_rows(ctx, dx, drows, h.row_of_slot.rows(0, h.tokens), beta);
-    ops::scatter_elements(ctx, dgates, drow_gates, h.slot_of_row.rows(0, h.rows));
+    const auto& h = static_cast<LocalHandle&>(base);
+    ops::combine_rows(ctx, dx, open_.rows, h.row_of_slot.rows(0, h.tokens), beta);
+    ops::scatter_elements(ctx, dgates, open_.gates, h.slot_of_row.rows(0, h.rows));
   }
 
  private:
+  struct Open {
+    TensorView rows, gates;
+  };
   std::int64_t experts_, top_k_;
+  DispatchCounters* counters_;
+  Open open_;
   // Host side of the plan, kept so that a step allocates nothing.
   std::vector<std::int32_t> ids_, token_of_row_, slot_of_row_, row_of_slot_;
   std::vector<std::int64_t> offsets_, next_;
@@ -87,8 +116,9 @@ class LocalDispatcher final : public TokenDispatcher {
 
 }  // namespace
 
-std::unique_ptr<TokenDispatcher> make_local_dispatcher(std::int64_t routed_experts, std::int64_t routed_top_k) {
-  return std::make_unique<LocalDispatcher>(routed_experts, routed_top_k);
+std::unique_ptr<TokenDispatcher> make_local_dispatcher(std::int64_t routed_experts, std::int64_t routed_top_k,
+                                                       DispatchCounters* counters) {
+  return std::make_unique<LocalDispatcher>(routed_experts, routed_top_k, counters);
 }
 
 }  // namespace emox

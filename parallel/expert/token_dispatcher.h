@@ -1,52 +1,69 @@
 // Carries token rows to the experts that they picked and the results back (design section 2, steps 4-8).
 //
 // A MoE layer talks to this interface only; whether the experts are on this rank or on others is the dispatcher's
-// business. dispatch() returns rows in expert order; the handle is the only way to combine them again, and the backward
-// pass uses the same handle in reverse. Gates travel with the rows: the experts' rank scales by them and computes their
-// gradients (design 4.4).
+// business. Rows arrive in expert order; the handle is the only way to combine them again, and the backward pass uses
+// the same handle in reverse. Gates travel with the rows: the experts' rank scales by them and computes their gradients
+// (design 4.4).
+//
+// Every transfer is a start and a finish, so that the caller can compute in between. One transfer is open at a time;
+// what was given to start must stay as it is until finish. All ranks of the expert group make the same calls.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
+#include "parallel/expert/dispatch_counters.h"
 #include "runtime/core/arena.h"
 #include "runtime/core/context.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
 
-/// Integers that say where every row went. Memory is reserved once for the largest micro-batch; plan() fills it.
+enum class DispatchKind : std::uint8_t { Local, Flat, TwoLevel };
+
+/// Where every row of one micro-batch went, as integers. Memory is reserved once; plan() fills it.
 struct DispatchHandle {
+  virtual ~DispatchHandle() = default;
   std::int64_t tokens = 0;  ///< of the planned micro-batch
   std::int64_t rows = 0;    ///< rows that this rank's experts work on
-  TensorView token_of_row;  ///< i32 [rows]
-  TensorView slot_of_row;   ///< i32 [rows], token * top_k + place among the token's picks
-  TensorView row_of_slot;   ///< i32 [tokens, top_k]
-  TensorView offsets;       ///< i64 [local experts + 1], rows of expert e: [offsets[e], offsets[e+1])
+  TensorView offsets;       ///< i64 [local experts + 1], rows of local expert e: [offsets[e], offsets[e + 1])
+};
+
+/// The documents of a micro-batch and the experts that each may use.
+struct DocumentPools {
+  TensorView pool;      ///< u8 [docs, experts]; null: every expert
+  TensorView segments;  ///< i32 [docs + 1] tokens of each document
 };
 
 class TokenDispatcher {
  public:
   virtual ~TokenDispatcher() = default;
-  /// Rows that a micro-batch of `tokens` can bring to this rank at most.
-  virtual std::int64_t max_rows(std::int64_t tokens) const = 0;
-  virtual DispatchHandle reserve(Arena& arena, std::int64_t tokens) const = 0;
+  /// Rows to reserve memory for when a micro-batch has `tokens` tokens. More can arrive unless the experts are local.
+  virtual std::int64_t expected_rows(std::int64_t tokens) const = 0;
+  virtual std::shared_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const = 0;
 
-  /// Decides where rows go from the picks ids i32 [T,k]. Views inside the handle are cut to this micro-batch.
-  virtual void plan(Context& ctx, DispatchHandle& handle, TensorView ids) = 0;
+  /// Decides where rows go from the picks ids i32 [T,k]; afterwards handle.rows is known and memory for the rows must
+  /// be made before dispatch_finish.
+  virtual void plan(Context& ctx, DispatchHandle& handle, TensorView ids, const DocumentPools& pools) = 0;
+
   /// rows[R,D], row_gates[R] in expert order from x[T,D], gates[T,k].
-  virtual void dispatch(Context& ctx, TensorView rows, TensorView row_gates, TensorView x, TensorView gates,
-                        const DispatchHandle& handle) = 0;
-  /// out[T,D] = beta out + sum of the token's (already gated) rows.
-  virtual void combine(Context& ctx, TensorView out, TensorView rows, const DispatchHandle& handle, float beta) = 0;
+  virtual void dispatch_start(Context& ctx, TensorView x, TensorView gates, DispatchHandle& handle) = 0;
+  virtual void dispatch_finish(Context& ctx, TensorView rows, TensorView row_gates, DispatchHandle& handle) = 0;
+  /// out[T,D] += sum of the token's (already gated) rows[R,D].
+  virtual void combine_start(Context& ctx, TensorView rows, DispatchHandle& handle) = 0;
+  virtual void combine_finish(Context& ctx, TensorView out, DispatchHandle& handle) = 0;
   /// Backward of combine: drows[R,D] from dout[T,D].
-  virtual void combine_backward(Context& ctx, TensorView drows, TensorView dout, const DispatchHandle& handle) = 0;
+  virtual void combine_backward_start(Context& ctx, TensorView dout, DispatchHandle& handle) = 0;
+  virtual void combine_backward_finish(Context& ctx, TensorView drows, DispatchHandle& handle) = 0;
   /// Backward of dispatch: dx[T,D] = beta dx + sum of the token's drows[R,D]; dgates[T,k] from drow_gates[R].
-  virtual void dispatch_backward(Context& ctx, TensorView dx, TensorView dgates, TensorView drows,
-                                 TensorView drow_gates, const DispatchHandle& handle, float beta) = 0;
+  virtual void dispatch_backward_start(Context& ctx, TensorView drows, TensorView drow_gates,
+                                       DispatchHandle& handle) = 0;
+  virtual void dispatch_backward_finish(Context& ctx, TensorView dx, TensorView dgates, DispatchHandle& handle,
+                                        float beta) = 0;
 };
 
 /// All experts are on this rank.
-std::unique_ptr<TokenDispatcher> make_local_dispatcher(std::int64_t routed_experts, std::int64_t routed_top_k);
+std::unique_ptr<TokenDispatcher> make_local_dispatcher(std::int64_t routed_experts, std::int64_t routed_top_k,
+                                                       DispatchCounters* counters = nullptr);
 
 }  // namespace emox

@@ -24,4 +24,10 @@ TensorView Arena::allocate(DType dtype, Shape shape) {
   return {data, dtype, shape, device_};
 }
 
+GrowingTensor* Arena::growing(DType dtype, Shape shape) {
+  growing_bytes_ += static_cast<std::size_t>(shape.numel()) * size_of(dtype);
+  growing_.push_back(std::make_unique<GrowingTensor>(device_, dtype, measuring_ ? shape.with_rows(0) : shape));
+  return growing_.back().get();
+}
+
 }  // namespace emox

@@ -5,7 +5,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
 
+#include "runtime/core/growing_tensor.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
@@ -20,6 +24,11 @@ class Arena {
   TensorView f32(Shape shape) { return allocate(DType::F32, shape); }
   TensorView i32(Shape shape) { return allocate(DType::I32, shape); }
 
+  /// Rows whose number is known only while a step runs. They live outside the arena's block but as long as the arena.
+  GrowingTensor* growing(DType dtype, Shape shape);
+  /// Bytes of all growing tensors as they were reserved.
+  std::size_t growing_bytes() const { return growing_bytes_; }
+
   /// Scratch memory is given back by rewinding to a mark; later allocations reuse it.
   std::size_t mark() const { return used_; }
   void rewind(std::size_t mark) { used_ = mark; }
@@ -33,6 +42,8 @@ class Arena {
   Buffer buffer_;
   std::size_t used_ = 0;
   std::size_t peak_ = 0;
+  std::vector<std::unique_ptr<GrowingTensor>> growing_;
+  std::size_t growing_bytes_ = 0;
 };
 
 }  // namespace emox

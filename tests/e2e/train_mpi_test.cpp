@@ -7,6 +7,7 @@
 #include "data/format/npy.h"
 #include "data/loader/loader.h"
 #include "runtime/core/error.h"
+#include "tests/support/agreement.h"
 #include "tests/support/support.h"
 #include "tests/support/trace.h"
 #include "tests/support/training.h"

@@ -107,7 +107,8 @@ void run_as_training_step(GoldenCase& c, Context& ctx, ModelConfig config, const
   recipe.train.batch_sequences = recipe.train.micro_batch_sequences = static_cast<std::int64_t>(in.sequences.size());
   recipe.train.lm_z_weight = c.real("lm_z_weight");
   const auto comm = make_self_communicator();
-  TrainingStep step(ctx, recipe, model, *comm, &in.pools, 0, in.eos);
+  ProcessMesh mesh(*comm, 1);
+  TrainingStep step(ctx, recipe, model, mesh, &in.pools, 0, in.eos);
   const StepMetrics m = step.compute_gradients(0, in.sequences);
   c.expect_scalar("ce", m.ce);
   c.expect_scalar("lm_z", m.lm_z);

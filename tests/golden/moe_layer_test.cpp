@@ -91,7 +91,8 @@ void run_layer(GoldenCase& c) {
   const std::int64_t tokens = c.integer("batch") * c.integer("sequence"), d = config.d_model,
                      n = config.routed_experts();
   ParameterStore store;
-  const MoeLayer layer(config, 0, store);
+  ExpertParallel experts(1, n);
+  const MoeLayer layer(config, 0, store, experts);
   store.allocate(ctx.device, true);
   load_layer(c, ctx, config, store);
 

@@ -2,6 +2,9 @@
 // two ranks.
 #include <gtest/gtest.h>
 
+#include <mutex>
+
+#include "launch/train/sharding.h"
 #include "launch/train/training_step.h"
 #include "model/optim/schedule.h"
 #include "model/transformer/language_model.h"
@@ -115,13 +118,14 @@ LayerIds layer_ids(const Trajectory& t, const Activations& a, std::int64_t token
 
 class Rank {
  public:
-  Rank(Context& ctx, const Trajectory& t, Communicator& comm, MicroBatchMemory memory)
+  Rank(Context& ctx, const Trajectory& t, Communicator& comm, MicroBatchMemory memory, const ParallelConfig& parallel)
       : ctx_(ctx),
         t_(t),
         comm_(comm),
-        model_(t.model, ctx, true),
+        sharding_(comm, t.model, parallel),
+        model_(t.model, ctx, true, sharding_.experts()),
         held_(memory == MicroBatchMemory::Hold && t.model.balance_scope == BalanceScope::Step),
-        step_(ctx, recipe_of(memory), model_, comm, &t.pools, 0, t.eos) {
+        step_(ctx, recipe_of(memory), model_, sharding_.mesh(), &t.pools, 0, t.eos) {
     load_golden_weights(ctx, model_.parameters(), t.parameters);
     Arena arena = Arena::measuring();
     (void)model_.reserve(arena, step_.max_tokens());
@@ -146,7 +150,6 @@ class Rank {
       step_.update(s + 1, lr, m);
       if (comm_.rank() == 0) note(m, lr, into);
     }
-    if (comm_.rank() == 0) into.weights = golden_weights(model_.parameters());
   }
 
   GoldenTensors weights() const { return golden_weights(model_.parameters()); }
@@ -162,7 +165,8 @@ class Rank {
   }
 
   std::span<const SequenceInput> micro_batch(const Share& share, std::size_t m) const {
-    const std::size_t size = static_cast<std::size_t>(share.micro_batch), begin = m * size;
+    const std::size_t size = static_cast<std::size_t>(share.micro_batch),
+                      begin = std::min(m * size, share.local.size());
     return std::span(share.local).subspan(begin, std::min(size, share.local.size() - begin));
   }
   std::int64_t tokens_of(const Share& share, std::size_t m) const {
@@ -173,8 +177,9 @@ class Rank {
   std::vector<LayerIds> route(std::int64_t s, const Share& share, Result& into) {
     std::vector<LayerIds> all;
     const PoolPlan pools{t_.model.pool == PoolMode::Off ? nullptr : &t_.pools, nullptr, s + 1};
-    const std::size_t count = (share.local.size() + static_cast<std::size_t>(share.micro_batch) - 1) /
-                              static_cast<std::size_t>(share.micro_batch);
+    // As many passes as the rank with the most sequences: experts may be on other ranks.
+    const std::int64_t most = (t_.micro * t_.rows + comm_.size() - 1) / comm_.size();
+    const auto count = static_cast<std::size_t>((most + share.micro_batch - 1) / share.micro_batch);
     for (std::size_t m = 0; m < count; ++m) {
       const MicroBatch batch = make_micro_batch(t_.model, t_.eos, micro_batch(share, m));
       DeviceBatch device_batch(ctx_.device, batch.tokens);
@@ -212,6 +217,7 @@ class Rank {
   Context& ctx_;
   const Trajectory& t_;
   Communicator& comm_;
+  Sharding sharding_;
   LanguageModel model_;
   bool held_;
   TrainingStep step_;
@@ -248,23 +254,29 @@ Result run_alone(const Trajectory& t, MicroBatchMemory memory) {
   Context ctx = golden_context();
   const auto comm = make_self_communicator();
   Result r = empty_result(t);
-  Rank(ctx, t, *comm, memory).run(r);
+  Rank rank(ctx, t, *comm, memory, {});
+  rank.run(r);
+  r.weights = rank.weights();
   return r;
 }
 
-Result run_on_ranks(const Trajectory& t, int ranks) {
+Result run_on_ranks(const Trajectory& t, int ranks, const ParallelConfig& parallel) {
   Result r = empty_result(t);
-  std::vector<GoldenTensors> weights(static_cast<std::size_t>(ranks));
+  std::mutex mutex;
+  ThreadWorld world(ranks, {.ranks_per_node = 2});
   run_ranks(
-      ranks,
+      world,
       [&](Communicator& comm) {
         Context ctx;
-        Rank rank(ctx, t, comm, MicroBatchMemory::Hold);
+        Rank rank(ctx, t, comm, MicroBatchMemory::Hold, parallel);
         rank.run(r);
-        weights[static_cast<std::size_t>(comm.rank())] = rank.weights();
+        const std::lock_guard lock(mutex);
+        for (const auto& [name, tensor] : rank.weights())
+          if (const auto [at, added] = r.weights.emplace(name, tensor); !added) {
+            EXPECT_EQ(at->second.values, tensor.values) << name;
+          }
       },
       kTimeout);
-  for (const GoldenTensors& w : weights) expect_same_bits(w, weights.front());
   return r;
 }
 
@@ -280,11 +292,24 @@ void run_trajectory(GoldenCase& c) {
     EXPECT_EQ(held.grad_norm, again.grad_norm);
     expect_same_bits(held.weights, again.weights);
   }
-  constexpr int kRanks = 2;
-  const bool divides = t.model.balance_scope == BalanceScope::Step ? t.micro * t.rows >= kRanks : t.rows % kRanks == 0;
-  if (!divides) return;
-  SCOPED_TRACE("on two ranks");
-  expect_recorded(c, t, run_on_ranks(t, kRanks));
+  struct Mesh {
+    int ranks;
+    std::int64_t expert_parallel;
+    DispatchKind dispatch;
+  };
+  for (const Mesh& m : {Mesh{2, 1, DispatchKind::Flat}, Mesh{2, 2, DispatchKind::Flat}, Mesh{4, 4, DispatchKind::Flat},
+                        Mesh{4, 4, DispatchKind::TwoLevel}, Mesh{4, 2, DispatchKind::Flat}}) {
+    const bool divides =
+        t.model.balance_scope == BalanceScope::Step ? t.micro * t.rows >= m.ranks : t.rows % m.ranks == 0;
+    const bool fits = m.expert_parallel == 1 || (t.model.is_moe() && t.model.routed_experts() >= m.expert_parallel);
+    if (!divides || !fits) continue;
+    SCOPED_TRACE(testing::Message() << m.ranks << " ranks, experts over " << m.expert_parallel << ", "
+                                    << kDispatchNames[static_cast<std::size_t>(m.dispatch)]);
+    ParallelConfig parallel;
+    parallel.expert_parallel = m.expert_parallel, parallel.dispatch = m.dispatch;
+    parallel.placement = PlacementKind::Random;
+    expect_recorded(c, t, run_on_ranks(t, m.ranks, parallel));
+  }
 }
 
 TEST(Golden, Trajectory) { for_each_golden_case(EMOX_SOURCE_DIR, "trajectory", run_trajectory); }

@@ -124,12 +124,12 @@ TEST(RecipeErrors, ParallelChoicesOfThisVersion) {
   expect_parts(check_error({"--parallel.communicator=nccl"}), {"nccl", "without CUDA"});
   expect_parts(check_error({"--parallel.communicator=self"}, 2), {"self", "2"});
   expect_parts(check_error({"--parallel.expert_parallel=4"}),
-               {"parallel.expert_parallel = 4 needs at least 4 ranks, but 1 is running", "mpirun -n 4"});
-  expect_parts(check_error({"--parallel.expert_parallel=2"}, 2),
-               {"parallel.expert_parallel = 2", "experts are replicated on every rank in this version; use 1"});
-  expect_parts(check_error({"--parallel.expert_parallel=2", "--moe.num_experts=0"}), {"dense model"});
-  expect_parts(check_error({"--parallel.dispatch=flat"}), {"flat", "expert_parallel > 1"});
-  expect_parts(check_error({"--parallel.dispatch=two_level"}), {"two_level", "expert_parallel > 1"});
+               {"parallel.expert_parallel = 4", "1 = 4 x data_parallel", "use expert_parallel = 1", "start 4 ranks"});
+  EXPECT_EQ(check_error({"--parallel.expert_parallel=2"}, 2), "(no UsageError)");
+  EXPECT_EQ(check_error({"--parallel.expert_parallel=2", "--parallel.dispatch=two_level"}, 4), "(no UsageError)");
+  expect_parts(check_error({"--parallel.expert_parallel=2", "--parallel.dispatch=local"}, 2),
+               {"parallel.dispatch = local", "expert_parallel is 2", "flat or two_level"});
+  expect_parts(check_error({"--parallel.expert_parallel=2", "--moe.num_experts=0"}, 2), {"dense"});
   expect_parts(check_error({"--parallel.placement=file"}), {"placement_file"});
 }
 

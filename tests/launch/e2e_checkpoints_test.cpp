@@ -104,12 +104,16 @@ TEST_F(ProgramRuns, ANaNIsTracedToItsTensor) {
     Context ctx;
     const auto comm = make_self_communicator();
     LanguageModel model(recipe_.model, ctx, true);
-    const auto tensors = checkpoint_tensors(model);
-    const Manifest m = load_checkpoint(*comm, checkpoint(5), tensors);
-    for (const CheckpointPiece& p : tensors)
+    ProcessMesh mesh(*comm, 1);
+    const Optimizer optimizer(ctx, model.parameters(), mesh);
+    const auto pieces = optimizer.owned_pieces();
+    const Manifest m = load_checkpoint(*comm, checkpoint(5), pieces);
+    for (const CheckpointPiece& p : pieces)
       if (p.name == poisoned && p.role == "weight") p.view.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
-    save_checkpoint(*comm, run_ / "checkpoints", 5, tensors,
-                    {m.tokens, m.seed, m.recipe, m.extra, m.placement, m.mesh});
+    CheckpointMeta meta;
+    meta.tokens = m.tokens, meta.seed = m.seed, meta.recipe = m.recipe, meta.extra = m.extra;
+    meta.placement = m.placement, meta.mesh = m.mesh;
+    save_checkpoint(*comm, run_ / "checkpoints", 5, pieces, meta);
   }
   const auto before = contents(checkpoint(5));
   const CommandResult r = train("");

@@ -28,9 +28,10 @@ class Objective {
   explicit Objective(const Recipe& recipe)
       : recipe_(recipe),
         comm_(make_self_communicator()),
+        mesh_(*comm_, 1),
         model_(recipe.model, ctx_, true),
         pools_(make_pool_sizes(recipe.model, 4)),
-        step_(ctx_, recipe, model_, *comm_, pools_.get(), 2, kEos) {
+        step_(ctx_, recipe, model_, mesh_, pools_.get(), 2, kEos) {
     model_.initialize(ctx_, 8);
     // Weights of a useful size: experts that disagree, attention that attends, a router that chooses.
     for (const NamedParameter& p : model_.parameters().named())
@@ -87,6 +88,7 @@ class Objective {
   Context ctx_;
   Recipe recipe_;
   std::unique_ptr<Communicator> comm_;
+  ProcessMesh mesh_;
   LanguageModel model_;
   std::unique_ptr<PoolSizes> pools_;
   TrainingStep step_;

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <map>
+#include <memory>
 #include <set>
 
 #include "model/layers/attention.h"
@@ -72,14 +73,17 @@ TEST(Parameters, NamesAndShapesArePublished) {
 TEST(Parameters, CoverTheFlatBufferOnce) {
   Context ctx;
   const LanguageModel model(small(), ctx, false);
-  std::vector<int> owners(static_cast<std::size_t>(model.parameters().flat_size()));
-  for (const NamedParameter& p : model.parameters().named())
-    for (std::int64_t i = 0; i < p.slot.shape.numel(); ++i) ++owners[static_cast<std::size_t>(p.slot.offset + i)];
-  int gap = 0;
-  for (const int n : owners) {
-    ASSERT_LE(n, 1);
-    gap = n == 0 ? gap + 1 : 0;
-    ASSERT_LT(gap, 16);
+  for (const ParameterGroup group : kParameterGroups) {
+    std::vector<int> owners(static_cast<std::size_t>(model.parameters().flat_size(group)));
+    for (const NamedParameter& p : model.parameters().named())
+      for (std::int64_t i = 0; p.slot.group == group && i < p.slot.shape.numel(); ++i)
+        ++owners[static_cast<std::size_t>(p.slot.offset + i)];
+    int gap = 0;
+    for (const int n : owners) {
+      ASSERT_LE(n, 1);
+      gap = n == 0 ? gap + 1 : 0;
+      ASSERT_LT(gap, 16);
+    }
   }
 }
 
@@ -88,9 +92,13 @@ TEST(Parameters, OnlyTheEmbeddingIsNotDecayed) {
   const LanguageModel model(small(), ctx, false);
   const NamedParameter& embedding = model.parameters().named().front();
   ASSERT_EQ(embedding.name, "model.embed_tokens.weight");
-  for (const ParameterStore::Run& run : model.parameters().runs())
-    EXPECT_EQ(run.decay, run.begin >= embedding.slot.offset + embedding.slot.shape.numel());
-  EXPECT_EQ(model.parameters().runs().back().end, model.parameters().flat_size());
+  for (const ParameterGroup group : kParameterGroups) {
+    const auto& runs = model.parameters().runs(group);
+    for (const ParameterStore::Run& run : runs)
+      EXPECT_EQ(run.decay,
+                group != embedding.slot.group || run.begin >= embedding.slot.offset + embedding.slot.shape.numel());
+    EXPECT_EQ(runs.back().end, model.parameters().flat_size(group));
+  }
 }
 
 // Published sizes, counted by the layers themselves without allocating anything.
@@ -99,13 +107,15 @@ std::int64_t published_count(std::int64_t vocab, std::int64_t experts) {
   c.d_model = 2048, c.layers = 16, c.heads = 16, c.num_experts = experts, c.top_k = 8, c.shared_experts = 1,
   c.expert_ff = 1024;
   ParameterStore store;
+  std::unique_ptr<ExpertParallel> sharding;
+  if (experts > 0) sharding = std::make_unique<ExpertParallel>(c.layers, c.routed_experts());
   std::vector<Attention> attention;
   std::vector<MoeLayer> moe;
   std::vector<FeedForward> dense;
   for (std::int64_t l = 0; l < c.layers; ++l) {
     attention.emplace_back(c, l, store);
     if (experts > 0)
-      moe.emplace_back(c, l, store);
+      moe.emplace_back(c, l, store, *sharding);
     else
       dense.emplace_back(2048, 8192, fmt::format("model.layers.{}.mlp.", l), store);
   }
@@ -160,8 +170,12 @@ TEST(Parameters, StartDependsOnTheSeedOnly) {
     ctx.threads = threads;
     LanguageModel model(small(), ctx, false);
     model.initialize(ctx, seed);
-    return test::values_of<float>(
-        model.parameters().weight(model.parameters().flat(0, model.parameters().flat_size())));
+    std::vector<float> all;
+    for (const ParameterGroup group : kParameterGroups) {
+      const auto part = test::values_of<float>(model.parameters().weight(model.parameters().flat(group)));
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    return all;
   };
   EXPECT_EQ(start(5, 1), start(5, 2));
   EXPECT_NE(start(5, 1), start(6, 1));

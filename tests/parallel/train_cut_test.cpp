@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "tests/support/agreement.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
 

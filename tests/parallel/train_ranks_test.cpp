@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <functional>
 
+#include "tests/support/agreement.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
 
@@ -68,25 +69,6 @@ class TrainRanks : public testing::TestWithParam<Variant> {
   test::TemporaryDirectory directory_;
 };
 
-void expect_same_step(const TrainingRun& got, const TrainingRun& want, bool moe) {
-  const StepMetrics &a = got.steps[0], &b = want.steps[0];
-  EXPECT_LE(test::relative(a.loss(), b.loss()), 1e-6);
-  EXPECT_LE(test::relative(a.ce, b.ce), 1e-6);
-  EXPECT_LE(test::relative(a.lm_z, b.lm_z), 1e-6);
-  EXPECT_LE(test::relative(a.grad_norm, b.grad_norm), 1e-5);
-  const test::Deviation d = test::tensor_deviation(got.gradients, want.gradients);
-  EXPECT_LE(d.largest, 1e-5) << d.name;
-  EXPECT_EQ(got.draws, want.draws);
-  std::printf("  loss %.1e, gradients %.1e (%s)\n", test::relative(a.loss(), b.loss()), d.largest, d.name.c_str());
-  if (!moe) return;
-  EXPECT_LE(test::relative(a.router_z, b.router_z), 1e-6);
-  EXPECT_LE(std::abs(a.lb - b.lb), 1e-6 * b.lb);
-  EXPECT_EQ(a.load_max_over_mean, b.load_max_over_mean);
-  EXPECT_EQ(a.experts_per_document, b.experts_per_document);
-  EXPECT_EQ(a.pool_mean, b.pool_mean);
-  EXPECT_EQ(got.routing[0].ids, want.routing[0].ids);
-}
-
 // From random weights, and from weights that have learned to route.
 TEST_P(TrainRanks, OneStepIsTheSame) {
   const Recipe r = recipe();
@@ -103,7 +85,7 @@ TEST_P(TrainRanks, OneStepIsTheSame) {
     }
     for (const int ranks : {2, 3, 4}) {
       SCOPED_TRACE(testing::Message() << ranks << " ranks, " << (start == nullptr ? "first" : "trained") << " weights");
-      expect_same_step(run(ranks), one, moe);
+      test::expect_same_step(run(ranks), one, moe);
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "launch/train/trainer.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "runtime/core/error.h"
+#include "tests/support/agreement.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"

@@ -14,6 +14,7 @@
 #include "data/loader/loader.h"
 #include "data/tokenize/tokenizer.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/sharding.h"
 #include "model/optim/schedule.h"
 #include "parallel/checkpoint/manifest.h"
 #include "tests/support/checkpoints.h"
@@ -157,15 +158,17 @@ LoaderConfig loader_config(const Recipe& r) {
 
 class RankOfRun {
  public:
-  RankOfRun(const Recipe& recipe, const RunOptions& options, Communicator& comm, TrainingRun& run)
+  RankOfRun(const Recipe& recipe, const RunOptions& options, Communicator& comm, TrainingRun& run, std::mutex& mutex)
       : recipe_(recipe),
         options_(options),
         comm_(comm),
         run_(run),
+        mutex_(mutex),
         loader_(loader_config(recipe)),
-        model_(recipe.model, ctx_, true),
+        sharding_(comm, recipe.model, recipe.parallel),
+        model_(recipe.model, ctx_, true, sharding_.experts()),
         draws_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-        step_(ctx_, recipe, model_, comm, &draws_, static_cast<std::int64_t>(recipe.data.source.size())) {
+        step_(ctx_, recipe, model_, sharding_.mesh(), &draws_, static_cast<std::int64_t>(recipe.data.source.size())) {
     model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
     if (options.start == nullptr) return;
     for (const NamedParameter& p : model_.parameters().named()) {
@@ -181,15 +184,14 @@ class RankOfRun {
       const std::int64_t step = options_.first_step + i;
       const StepMetrics m = one_step(step);
       if (comm_.rank() == 0) run_.steps[static_cast<std::size_t>(i)] = m;
-      if (i + 1 == options_.steps && comm_.rank() == 0)
-        run_.gradients = values_by_name(model_.parameters(), &ParameterStore::grad);
+      if (i + 1 == options_.steps) {
+        step_.optimizer().gather_gradients(ctx_);
+        collect(run_.gradients, &ParameterStore::grad);
+      }
       step_.update(step, schedule.learning_rate(step), m);
     }
-    const NamedValues weights = values_by_name(model_.parameters(), &ParameterStore::weight);
-    if (comm_.rank() == 0) run_.weights = weights;
+    collect(run_.weights, &ParameterStore::weight);
     if (comm_.rank() == 0 && !model_.selection_bias().null()) run_.bias = values_of<float>(model_.selection_bias());
-    comm_.barrier();  // weights of rank 0 are there
-    if (weights != run_.weights) throw std::runtime_error("the ranks end with different weights");
   }
 
   const Draws& draws() const { return draws_.draws; }
@@ -209,12 +211,23 @@ class RankOfRun {
     return m;
   }
 
+  // Ranks add what they hold; where several hold a tensor, it must be the same, bit for bit.
+  void collect(NamedValues& into, TensorView (ParameterStore::*which)(const ParameterSlot&) const) {
+    const NamedValues mine = values_by_name(model_.parameters(), which);
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, values] : mine)
+      if (const auto [at, added] = into.emplace(name, values); !added && at->second != values)
+        throw std::runtime_error("two ranks hold different values of " + name);
+  }
+
   const Recipe& recipe_;
   const RunOptions& options_;
   Communicator& comm_;
   TrainingRun& run_;
+  std::mutex& mutex_;
   Context ctx_;
   Loader loader_;
+  Sharding sharding_;
   LanguageModel model_;
   RecordedDraws draws_;
   TrainingStep step_;
@@ -299,13 +312,6 @@ void expect_same_history(const fs::path& run, const fs::path& other, std::int64_
   EXPECT_GT(read_manifest(saved).tensors.size(), 100U);
 }
 
-double loss_deviation(const std::vector<nlohmann::json>& got, const std::vector<nlohmann::json>& want) {
-  double worst = got.empty() ? 1e9 : 0;
-  for (std::size_t i = 0; i < std::min(got.size(), want.size()); ++i)
-    worst = std::max(worst, relative(got[i].at("loss").get<double>(), want[i].at("loss").get<double>()));
-  return worst;
-}
-
 TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options) {
   TrainingRun run;
   const ModelConfig& c = recipe.model;
@@ -318,10 +324,11 @@ TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options) {
     run.routing.assign(static_cast<std::size_t>(options.steps), empty);
   }
   std::mutex mutex;
+  ThreadWorld world(options.ranks, {.ranks_per_node = options.ranks_per_node});
   run_ranks(
-      options.ranks,
+      world,
       [&](Communicator& comm) {
-        RankOfRun rank(recipe, options, comm, run);
+        RankOfRun rank(recipe, options, comm, run, mutex);
         rank.run();
         const std::lock_guard lock(mutex);
         for (const auto& [key, size] : rank.draws())
@@ -330,61 +337,6 @@ TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options) {
       },
       options.timeout_s);
   return run;
-}
-
-double relative(double got, double want) { return std::abs(got - want) / std::max(std::abs(want), 1e-30); }
-
-Deviation tensor_deviation(const NamedValues& got, const NamedValues& want) {
-  Deviation worst;
-  if (got.size() != want.size()) return {1e9, "the number of tensors"};
-  for (const auto& [name, values] : want) {
-    const auto found = got.find(name);
-    if (found == got.end() || found->second.size() != values.size()) return {1e9, name};
-    double difference = 0, scale = 0;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      if (!std::isfinite(values[i]) || !std::isfinite(found->second[i])) return {1e9, name};
-      difference = std::max(difference, std::abs(double{values[i]} - double{found->second[i]}));
-      scale = std::max(scale, std::abs(double{values[i]}));
-    }
-    const double d = difference == 0 ? 0 : difference / scale;
-    if (d > worst.largest) worst = {d, name};
-  }
-  return worst;
-}
-
-SeriesAgreement series_agreement(const TrainingRun& got, const TrainingRun& want) {
-  SeriesAgreement r;
-  bool flipped = false;
-  const auto note = [&](bool ok, const std::string& text) {
-    r.ok = r.ok && ok;
-    r.text += (ok ? "" : "NOT ALLOWED: ") + text + "\n";
-  };
-  for (std::size_t s = 0; s < want.steps.size(); ++s) {
-    if (!flipped && s < want.routing.size()) {
-      const Routing &a = got.routing[s], &b = want.routing[s];
-      const std::size_t places = b.choice_gap.size(), k = b.ids.size() / places, n = b.p.size() / places;
-      const std::size_t layer = places / 2;  // two layers: only the first one that differs shows its gap
-      std::size_t first = places;
-      for (std::size_t i = 0; i < places; ++i) {
-        if (std::equal(a.ids.begin() + i * k, a.ids.begin() + (i + 1) * k, b.ids.begin() + i * k)) continue;
-        if (first == places) first = i;
-        if (i / layer != first / layer) break;
-        bool pool_differs = false;
-        for (std::size_t e = 0; e < n; ++e) pool_differs = pool_differs || (a.p[i * n + e] > 0) != (b.p[i * n + e] > 0);
-        const double gap = pool_differs ? b.pool_gap[i] : b.choice_gap[i];
-        note(gap < 1e-5, fmt::format("step {}: layer {}, token {}: another {}, the gap was {:.2g}", s + 1, i / layer,
-                                     i % layer, pool_differs ? "pool" : "expert", gap));
-      }
-      flipped = first != places;
-    }
-    const double d = relative(got.steps[s].loss(), want.steps[s].loss());
-    r.largest = std::max(r.largest, d);
-    if (!(d <= (flipped ? 1e-4 : 1e-5)))
-      note(false,
-           fmt::format("step {}: loss {} and {}, {:.2g} apart", s + 1, got.steps[s].loss(), want.steps[s].loss(), d));
-  }
-  r.text += fmt::format("largest difference of losses {:.2g}", r.largest);
-  return r;
 }
 
 }  // namespace emox::test

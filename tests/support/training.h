@@ -28,9 +28,6 @@ std::filesystem::path write_recipe(const std::filesystem::path& file, const Reci
 std::vector<nlohmann::json> read_metrics(const std::filesystem::path& run);
 /// Steps 1, 2, ... `last`, each once; a checkpoint of the last one in both runs with equal tensors, bit for bit.
 void expect_same_history(const std::filesystem::path& run, const std::filesystem::path& other, std::int64_t last);
-/// The largest relative difference of their losses, over the steps that both have.
-double loss_deviation(const std::vector<nlohmann::json>& got, const std::vector<nlohmann::json>& want);
-
 /// One step's routing, in the order of the global batch, whichever rank computed it: T = batch_sequences *
 /// sequence_length.
 struct Routing {
@@ -48,13 +45,14 @@ struct TrainingRun {
   std::vector<StepMetrics> steps;
   std::vector<Routing> routing;  ///< a step each, if asked for
   Draws draws;                   ///< (step, layer, sequence, document) -> pool size
-  NamedValues gradients;         ///< of the last step
+  NamedValues gradients;         ///< of the last step, summed over ranks
   NamedValues weights;           ///< at the end
   std::vector<float> bias;       ///< selection bias at the end
 };
 
 struct RunOptions {
   int ranks = 1;
+  int ranks_per_node = 0;  ///< simulated nodes; 0: one
   std::int64_t steps = 1;
   std::int64_t first_step = 1;
   bool record_routing = false;         ///< only where a rank's share is one micro-batch
@@ -64,22 +62,5 @@ struct RunOptions {
 
 /// TrainingStep on the sequences of a Loader, as `emox train` does it. Every rank must end with the same numbers.
 TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options);
-
-/// The largest |a - b| over the tensor's largest |b|, of all tensors; the worst one's name.
-struct Deviation {
-  double largest = 0;
-  std::string name;
-};
-Deviation tensor_deviation(const NamedValues& got, const NamedValues& want);
-double relative(double got, double want);
-
-/// Design 4.6 for a series of steps: losses within 1e-5, or beyond it, up to 1e-4, only after a choice that differs and
-/// whose gap was below 1e-5. Returns a text for people; `ok` says whether the rule is kept.
-struct SeriesAgreement {
-  bool ok = true;
-  double largest = 0;  ///< relative difference of losses
-  std::string text;
-};
-SeriesAgreement series_agreement(const TrainingRun& got, const TrainingRun& want);
 
 }  // namespace emox::test

@@ -1,0 +1,35 @@
+#include "launch/train/sharding.h"
+
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+Communicator& checked(Communicator& world, const ModelConfig& model, const ParallelConfig& parallel) {
+  check_expert_parallel(world.size(), parallel.expert_parallel, model.is_moe() ? model.routed_experts() : 0);
+  return world;
+}
+
+}  // namespace
+
+ExpertPlacement make_placement(const ModelConfig& model, const ParallelConfig& parallel) {
+  const std::int64_t layers = model.layers, experts = model.routed_experts();
+  const auto ranks = static_cast<int>(parallel.expert_parallel);
+  switch (parallel.placement) {
+    case PlacementKind::Random:
+      return ExpertPlacement::random(layers, experts, ranks, static_cast<std::uint64_t>(parallel.placement_seed));
+    case PlacementKind::File:
+      return ExpertPlacement::from_file(parallel.placement_file, layers, experts, ranks);
+    case PlacementKind::Block:
+      break;
+  }
+  return ExpertPlacement::block(layers, experts, ranks);
+}
+
+Sharding::Sharding(Communicator& world, const ModelConfig& model, const ParallelConfig& parallel)
+    : mesh_(checked(world, model, parallel), parallel.expert_parallel) {
+  if (model.is_moe())
+    experts_ = std::make_unique<ExpertParallel>(mesh_.expert(), make_placement(model, parallel), parallel.dispatch);
+}
+
+}  // namespace emox

@@ -1,0 +1,28 @@
+// What [parallel] of a recipe makes of the ranks: the mesh, and where the experts are.
+#pragma once
+
+#include <memory>
+
+#include "launch/config/recipe.h"
+#include "parallel/expert/expert_parallel.h"
+#include "parallel/mesh/process_mesh.h"
+
+namespace emox {
+
+ExpertPlacement make_placement(const ModelConfig& model, const ParallelConfig& parallel);
+
+class Sharding {
+ public:
+  /// Collective. UsageError when the mesh or the placement does not fit the ranks or the model.
+  Sharding(Communicator& world, const ModelConfig& model, const ParallelConfig& parallel);
+
+  ProcessMesh& mesh() { return mesh_; }
+  /// Null for a dense model.
+  ExpertParallel* experts() { return experts_.get(); }
+
+ private:
+  ProcessMesh mesh_;
+  std::unique_ptr<ExpertParallel> experts_;
+};
+
+}  // namespace emox

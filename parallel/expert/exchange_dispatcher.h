@@ -1,0 +1,28 @@
+// Dispatch to experts on other ranks: in one hop (flat), or by way of the nodes (two-level).
+//
+// Two-level sends a row once to each destination node, to the rank there with the sender's place in its own node, which
+// passes it on to the ranks of the node; on the way back the node's rows are added up before they leave it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "parallel/comm/communicator.h"
+#include "parallel/expert/exchange_staging.h"
+#include "parallel/expert/placement.h"
+#include "parallel/expert/token_dispatcher.h"
+
+namespace emox {
+
+/// `expert_group`: the ranks that together hold all experts, in the placement's order; `layer`: the placement's row.
+/// `staging` and `counters` may be shared by all layers. Everything referred to must outlive the dispatcher.
+std::unique_ptr<TokenDispatcher> make_exchange_dispatcher(DispatchKind kind, Communicator& expert_group,
+                                                          const ExpertPlacement& placement, std::int64_t layer,
+                                                          std::int64_t routed_top_k, ExchangeStaging& staging,
+                                                          DispatchCounters& counters);
+
+/// The rank that passes rows on to each expert's node when `self` sends them: [experts]. nodes[ranks].
+std::vector<std::int32_t> gateways(std::span<const std::int32_t> rank_of_expert, const std::vector<int>& nodes,
+                                   int self);
+
+}  // namespace emox

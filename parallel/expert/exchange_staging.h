@@ -1,0 +1,25 @@
+// Buffers for one transfer at a time, shared by all layers of a model.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/core/arena.h"
+#include "runtime/core/context.h"
+
+namespace emox {
+
+struct ExchangeStaging {
+  GrowingTensor* send = nullptr;       ///< f32 [rows, width] what leaves
+  GrowingTensor* arrive[2] = {};       ///< f32 [rows, width] what is here after a hop, or after its way back
+  GrowingTensor* pick_send = nullptr;  ///< f32 [picks] gates or their gradients
+  GrowingTensor* pick_arrive[2] = {};
+
+  /// For micro-batches of at most `tokens` tokens. Again for a larger one.
+  void reserve(Arena& arena, std::int64_t tokens, std::int64_t top_k, std::int64_t width, int ranks, int hops);
+};
+
+/// Makes `tensor` hold `rows` rows; what grew, to what, and by how much memory goes to the log. Growth changes no
+/// result: it happens before anything is written.
+void ensure_rows(Context& ctx, GrowingTensor* tensor, std::int64_t rows, const char* what);
+
+}  // namespace emox

@@ -1,0 +1,50 @@
+// The experts of a model as one rank sees them: who holds which, and how rows get there.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "parallel/comm/communicator.h"
+#include "parallel/expert/exchange_staging.h"
+#include "parallel/expert/placement.h"
+#include "parallel/expert/token_dispatcher.h"
+
+namespace emox {
+
+class ExpertParallel {
+ public:
+  /// All experts on this rank.
+  ExpertParallel(std::int64_t layers, std::int64_t routed_experts);
+  /// Sharded over `group`, which must outlive this object. With one rank, or DispatchKind::Local, which needs one rank
+  /// (UsageError), nothing is exchanged.
+  ExpertParallel(Communicator& group, ExpertPlacement placement, DispatchKind kind);
+  ExpertParallel(const ExpertParallel&) = delete;
+  ExpertParallel& operator=(const ExpertParallel&) = delete;
+
+  const ExpertPlacement& placement() const { return placement_; }
+  int rank() const { return group_ == nullptr ? 0 : group_->rank(); }
+  bool exchanges() const { return kind_ != DispatchKind::Local; }
+  std::unique_ptr<TokenDispatcher> make_dispatcher(std::int64_t layer, std::int64_t routed_top_k);
+  /// Memory that all layers' transfers share; once, for the largest micro-batch.
+  void reserve(Arena& arena, std::int64_t tokens, std::int64_t routed_top_k, std::int64_t width);
+  /// Called with every layer's decisions before they are planned: ids i32 [T,k]. Empty: nobody looks.
+  using Observer = std::function<void(Context&, std::int64_t layer, TensorView ids, const DocumentPools&)>;
+  void observe(Observer observer) { observer_ = std::move(observer); }
+  void decided(Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools& pools) const {
+    if (observer_) observer_(ctx, layer, ids, pools);
+  }
+  /// Summed since the last clear().
+  DispatchCounters& counters() { return counters_; }
+
+ private:
+  Communicator* group_ = nullptr;
+  ExpertPlacement placement_;
+  DispatchKind kind_ = DispatchKind::Local;
+  ExchangeStaging staging_;
+  DispatchCounters counters_;
+  Observer observer_;
+};
+
+}  // namespace emox

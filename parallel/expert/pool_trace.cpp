@@ -1,0 +1,157 @@
+#include "parallel/expert/pool_trace.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "runtime/core/error.h"
+#include "runtime/ops/basic.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+
+static_assert(std::endian::native == std::endian::little, "the file is little-endian");
+
+constexpr char kMagic[8] = {'E', 'M', 'O', 'X', 'P', 'O', 'O', 'L'};
+constexpr std::uint32_t kVersion = 1;
+
+void append(std::string& bytes, std::uint32_t value) {
+  char raw[sizeof value];
+  std::memcpy(raw, &value, sizeof value);
+  bytes.append(raw, sizeof value);
+}
+
+std::size_t pick_bytes(std::uint32_t experts) { return experts <= 256 ? 1 : 2; }
+
+}  // namespace
+
+fs::path pool_trace_path(const fs::path& name, int rank, int ranks) {
+  return ranks == 1 ? name : fs::path(fmt::format("{}.{:05d}-of-{:05d}", name.string(), rank, ranks));
+}
+
+std::vector<fs::path> pool_trace_files(const fs::path& name) {
+  if (fs::is_regular_file(name)) return {name};
+  std::vector<fs::path> parts;
+  const fs::path folder = name.has_parent_path() ? name.parent_path() : fs::path(".");
+  const std::string prefix = name.filename().string() + ".";
+  if (fs::is_directory(folder))
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (const std::string f = entry.path().filename().string();
+          f.starts_with(prefix) && f.find("-of-") != std::string::npos)
+        parts.push_back(entry.path());
+  std::sort(parts.begin(), parts.end());
+  require<UsageError>(!parts.empty(), "{} is no recording of pools: neither it nor {}00000-of-... exists",
+                      name.string(), prefix);
+  const auto ranks = static_cast<int>(parts.size());
+  for (int r = 0; r < ranks; ++r)
+    require<UsageError>(parts[static_cast<std::size_t>(r)] == pool_trace_path(name, r, ranks),
+                        "the recording {} has {} parts, but not {}", name.string(), ranks,
+                        pool_trace_path(name, r, ranks).string());
+  return parts;
+}
+
+PoolTraceWriter::PoolTraceWriter(const fs::path& file, const PoolTraceHeader& header)
+    : path_(file), out_(file, std::ios::binary | std::ios::trunc), header_(header) {
+  bytes_.assign(kMagic, sizeof kMagic);
+  for (const std::uint32_t v : {kVersion, header.experts, header.top_k, header.layers}) append(bytes_, v);
+  out_.write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
+  out_.flush();
+  require<UsageError>(out_.good(), "--record-pools {} cannot be written", file.string());
+}
+
+void PoolTraceWriter::write(Context& ctx, std::int64_t step, std::int64_t layer, TensorView ids,
+                            const DocumentPools& pools) {
+  const auto segments = ops::to_host<std::int32_t>(ctx, pools.segments);
+  const auto picks = ops::to_host<std::int32_t>(ctx, ids);
+  const std::size_t docs = segments.size() - 1, experts = header_.experts;
+  std::vector<std::uint8_t> mask(docs * experts, 1);
+  if (!pools.pool.null() && docs > 0) ops::copy_to_host(ctx, mask.data(), pools.pool);
+  bytes_.clear();
+  append(bytes_, static_cast<std::uint32_t>(step));
+  append(bytes_, static_cast<std::uint32_t>(layer));
+  append(bytes_, static_cast<std::uint32_t>(docs));
+  append(bytes_, static_cast<std::uint32_t>(ids.dim(0)));
+  for (std::size_t d = 0; d < docs; ++d) append(bytes_, static_cast<std::uint32_t>(segments[d + 1] - segments[d]));
+  for (std::size_t d = 0; d < docs; ++d)
+    for (std::size_t first = 0; first < experts; first += 8) {
+      unsigned bits = 0;
+      for (std::size_t e = first; e < std::min(first + 8, experts); ++e)
+        bits |= (mask[d * experts + e] != 0 ? 1U : 0U) << (e - first);
+      bytes_.push_back(static_cast<char>(bits));
+    }
+  for (const std::int32_t id : picks) {
+    bytes_.push_back(static_cast<char>(id & 0xFF));
+    if (pick_bytes(header_.experts) == 2) bytes_.push_back(static_cast<char>(id >> 8));
+  }
+  out_.write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
+  require<IoError>(out_.good(), "{} cannot be written: is the disk full?", path_.string());
+}
+
+void PoolTraceWriter::flush() {
+  out_.flush();
+  require<IoError>(out_.good(), "{} cannot be written: is the disk full?", path_.string());
+}
+
+PoolTraceReader::PoolTraceReader(const fs::path& file) : path_(file), in_(file, std::ios::binary) {
+  require<UsageError>(in_.good(), "{} cannot be read", file.string());
+  left_ = fs::file_size(file);
+  char magic[sizeof kMagic] = {};
+  std::uint32_t values[4] = {};
+  const bool whole = read(magic, sizeof magic) && read(values, sizeof values);
+  require<UsageError>(whole && std::equal(std::begin(magic), std::end(magic), std::begin(kMagic)),
+                      "{} is not a recording of pools", file.string());
+  require<UsageError>(values[0] == kVersion, "{} is of version {}, this emox reads version {}", file.string(),
+                      values[0], kVersion);
+  header_ = {values[1], values[2], values[3]};
+  require<UsageError>(header_.experts >= 1 && header_.experts <= 65536 && header_.top_k >= 1 &&
+                          header_.top_k <= header_.experts && header_.layers >= 1,
+                      "{} is damaged: {} experts, {} picks a token, {} layers", file.string(), header_.experts,
+                      header_.top_k, header_.layers);
+}
+
+bool PoolTraceReader::read(void* to, std::size_t bytes) {
+  if (bytes > left_) return false;  // before anything is allocated for it
+  in_.read(static_cast<char*>(to), static_cast<std::streamsize>(bytes));
+  left_ -= bytes;
+  return in_.good();
+}
+
+std::optional<PoolRecord> PoolTraceReader::next() {
+  std::uint32_t head[4];
+  if (!read(head, sizeof head)) return std::nullopt;
+  const std::uint64_t docs = head[2], tokens = head[3], experts = header_.experts;
+  const std::uint64_t mask_bytes = (experts + 7) / 8, one = pick_bytes(header_.experts);
+  require<UsageError>(head[1] < header_.layers, "{} is damaged: a record of layer {}, there are {}", path_.string(),
+                      head[1], header_.layers);
+  if (docs * (sizeof(std::uint32_t) + mask_bytes) + tokens * header_.top_k * one > left_) return std::nullopt;
+  PoolRecord r{head[0], head[1], {0}, {}, {}};
+  std::vector<std::uint32_t> lengths(docs);
+  std::vector<std::uint8_t> masks(docs * mask_bytes), picks(tokens * header_.top_k * one);
+  if (!read(lengths.data(), docs * sizeof(std::uint32_t)) || !read(masks.data(), masks.size()) ||
+      !read(picks.data(), picks.size()))
+    return std::nullopt;
+  std::uint64_t sum = 0;
+  for (const std::uint32_t n : lengths) {
+    sum += n;
+    require<UsageError>(sum <= tokens, "{} is damaged: documents longer than their micro-batch", path_.string());
+    r.segments.push_back(static_cast<std::int32_t>(sum));
+  }
+  require<UsageError>(sum == tokens, "{} is damaged: documents of {} tokens in a micro-batch of {}", path_.string(),
+                      sum, tokens);
+  for (std::uint64_t d = 0; d < docs; ++d)
+    for (std::uint64_t e = 0; e < experts; ++e)
+      r.pools.push_back(static_cast<std::uint8_t>(masks[d * mask_bytes + e / 8] >> (e % 8) & 1));
+  for (std::uint64_t i = 0; i < tokens * header_.top_k; ++i) {
+    const std::int32_t id = one == 1 ? picks[i] : picks[2 * i] + 256 * picks[2 * i + 1];
+    require<UsageError>(id < static_cast<std::int32_t>(experts), "{} is damaged: a pick of expert {}, there are {}",
+                        path_.string(), id, experts);
+    r.ids.push_back(id);
+  }
+  return r;
+}
+
+}  // namespace emox

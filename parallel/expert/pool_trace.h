@@ -1,0 +1,71 @@
+// Pools and picks of a training run in a compact file, so that placements and larger meshes can be tried on what a real
+// router did (`emox train --record-pools`, `emox bench dispatch --replay`).
+//
+// File, little-endian: "EMOXPOOL", then u32 version 1, experts, top_k, layers (routed experts and picks only). Then a
+// record a micro-batch and layer: u32 step, layer, documents, tokens; u32 length of each document; its pool as bits,
+// (experts + 7) / 8 bytes a document, expert e in bit e % 8 of byte e / 8; the picks of each token, u8 with at most 256
+// experts, else u16. Every rank writes its own file: NAME for one rank, NAME.00001-of-00004 with more.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "parallel/expert/token_dispatcher.h"
+#include "runtime/core/context.h"
+
+namespace emox {
+
+struct PoolTraceHeader {
+  std::uint32_t experts = 0, top_k = 0, layers = 0;
+  friend bool operator==(const PoolTraceHeader&, const PoolTraceHeader&) = default;
+};
+
+struct PoolRecord {
+  std::uint32_t step = 0, layer = 0;
+  std::vector<std::int32_t> segments;  ///< [docs + 1]
+  std::vector<std::uint8_t> pools;     ///< [docs, experts]
+  std::vector<std::int32_t> ids;       ///< [tokens, top_k]
+};
+
+/// The file that a rank writes.
+std::filesystem::path pool_trace_path(const std::filesystem::path& name, int rank, int ranks);
+/// The files of a recording: `name` itself, or all its parts. UsageError when there is none, or when parts are missing.
+std::vector<std::filesystem::path> pool_trace_files(const std::filesystem::path& name);
+
+class PoolTraceWriter {
+ public:
+  /// UsageError when the file cannot be written.
+  PoolTraceWriter(const std::filesystem::path& file, const PoolTraceHeader& header);
+  /// What a layer decided for a micro-batch: ids i32 [T,k]. IoError when the disk is full.
+  void write(Context& ctx, std::int64_t step, std::int64_t layer, TensorView ids, const DocumentPools& pools);
+  /// Whatever was written is in the file. IoError.
+  void flush();
+
+ private:
+  std::filesystem::path path_;
+  std::ofstream out_;
+  PoolTraceHeader header_;
+  std::string bytes_;  // of one record
+};
+
+class PoolTraceReader {
+ public:
+  /// UsageError naming the file when it is no recording.
+  explicit PoolTraceReader(const std::filesystem::path& file);
+  const PoolTraceHeader& header() const { return header_; }
+  /// The next record; nothing at the end. UsageError when the file is damaged; a record cut short by a crash ends it.
+  std::optional<PoolRecord> next();
+
+ private:
+  bool read(void* to, std::size_t bytes);
+  std::filesystem::path path_;
+  std::ifstream in_;
+  std::uintmax_t left_ = 0;
+  PoolTraceHeader header_;
+};
+
+}  // namespace emox
