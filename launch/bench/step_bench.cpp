@@ -137,6 +137,7 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
     step.update(i + 1, 1e-3 * std::min(1.0, (i + 1) / 10.0), m);
     if (i < options.warmup) continue;
     times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    rates.push_back(gemm_rate(ctx, 1));  // between the steps too: the clock of a shared machine drifts
     flops.push_back(step_flops(recipe.model, whole.tokens, whole.attention_segments));
   }
   measure_rate();
