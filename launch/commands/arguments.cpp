@@ -72,4 +72,17 @@ Arguments parse_args(const std::vector<std::string>& args, const ArgumentRules& 
   return parsed;
 }
 
+int whole_number(const char* command, const std::string& option, const std::string& text, int least) {
+  std::size_t used = 0;
+  int value = 0;
+  try {
+    value = std::stoi(text, &used);
+  } catch (const std::exception&) {
+    used = 0;
+  }
+  require<UsageError>(used == text.size() && used > 0 && value >= least,
+                      "{}: {} = '{}' is not a whole number of at least {}", command, option, text, least);
+  return value;
+}
+
 }  // namespace emox

@@ -11,19 +11,6 @@
 namespace emox {
 namespace {
 
-int whole_number(const std::string& option, const std::string& text, int least = 1) {
-  std::size_t used = 0;
-  int value = 0;
-  try {
-    value = std::stoi(text, &used);
-  } catch (const std::exception&) {
-    used = 0;
-  }
-  require<UsageError>(used == text.size() && value >= least,
-                      "emox bench: {} = '{}' is not a whole number of at least {}", option, text, least);
-  return value;
-}
-
 void print_step(const nlohmann::ordered_json& r) {
   fmt::print("{} on {}\n", r["preset"].get<std::string>(), r["processor"].get<std::string>());
   fmt::print("step {:.4f} s (min {:.4f}, max {:.4f}), {:.0f} tokens/s, {} rank(s) x {} thread(s)\n",
@@ -49,7 +36,7 @@ int run_step_bench(const Arguments& a, const std::string& what) {
                       ? load_recipe(a.positional[1], a.overrides)
                       : parse_recipe(to_ini(bench_preset(a.value("--preset", "small"))), "the preset", a.overrides);
   StepBenchOptions options;
-  if (a.has("--steps")) options.steps = whole_number("--steps", a.value("--steps"));
+  if (a.has("--steps")) options.steps = whole_number("emox bench", "--steps", a.value("--steps"), 1);
   return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
     recipe.validate(session.comm().size());
     const auto result = bench_step(session, recipe, options, what == "ops");
@@ -68,14 +55,14 @@ int run_dispatch_bench(const Arguments& a) {
   require<UsageError>(a.positional.size() == 1 && a.overrides.empty() && !a.has("--preset") && !a.has("--steps"),
                       "emox bench dispatch takes no recipe, keys, --preset or --steps: it runs no model");
   const auto number = [&](const char* option, int otherwise) {
-    return a.has(option) ? whole_number(option, a.value(option)) : otherwise;
+    return a.has(option) ? whole_number("emox bench", option, a.value(option), 1) : otherwise;
   };
   const PlannedMesh mesh{number("--expert-parallel", 8), number("--data-parallel", 1), number("--ranks-per-node", 8)};
   nlohmann::ordered_json result;
   if (a.has("--replay")) {
     result = replay_dispatch(
         a.value("--replay"), mesh, a.value("--placement", "block"),
-        static_cast<std::uint64_t>(whole_number("--placement-seed", a.value("--placement-seed", "0"), 0)),
+        static_cast<std::uint64_t>(whole_number("emox bench", "--placement-seed", a.value("--placement-seed", "0"), 0)),
         number("--width", 2048));
   } else {
     require<UsageError>(!a.has("--placement") && !a.has("--placement-seed"),

@@ -25,6 +25,7 @@ int run_eval(const std::vector<std::string>& args);
 int run_corpus(const std::vector<std::string>& args);
 int run_bench(const std::vector<std::string>& args);
 int run_doctor(const std::vector<std::string>& args);
+int run_plan(const std::vector<std::string>& args);
 
 std::string help_overview();
 std::string help_train();
@@ -32,6 +33,7 @@ std::string help_eval();
 std::string help_corpus();
 std::string help_bench();
 std::string help_doctor();
+std::string help_plan();
 
 /// Everything but what main() needs for itself: chooses the command, turns exceptions into messages and exit codes.
 int cli_main(int argc, char** argv);
@@ -65,5 +67,7 @@ struct Arguments {
 /// Splits the arguments; `--name value` and `--name=value` mean the same, `--` ends the options. Throws UsageError with
 /// the nearest name for an unknown option, and for a missing or surplus argument.
 Arguments parse_args(const std::vector<std::string>& args, const ArgumentRules& rules);
+/// A whole number of at least `least`; UsageError naming command and option otherwise.
+int whole_number(const char* command, const std::string& option, const std::string& text, int least);
 
 }  // namespace emox

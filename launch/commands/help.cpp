@@ -44,6 +44,7 @@ std::string help_train() {
          "options:\n"
          "  --print-config   print the resolved recipe and stop\n"
          "  --trace FILE     timeline of all ranks, for chrome://tracing or Perfetto\n"
+         "  --record-pools FILE  pools and picks, for emox bench dispatch --replay\n"
          "  --help SECTION   every key of a section, with default and range:\n"
          "                   run model moe train data parallel checkpoint eval, or all\n"
          "\n"
@@ -101,6 +102,22 @@ std::string help_bench() {
          "OMP_NUM_THREADS chooses the threads of a rank.\n"
          "\n"
          "example: emox bench step --preset=small --json\n";
+}
+
+std::string help_plan() {
+  return "usage: emox plan RECIPE.ini [--nodes N | --ranks N] [--section.key=value]...\n"
+         "\n"
+         "Memory of each rank, from the code that allocates it, for ranks that need not\n"
+         "exist. Receive buffers grow beyond it when the router is very unbalanced.\n"
+         "\n"
+         "options:\n"
+         "  --nodes N            nodes of the job\n"
+         "  --ranks-per-node G   ranks on each (8)\n"
+         "  --ranks N            instead of --nodes (parallel.expert_parallel)\n"
+         "  --json               one JSON object, in bytes\n"
+         "\n"
+         "example: emox plan launch/recipes/emo-1b14b.ini --nodes 2 \\\n"
+         "           --parallel.expert_parallel=8\n";
 }
 
 std::string help_doctor() {

@@ -13,7 +13,7 @@ namespace emox {
 int run_train(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = "emox train",
                                         .flags = {"--print-config"},
-                                        .options = {"--trace"},
+                                        .options = {"--trace", "--record-pools"},
                                         .overrides = true,
                                         .min_positional = 1,
                                         .max_positional = 1,
@@ -24,14 +24,16 @@ int run_train(const std::vector<std::string>& args) {
     std::fputs(to_ini(recipe, true).c_str(), stdout);
     return kDone;
   }
-  const std::string trace = a.value("--trace");
-  require<UsageError>(!a.has("--trace") || !trace.empty(), "emox train: --trace needs a file: write --trace=FILE");
+  for (const char* option : {"--trace", "--record-pools"})
+    require<UsageError>(!a.has(option) || !a.value(option).empty(), "emox train: {} needs a file: write {}=FILE",
+                        option, option);
+  const TrainOptions options{a.value("--trace"), a.value("--record-pools")};
   const StopSignals signals;
   return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
     recipe.validate(session.comm().size());
     std::vector<std::string> command{"emox", "train"};
     command.insert(command.end(), args.begin(), args.end());
-    train(session, recipe, command, trace);
+    train(session, recipe, command, options);
     return static_cast<int>(kDone);
   });
 }

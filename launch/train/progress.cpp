@@ -33,10 +33,16 @@ void Progress::show(std::int64_t step, const StepMetrics& m, double learning_rat
   if (!terminal_ && !due) return;
   first_ = false;
   last_shown_ = now;
-  const std::string line =
-      fmt::format("step {}/{}  loss {:.4f}  ce {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  {:.0f} % of GEMM  left {}",
-                  step, last_step_, m.loss(), m.ce, m.grad_norm, learning_rate, tokens_per_s, 100 * gemm_floor_fraction,
-                  format_duration(static_cast<double>(last_step_ - step) * mean_step_s_));
+  // Only where rows travel: how far, and how unevenly.
+  const DispatchMetrics& d = m.dispatch;
+  const std::string dispatch =
+      d.rows_sent_per_token > 0 ? fmt::format("  {:.2f} ranks/token  {:.1f} MiB sent  load {:.2f}", d.ranks_per_token,
+                                              (d.bytes_intra_node + d.bytes_inter_node) / 1048576, d.rows_max_over_mean)
+                                : "";
+  const std::string line = fmt::format(
+      "step {}/{}  loss {:.4f}  ce {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  {:.0f} % of GEMM{}  left {}", step,
+      last_step_, m.loss(), m.ce, m.grad_norm, learning_rate, tokens_per_s, 100 * gemm_floor_fraction, dispatch,
+      format_duration(static_cast<double>(last_step_ - step) * mean_step_s_));
   std::fprintf(stderr, terminal_ ? "\r\033[K%s" : "%s\n", line.c_str());
   std::fflush(stderr);
   open_ = terminal_;

@@ -1,5 +1,7 @@
 #include "launch/train/sharding.h"
 
+#include <utility>
+
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -27,7 +29,10 @@ ExpertPlacement make_placement(const ModelConfig& model, const ParallelConfig& p
 }
 
 Sharding::Sharding(Communicator& world, const ModelConfig& model, const ParallelConfig& parallel)
-    : mesh_(checked(world, model, parallel), parallel.expert_parallel) {
+    : Sharding(ProcessMesh(checked(world, model, parallel), parallel.expert_parallel), model, parallel) {}
+
+Sharding::Sharding(ProcessMesh mesh, const ModelConfig& model, const ParallelConfig& parallel)
+    : mesh_(std::move(mesh)) {
   if (model.is_moe())
     experts_ = std::make_unique<ExpertParallel>(mesh_.expert(), make_placement(model, parallel), parallel.dispatch);
 }

@@ -15,6 +15,8 @@ class Sharding {
  public:
   /// Collective. UsageError when the mesh or the placement does not fit the ranks or the model.
   Sharding(Communicator& world, const ModelConfig& model, const ParallelConfig& parallel);
+  /// On a mesh that is there already, or only planned.
+  Sharding(ProcessMesh mesh, const ModelConfig& model, const ParallelConfig& parallel);
 
   ProcessMesh& mesh() { return mesh_; }
   /// Null for a dense model.

@@ -21,6 +21,7 @@
 #include "launch/train/training_step.h"
 #include "model/optim/schedule.h"
 #include "model/transformer/flops.h"
+#include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
 
@@ -47,10 +48,10 @@ Schedule schedule_of(const Recipe& r) {
 
 class Trainer {
  public:
-  Trainer(Session& session, const Recipe& recipe, const std::vector<std::string>& command, const std::string& trace)
+  Trainer(Session& session, const Recipe& recipe, const std::vector<std::string>& command, const TrainOptions& options)
       : s_(session),
         recipe_(recipe),
-        trace_(trace),
+        trace_(options.trace),
         directory_(recipe.run.dir),
         loader_(loader_config(recipe)),
         sharding_(session.comm(), recipe.model, recipe.parallel),
@@ -60,6 +61,7 @@ class Trainer {
               static_cast<std::int64_t>(loader_.sources().size())),
         schedule_(schedule_of(recipe)) {
     start(command);
+    if (!options.record_pools.empty()) record_pools(options.record_pools);
   }
 
   void run() {
@@ -98,6 +100,7 @@ class Trainer {
       evaluate_now(done_, true);
     }
     if (!trace_.empty()) finish_trace(s_, trace_);
+    if (pool_trace_ != nullptr) pool_trace_->flush();
   }
 
  private:
@@ -127,6 +130,19 @@ class Trainer {
     read_held_out_documents();
     rate_ = gemm_rate(s_.ctx(), 3);
     announce();
+  }
+
+  void record_pools(const std::string& name) {
+    require<UsageError>(model_.experts() != nullptr, "--record-pools: a dense model has no pools");
+    const ModelConfig& m = recipe_.model;
+    pool_trace_ = std::make_unique<PoolTraceWriter>(
+        pool_trace_path(name, s_.comm().rank(), s_.comm().size()),
+        PoolTraceHeader{static_cast<std::uint32_t>(m.routed_experts()), static_cast<std::uint32_t>(m.routed_top_k()),
+                        static_cast<std::uint32_t>(m.layers)});
+    model_.experts()->observe([this](Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools& pools) {
+      // Neither evaluations nor a forward pass that is only repeated.
+      if (step_.routing_is_new()) pool_trace_->write(ctx, done_ + 1, layer, ids, pools);
+    });
   }
 
   // Before the first step, so that a damaged file is found now and not after hours.
@@ -275,15 +291,17 @@ class Trainer {
   Schedule schedule_;
   HeldOutSet held_out_;
   std::unique_ptr<MetricsSink> metrics_, evaluations_;
+  std::unique_ptr<PoolTraceWriter> pool_trace_;
   std::int64_t done_ = 0;
   double rate_ = 1;
 };
 
 }  // namespace
 
-void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command, const std::string& trace) {
-  if (!trace.empty()) on_root(session, [&] { check_trace_path(trace); });
-  Trainer trainer(session, recipe, command, trace);
+void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
+           const TrainOptions& options) {
+  if (!options.trace.empty()) on_root(session, [&] { check_trace_path(options.trace); });
+  Trainer trainer(session, recipe, command, options);
   trainer.run();
 }
 

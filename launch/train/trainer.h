@@ -9,10 +9,16 @@
 
 namespace emox {
 
+/// What a run leaves besides its directory; empty: nothing.
+struct TrainOptions {
+  std::string trace;         ///< file of the timeline (trace.h)
+  std::string record_pools;  ///< file of the pools and picks of all layers (pool_trace.h)
+};
+
 /// Starts or resumes the run of recipe.run.dir on the session's ranks. Returns when the last step is done, when
-/// run.stop_after_step is reached, or one step after a stop signal; the state is saved in all three cases. `trace`: the
-/// file of the run's timeline (trace.h), empty for none; UsageError before anything else if it cannot be written.
+/// run.stop_after_step is reached, or one step after a stop signal; the state is saved in all three cases. UsageError
+/// before anything else if a file of the options cannot be written.
 void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
-           const std::string& trace = "");
+           const TrainOptions& options = {});
 
 }  // namespace emox

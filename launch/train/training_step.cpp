@@ -105,8 +105,10 @@ void TrainingStep::forward(std::size_t m, std::int64_t step, bool count) {
   batch_of(m).upload(ctx_, micro_host_[m]);
   const PoolPlan pools{config_.pool == PoolMode::Off ? nullptr : pools_, label_pools_.empty() ? nullptr : &label_pools_,
                        step};
+  routing_is_new_ = count;
   model_.forward(ctx_, slot(m), batch_of(m), micro_host_[m].documents, pools,
                  count && config_.is_moe() ? &statistics_ : nullptr);
+  routing_is_new_ = false;
 }
 
 void TrainingStep::head(std::size_t m, Sums& sums) {

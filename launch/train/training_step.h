@@ -59,6 +59,8 @@ class TrainingStep {
   void update(std::int64_t step, double learning_rate, const StepMetrics& metrics);
 
   bool recomputes_forward() const { return recompute_; }
+  /// True while a micro-batch of a step is routed for the first time.
+  bool routing_is_new() const { return routing_is_new_; }
   /// Activations and scratch, as reserved.
   std::size_t activation_bytes() const { return activation_bytes_; }
   Optimizer& optimizer() { return optimizer_; }
@@ -101,6 +103,7 @@ class TrainingStep {
   const std::int64_t batch_;
   std::int64_t micro_ = 1, micro_batches_ = 1;
   bool recompute_ = false;
+  bool routing_is_new_ = false;
   double divisor_ = 1;
 
   std::size_t activation_bytes_ = 0;

@@ -36,7 +36,7 @@ LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool train
 
   rope_cos_ = Tensor(ctx.device, DType::F32, {config.sequence_length, config.head_dim() / 2});
   rope_sin_ = Tensor(ctx.device, DType::F32, {config.sequence_length, config.head_dim() / 2});
-  ops::rope_tables(ctx, rope_cos_, rope_sin_, config.rope_theta);
+  if (!rope_cos_.view().null()) ops::rope_tables(ctx, rope_cos_, rope_sin_, config.rope_theta);
   if (config.is_moe() && config.balance == BalanceMode::Bias)
     selection_bias_ = Tensor(ctx.device, DType::F32, {config.layers, config.routed_experts()});
 }

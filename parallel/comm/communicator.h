@@ -90,5 +90,8 @@ class Communicator {
 
 /// One rank.
 std::unique_ptr<Communicator> make_self_communicator();
+/// A rank of a job that does not run, to plan for it: knows its place, and every collective is a CommError. `nodes`: of
+/// all its ranks.
+std::unique_ptr<Communicator> make_planned_communicator(int rank, std::vector<int> nodes);
 
 }  // namespace emox

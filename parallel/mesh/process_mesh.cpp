@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "runtime/core/error.h"
 
@@ -51,24 +52,50 @@ void check_expert_parallel(std::int64_t ranks, std::int64_t expert_parallel, std
       expert_parallel, ranks, expert_parallel, why, ranks, nearest_sizes(ranks, expert_parallel, most), more_ranks);
 }
 
-ProcessMesh::ProcessMesh(Communicator& world, std::int64_t expert_parallel)
-    : world_(world), positions_(static_cast<std::size_t>(world.size())) {
-  // How many experts there are is the model's to check.
-  check_expert_parallel(world.size(), expert_parallel, std::max<std::int64_t>(world.size(), expert_parallel));
-  expert_parallel_ = static_cast<int>(expert_parallel);
-  std::vector<int> ranks(positions_.size());
-  std::iota(ranks.begin(), ranks.end(), 0);
-  std::stable_sort(ranks.begin(), ranks.end(), [&nodes = world.nodes()](int a, int b) {
-    return nodes[static_cast<std::size_t>(a)] < nodes[static_cast<std::size_t>(b)];
-  });
-  for (int p = 0; p < world.size(); ++p) positions_[static_cast<std::size_t>(ranks[static_cast<std::size_t>(p)])] = p;
+ProcessMesh::ProcessMesh(Communicator& world, std::int64_t expert_parallel) : world_(&world) {
+  place_ranks(expert_parallel);
   expert_ = group(expert_parallel_, replica_index(), expert_index(), own_expert_);
   replicas_ = group(data_parallel(), expert_index(), replica_index(), own_replicas_);
 }
 
+ProcessMesh::ProcessMesh(std::unique_ptr<Communicator> world, std::int64_t expert_parallel)
+    : world_(world.get()), own_world_(std::move(world)) {
+  place_ranks(expert_parallel);
+  std::vector<int> expert_nodes(static_cast<std::size_t>(expert_parallel_)),
+      replica_nodes(static_cast<std::size_t>(data_parallel()));
+  for (int r = 0; r < world_->size(); ++r) {
+    const int node = world_->nodes()[static_cast<std::size_t>(r)];
+    if (replica_index_of(r) == replica_index()) expert_nodes[static_cast<std::size_t>(expert_index_of(r))] = node;
+    if (expert_index_of(r) == expert_index()) replica_nodes[static_cast<std::size_t>(replica_index_of(r))] = node;
+  }
+  own_expert_ = make_planned_communicator(expert_index(), expert_nodes);
+  own_replicas_ = make_planned_communicator(replica_index(), replica_nodes);
+  expert_ = own_expert_.get();
+  replicas_ = own_replicas_.get();
+}
+
+ProcessMesh ProcessMesh::planned(int ranks, std::int64_t expert_parallel, int ranks_per_node, int rank) {
+  std::vector<int> nodes;
+  for (int r = 0; r < ranks; ++r) nodes.push_back(r / ranks_per_node);
+  return {make_planned_communicator(rank, nodes), expert_parallel};
+}
+
+void ProcessMesh::place_ranks(std::int64_t expert_parallel) {
+  // How many experts there are is the model's to check.
+  check_expert_parallel(world_->size(), expert_parallel, std::max<std::int64_t>(world_->size(), expert_parallel));
+  expert_parallel_ = static_cast<int>(expert_parallel);
+  positions_.resize(static_cast<std::size_t>(world_->size()));
+  std::vector<int> ranks(positions_.size());
+  std::iota(ranks.begin(), ranks.end(), 0);
+  std::stable_sort(ranks.begin(), ranks.end(), [&nodes = world_->nodes()](int a, int b) {
+    return nodes[static_cast<std::size_t>(a)] < nodes[static_cast<std::size_t>(b)];
+  });
+  for (int p = 0; p < world_->size(); ++p) positions_[static_cast<std::size_t>(ranks[static_cast<std::size_t>(p)])] = p;
+}
+
 Communicator* ProcessMesh::group(int ranks, int color, int key, std::unique_ptr<Communicator>& own) const {
-  if (ranks == world_.size() && std::is_sorted(positions_.begin(), positions_.end())) return &world_;
-  own = ranks == 1 ? make_self_communicator() : world_.split(color, key);
+  if (ranks == world_->size() && std::is_sorted(positions_.begin(), positions_.end())) return world_;
+  own = ranks == 1 ? make_self_communicator() : world_->split(color, key);
   return own.get();
 }
 

@@ -15,17 +15,20 @@ class ProcessMesh {
   /// Ranks are ordered by (node, rank), so that an expert group fills a node before it spreads; position p has replica
   /// p / expert_parallel and expert coordinate p % expert_parallel.
   ProcessMesh(Communicator& world, std::int64_t expert_parallel);
+  /// The mesh of `ranks` that do not run, `ranks_per_node` on each node, as `rank` would see it: for plans. UsageError
+  /// as above.
+  static ProcessMesh planned(int ranks, std::int64_t expert_parallel, int ranks_per_node, int rank);
 
-  Communicator& world() const { return world_; }
+  Communicator& world() const { return *world_; }
   /// The ranks of this rank's replica, which together hold all experts, ordered by expert coordinate.
   Communicator& expert() const { return *expert_; }
   /// The ranks that hold the same experts as this rank, ordered by replica.
   Communicator& replicas() const { return *replicas_; }
 
   int expert_parallel() const { return expert_parallel_; }
-  int data_parallel() const { return world_.size() / expert_parallel_; }
-  int expert_index() const { return expert_index_of(world_.rank()); }
-  int replica_index() const { return replica_index_of(world_.rank()); }
+  int data_parallel() const { return world_->size() / expert_parallel_; }
+  int expert_index() const { return expert_index_of(world_->rank()); }
+  int replica_index() const { return replica_index_of(world_->rank()); }
   int expert_index_of(int world_rank) const { return position_of(world_rank) % expert_parallel_; }
   int replica_index_of(int world_rank) const { return position_of(world_rank) / expert_parallel_; }
 
@@ -34,11 +37,13 @@ class ProcessMesh {
   /// A group that is the world in the world's order is the world itself, one of a single rank needs no transport: so
   /// one rank costs nothing. `own` holds what is made.
   Communicator* group(int ranks, int color, int key, std::unique_ptr<Communicator>& own) const;
+  ProcessMesh(std::unique_ptr<Communicator> world, std::int64_t expert_parallel);
+  void place_ranks(std::int64_t expert_parallel);
 
-  Communicator& world_;
-  int expert_parallel_;
+  Communicator* world_;
+  int expert_parallel_ = 1;
   std::vector<int> positions_;  // by world rank
-  std::unique_ptr<Communicator> own_expert_, own_replicas_;
+  std::unique_ptr<Communicator> own_world_, own_expert_, own_replicas_;
   Communicator* expert_;
   Communicator* replicas_;
 };

@@ -14,6 +14,7 @@ namespace {
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 std::atomic<std::int64_t> g_allocated{0};
 std::atomic<std::int64_t> g_peak{0};
+thread_local MemoryMeasurement* t_measurement = nullptr;
 
 void count(std::int64_t bytes) {
   const std::int64_t now = g_allocated.fetch_add(bytes) + bytes;
@@ -23,11 +24,18 @@ void count(std::int64_t bytes) {
 }
 }  // namespace
 
+MemoryMeasurement::MemoryMeasurement() : outer_(t_measurement) { t_measurement = this; }
+MemoryMeasurement::~MemoryMeasurement() { t_measurement = outer_; }
+
 MemoryStats memory_stats() { return {g_allocated.load(), g_peak.load()}; }
 void reset_memory_peak() { g_peak.store(g_allocated.load()); }
 
 Buffer::Buffer(Device device, std::size_t bytes) : bytes_(bytes), device_(device) {
   if (bytes == 0) return;
+  if (t_measurement != nullptr) {
+    t_measurement->bytes_ += static_cast<std::int64_t>(bytes);
+    return;
+  }
   require(device.type == DeviceType::Cpu, "cannot allocate {} bytes on a CUDA device: this emox was built without CUDA",
           bytes);
   const bool huge = bytes >= kHugePage;

@@ -22,6 +22,23 @@ MemoryStats memory_stats();
 /// Starts a new peak from what is allocated now.
 void reset_memory_peak();
 
+/// While it lives, Buffers made on this thread take no memory: they are counted here, and their data() is null. So the
+/// code that allocates can be asked what it would take, for a model and ranks that this machine could not hold.
+class MemoryMeasurement {
+ public:
+  MemoryMeasurement();
+  ~MemoryMeasurement();
+  MemoryMeasurement(const MemoryMeasurement&) = delete;
+  MemoryMeasurement& operator=(const MemoryMeasurement&) = delete;
+  /// Of all Buffers made so far, even those that are gone.
+  std::int64_t bytes() const { return bytes_; }
+
+ private:
+  friend class Buffer;
+  MemoryMeasurement* outer_;
+  std::int64_t bytes_ = 0;
+};
+
 /// Owns device memory, zeroed, aligned to 64 bytes (2 MiB, on huge pages where the kernel grants them, when large).
 class Buffer {
  public:

@@ -127,7 +127,7 @@ TEST_F(TrainTrace, ARunShowsItsPhasesOnEveryRank) {
   testing::internal::CaptureStderr();
   test::run_ranks(2, [&](Communicator& comm) {
     Session session(comm.split(0, comm.rank()), 1);
-    train(session, r, {"test"}, file().string());
+    train(session, r, {"test"}, {.trace = file().string(), .record_pools = ""});
   });
   const std::string log = testing::internal::GetCapturedStderr();
   EXPECT_EQ(log.find("found no room"), std::string::npos) << log;

@@ -1,0 +1,50 @@
+#include <fmt/format.h>
+
+#include "launch/commands/command.h"
+#include "launch/config/recipe_file.h"
+#include "launch/plan/memory.h"
+#include "launch/train/session.h"
+#include "runtime/core/error.h"
+#include "runtime/telemetry/metrics.h"
+
+namespace emox {
+
+int run_plan(const std::vector<std::string>& args) {
+  const Arguments a = parse_args(args, {.command = "emox plan",
+                                        .flags = {"--json"},
+                                        .options = {"--ranks", "--nodes", "--ranks-per-node"},
+                                        .overrides = true,
+                                        .min_positional = 1,
+                                        .max_positional = 1,
+                                        .positional = "RECIPE.ini"});
+  const Recipe recipe = load_recipe(a.positional[0], a.overrides);
+  const auto number = [&](const char* option, int otherwise) {
+    return a.has(option) ? whole_number("emox plan", option, a.value(option), 1) : otherwise;
+  };
+  require<UsageError>(!a.has("--ranks") || !a.has("--nodes"), "emox plan: give --ranks or --nodes, not both");
+  const int per_node = number("--ranks-per-node", 8);
+  const int ranks = a.has("--nodes") ? number("--nodes", 1) * per_node
+                                     : number("--ranks", static_cast<int>(recipe.parallel.expert_parallel));
+  const int threads = recipe.train.threads > 0 ? static_cast<int>(recipe.train.threads) : default_threads(per_node);
+  const auto plan = plan_memory(recipe, ranks, per_node, threads);
+  if (a.has("--json")) {
+    fmt::print("{}\n", to_line(plan));
+    return kDone;
+  }
+  fmt::print("{} on {} ranks: experts over {}, {} replica(s)\n", recipe.run.name, ranks,
+             plan["expert_parallel"].get<int>(), plan["data_parallel"].get<int>());
+  fmt::print("{:<32}{:>12}{:>12}\n", "memory of a rank, MiB", "least", "most");
+  const auto line = [&](const char* text, const char* key) {
+    fmt::print("{:<32}{:>12.1f}{:>12.1f}\n", text, plan["least"][key].get<double>() / 1048576,
+               plan["most"][key].get<double>() / 1048576);
+  };
+  line("weights and gradients", "weights_and_gradients");
+  line("  routed experts' weights", "expert_weights");
+  line("optimizer", "optimizer");
+  line("activations", "activations");
+  line("all, before the first step", "total");
+  if (plan["forward_twice"].get<bool>()) fmt::print("The forward pass runs twice (train.micro_batch_memory).\n");
+  return kDone;
+}
+
+}  // namespace emox
