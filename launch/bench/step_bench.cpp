@@ -147,6 +147,18 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
   nlohmann::ordered_json phases;
   for (const char* name : {"forward", "backward", "dispatch", "combine", "optimizer", "reduce"})
     phases[name] = session.telemetry().seconds(std::string("phase.") + name) / options.steps;
+  // Seconds of the parts of a layer, and what the MoE layers spend on anything but experts: router, pools, plans, the
+  // permutation of rows and their way back.
+  nlohmann::ordered_json layers = nlohmann::ordered_json::object();
+  double routing = 0, experts = 0;
+  for (const auto& [name, total] : session.telemetry().totals()) {
+    const double seconds = total.seconds / options.steps;
+    if (name.starts_with("layer.")) layers[name.substr(6)] = seconds;
+    if (name == "layer.router" || name == "layer.router_backward" || name == "phase.dispatch" ||
+        name == "phase.combine")
+      routing += seconds;
+    if (name.find("expert") != std::string::npos) experts += seconds;
+  }
   nlohmann::ordered_json out = {{"step_s", step_s},
                                 {"step_min_s", *std::min_element(times.begin(), times.end())},
                                 {"step_max_s", *std::max_element(times.begin(), times.end())},
@@ -158,6 +170,8 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
                                 {"threads", ctx.threads},
                                 {"ranks", session.comm().size()},
                                 {"phase_s", phases},
+                                {"layer_s", layers},
+                                {"routing_share", experts > 0 ? routing / (routing + experts) : 0.0},
                                 {"gemm_gflops", rate / 1e9},
                                 {"steps", options.steps},
                                 {"preset", recipe.run.name},

@@ -18,6 +18,9 @@ void print_step(const nlohmann::ordered_json& r) {
              r["tokens_per_s"].get<double>(), r["ranks"].get<int>(), r["threads"].get<int>());
   fmt::print("GEMM floor {:.4f} s at {:.0f} GFLOP/s: ratio {:.3f}\n", r["gemm_floor_s"].get<double>(),
              r["gemm_gflops"].get<double>(), r["ratio"].get<double>());
+  if (r["routing_share"].get<double>() > 0)
+    fmt::print("MoE layers: {:.1f} % for router, pools, plan and moving rows, the rest for experts\n",
+               100 * r["routing_share"].get<double>());
   if (!r.contains("ops")) return;
   fmt::print("{:<24} {:>6} {:>10} {:>7}  of limit\n", "op", "calls", "ms", "share");
   for (const auto& op : r["ops"])

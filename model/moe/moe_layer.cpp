@@ -8,6 +8,7 @@
 #include "runtime/ops/basic.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/matmul.h"
+#include "runtime/telemetry/log.h"
 #include "runtime/telemetry/spans.h"
 
 namespace emox {
@@ -68,12 +69,19 @@ MoeLayer::Scratch MoeLayer::reserve_scratch(Arena& arena, std::int64_t tokens) c
           arena.growing(DType::F32, {rows})};
 }
 
-// How many rows arrive is known now; before anything is written, so that growing loses nothing.
+// How many rows arrive is known now; before anything is written, so that growing loses nothing and changes no result.
 void MoeLayer::make_room(Context& ctx, const Saved& saved, const Scratch& scratch) const {
-  const std::int64_t rows = saved.handle->rows;
-  for (GrowingTensor* t : {saved.rows, saved.row_gates, saved.hidden}) ensure_rows(ctx, t, rows, "the expert buffer");
-  for (GrowingTensor* t : {scratch.activation, scratch.row_out, scratch.drow_gates})
-    ensure_rows(ctx, t, rows, "the expert scratch");
+  const std::int64_t rows = saved.handle->rows, before = saved.rows->capacity();
+  std::size_t grown = saved.handle->grown;
+  for (GrowingTensor* t :
+       {saved.rows, saved.row_gates, saved.hidden, scratch.activation, scratch.row_out, scratch.drow_gates})
+    grown += t->ensure(rows);
+  if (grown == 0 || ctx.log == nullptr) return;
+  constexpr double kMib = 1048576;
+  ctx.log->info(
+      "layer {}: {} rows have arrived for the experts of this rank, there was room for {}: receive buffers grew by "
+      "{:.1f} MiB, tensors take {:.0f} MiB now",
+      layer_, rows, before, static_cast<double>(grown) / kMib, static_cast<double>(memory_stats().allocated) / kMib);
 }
 
 ops::TopkResult MoeLayer::cut(const Saved& s, std::int64_t t) const {

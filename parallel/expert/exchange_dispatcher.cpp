@@ -90,12 +90,14 @@ class ExchangeDispatcher final : public TokenDispatcher {
       counters_[DispatchCounters::Rows] += static_cast<double>(h.hops[i].sent_away);
       if (i == 0) check_reach(ctx, h.hops[0], pools);
     }
+    h.grown = 0;
+    for (const HopPlan& hop : h.hops) h.grown += hop.grown;
     plan_experts(order_, rows_, arrived_from_, comm_.rank(), local_expert_, local_experts_, held_fan_);
     h.rows = rows_.picks();
     counters_[DispatchCounters::ReceivedRows] += static_cast<double>(h.rows);
-    ensure_rows(ctx, h.expert_row, h.rows, "a dispatch plan");
-    ensure_rows(ctx, h.expert_pick, h.rows, "a dispatch plan");
-    ensure_rows(ctx, h.held, rows_.rows(), "a dispatch plan");
+    h.grown += h.expert_row->ensure(h.rows);
+    h.grown += h.expert_pick->ensure(h.rows);
+    h.grown += h.held->ensure(rows_.rows());
     ops::copy_from_host(ctx, h.offsets, order_.offsets.data());
     ops::copy_from_host(ctx, h.expert_row->rows(h.rows), order_.row.data());
     ops::copy_from_host(ctx, h.expert_pick->rows(h.rows), order_.pick.data());

@@ -109,16 +109,16 @@ void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector
   count_bytes(p.send_picks, sizeof(std::int32_t));
   picks_of_wire(in, wire_in_, p.arrived);
 
-  ensure_rows(ctx, p.row, p.sent, "a dispatch plan");
-  ensure_rows(ctx, p.pick, p.picks, "a dispatch plan");
-  ensure_rows(ctx, p.places, p.input_rows, "a dispatch plan");
+  p.grown = p.row->ensure(p.sent);
+  p.grown += p.pick->ensure(p.picks);
+  p.grown += p.places->ensure(p.input_rows);
   upload(ctx, p.row, send_.row, p.sent);
   upload(ctx, p.pick, send_.pick, p.picks);
   upload(ctx, p.places, send_.sent, p.input_rows);
-  ensure_rows(ctx, staging_.send, std::max(p.sent_away, p.arrived_away), "the send buffer");
-  ensure_rows(ctx, staging_.arrive[index_], std::max(p.sent, p.arrived), "the receive buffer");
-  ensure_rows(ctx, staging_.pick_send, std::max(p.picks, p.arrived_picks), "the gate buffer");
-  ensure_rows(ctx, staging_.pick_arrive[index_], std::max(p.picks, p.arrived_picks), "the gate buffer");
+  p.grown += staging_.send->ensure(std::max(p.sent_away, p.arrived_away));
+  p.grown += staging_.arrive[index_]->ensure(std::max(p.sent, p.arrived));
+  p.grown += staging_.pick_send->ensure(std::max(p.picks, p.arrived_picks));
+  p.grown += staging_.pick_arrive[index_]->ensure(std::max(p.picks, p.arrived_picks));
 }
 
 // Room for the lists of the others; this rank's own follow without travelling.

@@ -4,6 +4,7 @@
 // the communicator: they are written straight to where arrived rows lie.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct HopPlan {
   std::int64_t arrived = 0, arrived_away = 0;  ///< rows that are here after the hop, and how many came from others
   std::int64_t picks_away = 0, arrived_picks = 0, arrived_picks_away = 0;
   std::int64_t input_rows = 0, picks = 0;
+  std::size_t grown = 0;            ///< bytes by which memory had to grow for this plan
   GrowingTensor* row = nullptr;     ///< i32 [sent] input row of each sent row
   GrowingTensor* pick = nullptr;    ///< i32 [picks] input pick of each sent pick
   GrowingTensor* places = nullptr;  ///< i32 [input rows, fan] places in send order, -1: none

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "runtime/core/arena.h"
-#include "runtime/core/context.h"
 
 namespace emox {
 
@@ -17,9 +16,5 @@ struct ExchangeStaging {
   /// For micro-batches of at most `tokens` tokens. Again for a larger one.
   void reserve(Arena& arena, std::int64_t tokens, std::int64_t top_k, std::int64_t width, int ranks, int hops);
 };
-
-/// Makes `tensor` hold `rows` rows; what grew, to what, and by how much memory goes to the log. Growth changes no
-/// result: it happens before anything is written.
-void ensure_rows(Context& ctx, GrowingTensor* tensor, std::int64_t rows, const char* what);
 
 }  // namespace emox

@@ -9,6 +9,7 @@
 // what was given to start must stay as it is until finish. All ranks of the expert group make the same calls.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -26,6 +27,7 @@ struct DispatchHandle {
   virtual ~DispatchHandle() = default;
   std::int64_t tokens = 0;  ///< of the planned micro-batch
   std::int64_t rows = 0;    ///< rows that this rank's experts work on
+  std::size_t grown = 0;    ///< bytes by which memory had to grow for the last plan
   TensorView offsets;       ///< i64 [local experts + 1], rows of local expert e: [offsets[e], offsets[e + 1])
 };
 

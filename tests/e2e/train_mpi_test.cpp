@@ -76,6 +76,36 @@ TEST_F(TrainMpi, ResumesBitForBitAndOnOtherRanks) {
   EXPECT_NE(again.output.find("nothing to do"), std::string::npos) << again.output;
 }
 
+TEST_F(TrainMpi, ShardedExpertsAgreeRepeatAndResumeAnywhere) {
+  const auto one = test::read_metrics(train("one", 1));
+  const fs::path sharded = train("sharded", 2, "--parallel.expert_parallel=2");
+  const auto metrics = test::read_metrics(sharded);
+  ASSERT_EQ(metrics.size(), 50U);
+  EXPECT_LE(test::loss_deviation(metrics, one), kAfterNearTie);
+  for (const auto& step : metrics) {
+    EXPECT_GT(step.at("ranks_per_token").get<double>(), 1.0);
+    EXPECT_GT(step.at("bytes_intra_node").get<double>(), 0.0);
+    EXPECT_EQ(step.at("bytes_inter_node"), 0.0);
+  }
+  test::expect_same_history(train("again", 2, "--parallel.expert_parallel=2"), sharded, 50);
+  train("chain", 2, "--parallel.expert_parallel=2 --run.stop_after_step=10");
+  train("chain", 4, "--parallel.expert_parallel=4 --parallel.dispatch=two_level --run.stop_after_step=20");
+  train("chain", 3, "--parallel.expert_parallel=3 --parallel.placement=random --run.stop_after_step=30");
+  train("chain", 1, "--run.stop_after_step=40");
+  const auto chain = test::read_metrics(train("chain", 4, "--parallel.expert_parallel=2"));
+  EXPECT_EQ(chain.size(), 50U);
+  EXPECT_LE(test::loss_deviation(chain, one), kAfterNearTie);
+  // Evaluation: any number of ranks, experts sharded or not.
+  std::vector<double> losses;
+  for (const int ranks : {1, 2, 3}) {
+    const CommandResult r = test::run_command(std::string(kEnvironment) + EMOX_MPIEXEC " -n " + std::to_string(ranks) +
+                                              " " EMOX_BINARY " eval " + sharded.string() + " --json");
+    ASSERT_EQ(r.exit_code, 0) << r.output;
+    losses.push_back(nlohmann::json::parse(r.output.substr(r.output.find("{"))).at("mean").at("loss").get<double>());
+  }
+  for (const double loss : losses) EXPECT_LE(test::relative(loss, losses[0]), 1e-6);
+}
+
 TEST_F(TrainMpi, ASignalSavesAndTheSameCommandGoesOn) {
   recipe_.train.steps = 1000000;
   test::write_recipe(path_, recipe_);

@@ -1,0 +1,102 @@
+// The commands about sharded experts: emox plan, --record-pools, emox bench dispatch.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "parallel/expert/pool_trace.h"
+#include "tests/support/support.h"
+#include "tests/support/training.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using test::CommandResult;
+
+class DispatchCommands : public testing::Test {
+ protected:
+  DispatchCommands() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
+    recipe_.eval.final = false;
+    recipe_.run.dir = (directory_.path() / "run").string();
+    recipe_.train.steps = 3;
+    recipe_.train.warmup_steps = 1;
+    recipe_.train.micro_batch_sequences = 6;  // two micro-batches: the forward pass may run twice
+    path_ = test::write_recipe(directory_.path() / "tiny.ini", recipe_).string();
+  }
+  CommandResult emox(const std::string& arguments) const {
+    return test::run_command("OMP_NUM_THREADS=1 " EMOX_BINARY " " + arguments);
+  }
+  json json_of(const std::string& arguments) const {
+    const CommandResult r = emox(arguments + " --json");
+    EXPECT_EQ(r.exit_code, 0) << r.output;
+    return json::parse(r.output.substr(r.output.rfind('\n', r.output.size() - 2) + 1));
+  }
+  test::TemporaryDirectory directory_;
+  Recipe recipe_;
+  std::string path_;
+};
+
+TEST_F(DispatchCommands, ARecordingHoldsEveryDecisionOnce) {
+  const fs::path file = directory_.path() / "pools.bin";
+  for (const char* memory : {"hold", "recompute"}) {
+    fs::remove_all(directory_.path() / "run");
+    const CommandResult r = emox("train " + path_ + " --record-pools " + file.string() +
+                                 " --train.micro_batch_memory=" + std::string(memory));
+    ASSERT_EQ(r.exit_code, 0) << r.output;
+    PoolTraceReader reader(file);
+    EXPECT_EQ(reader.header(), (PoolTraceHeader{8, 2, 2}));
+    std::map<std::pair<std::uint32_t, std::uint32_t>, std::size_t> tokens;  // by step and layer
+    std::int64_t outside = 0, documents = 0;
+    while (const auto record = reader.next()) {
+      tokens[{record->step, record->layer}] += record->ids.size() / 2;
+      documents += static_cast<std::int64_t>(record->segments.size()) - 1;
+      for (std::size_t d = 0; d + 1 < record->segments.size(); ++d)
+        for (std::int32_t i = 2 * record->segments[d]; i < 2 * record->segments[d + 1]; ++i)
+          outside += record->pools[d * 8 + static_cast<std::size_t>(record->ids[static_cast<std::size_t>(i)])] == 0;
+    }
+    EXPECT_EQ(outside, 0);  // every pick lies in its document's pool
+    EXPECT_GT(documents, 3 * 2 * 12);
+    ASSERT_EQ(tokens.size(), 3U * 2U);
+    for (const auto& [place, n] : tokens) EXPECT_EQ(n, 12U * 64U) << "step " << place.first;
+  }
+  // Replayed for more ranks than there are experts, several replicas.
+  const json replay = json_of("bench dispatch --replay " + file.string() +
+                              " --expert-parallel 8 --data-parallel 128 --ranks-per-node 4 --placement random");
+  ASSERT_EQ(replay.at("rows").size(), 2U);
+  for (const json& row : replay.at("rows")) {
+    EXPECT_EQ(row.at("ranks_per_token"), 2.0);  // one expert a rank, two picks
+    EXPECT_GE(row.at("ranks_per_document").get<double>(), 2.0);
+    EXPECT_LE(row.at("nodes_per_token").get<double>(), 2.0);
+  }
+  const json one = json_of("bench dispatch --replay " + file.string() + " --expert-parallel 1");
+  EXPECT_EQ(one.at("mean").at("ranks_per_token"), 1.0);
+  EXPECT_EQ(one.at("mean").at("rows_sent_per_token"), 0.0);
+  const CommandResult many = emox("bench dispatch --replay " + file.string() + " --expert-parallel 9");
+  EXPECT_EQ(many.exit_code, 2);
+  EXPECT_NE(many.output.find("8 routed experts"), std::string::npos) << many.output;
+}
+
+TEST_F(DispatchCommands, WhatCannotBeRecordedIsRefused) {
+  const CommandResult nowhere = emox("train " + path_ + " --record-pools /nonexistent/pools.bin");
+  EXPECT_EQ(nowhere.exit_code, 2) << nowhere.output;
+  EXPECT_NE(nowhere.output.find("/nonexistent/pools.bin cannot be written"), std::string::npos) << nowhere.output;
+  const CommandResult dense = emox(
+      "train " + path_ + " --record-pools x --moe.num_experts=0 --run.dir=" + (directory_.path() / "dense").string());
+  EXPECT_EQ(dense.exit_code, 2) << dense.output;
+  const CommandResult missing = emox("bench dispatch --replay " + (directory_.path() / "none").string());
+  EXPECT_EQ(missing.exit_code, 2) << missing.output;
+}
+
+TEST_F(DispatchCommands, APlanNeedsNoRanks) {
+  const json plan = json_of("plan " + path_ + " --ranks 12 --parallel.expert_parallel=4");
+  EXPECT_EQ(plan.at("data_parallel"), 3);
+  EXPECT_GT(plan.at("most").at("total").get<std::int64_t>(), plan.at("most").at("activations").get<std::int64_t>());
+  const CommandResult wrong = emox("plan " + path_ + " --ranks 10 --parallel.expert_parallel=4");
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_NE(wrong.output.find("10 = 4 x data_parallel"), std::string::npos) << wrong.output;
+}
+
+}  // namespace
+}  // namespace emox
