@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdio>
 #include <cstring>
 
 #include "runtime/core/error.h"
@@ -25,6 +26,14 @@ void append(std::string& bytes, std::uint32_t value) {
   bytes.append(raw, sizeof value);
 }
 
+// The number of ranks that the end of a part's name tells, 00001-of-00004; 0 of any other text.
+int ranks_of_part(const std::string& text) {
+  unsigned part = 0, ranks = 0;
+  int used = 0;
+  const bool fits = std::sscanf(text.c_str(), "%9u-of-%9u%n", &part, &ranks, &used) == 2;
+  return fits && static_cast<std::size_t>(used) == text.size() ? static_cast<int>(ranks) : 0;
+}
+
 std::size_t pick_bytes(std::uint32_t experts) { return experts <= 256 ? 1 : 2; }
 
 }  // namespace
@@ -35,22 +44,30 @@ fs::path pool_trace_path(const fs::path& name, int rank, int ranks) {
 
 std::vector<fs::path> pool_trace_files(const fs::path& name) {
   if (fs::is_regular_file(name)) return {name};
-  std::vector<fs::path> parts;
+  std::vector<fs::path> found;
   const fs::path folder = name.has_parent_path() ? name.parent_path() : fs::path(".");
   const std::string prefix = name.filename().string() + ".";
+  int ranks = 0;
   if (fs::is_directory(folder))
-    for (const auto& entry : fs::directory_iterator(folder))
-      if (const std::string f = entry.path().filename().string();
-          f.starts_with(prefix) && f.find("-of-") != std::string::npos)
-        parts.push_back(entry.path());
-  std::sort(parts.begin(), parts.end());
-  require<UsageError>(!parts.empty(), "{} is no recording of pools: neither it nor {}00000-of-... exists",
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      const std::string f = entry.path().filename().string();
+      const int of = f.starts_with(prefix) ? ranks_of_part(f.substr(prefix.size())) : 0;
+      if (of == 0) continue;
+      found.push_back(entry.path());
+      ranks = std::max(ranks, of);
+    }
+  require<UsageError>(!found.empty(), "{} is no recording of pools: neither it nor {}00000-of-... exists",
                       name.string(), prefix);
-  const auto ranks = static_cast<int>(parts.size());
-  for (int r = 0; r < ranks; ++r)
-    require<UsageError>(parts[static_cast<std::size_t>(r)] == pool_trace_path(name, r, ranks),
-                        "the recording {} has {} parts, but not {}", name.string(), ranks,
-                        pool_trace_path(name, r, ranks).string());
+  std::vector<fs::path> parts;
+  for (int r = 0; r < ranks; ++r) {
+    parts.push_back(pool_trace_path(name, r, ranks));
+    require<UsageError>(fs::is_regular_file(parts.back()), "the recording {} is of {} ranks, but {} is missing",
+                        name.string(), ranks, parts.back().string());
+  }
+  for (const fs::path& f : found)
+    require<UsageError>(ranks_of_part(f.filename().string().substr(prefix.size())) == ranks,
+                        "beside the {} parts of the recording {} lies {}, a part of another one: remove it", ranks,
+                        name.string(), f.filename().string());
   return parts;
 }
 

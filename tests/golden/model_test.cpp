@@ -1,12 +1,16 @@
-// The whole model on one micro-batch: logits, losses, routing, every gradient of the total loss.
+// The whole model on one micro-batch: logits, losses, routing, every gradient of the total loss. On one rank, and
+// shared out over ranks.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
+
+#include "launch/train/sharding.h"
 #include "launch/train/training_step.h"
 #include "model/transformer/language_model.h"
-#include "parallel/comm/communicator.h"
 #include "tests/support/golden.h"
+#include "tests/support/golden_ranks.h"
 #include "tests/support/reference.h"
-#include "tests/support/support.h"
 
 namespace emox::test {
 namespace {
@@ -37,95 +41,189 @@ struct Inputs {
   RecordedPools pools;
 };
 
-void expect_routing(GoldenCase& c, const ModelConfig& config, const Activations& a) {
-  std::vector<std::int64_t> ids;
-  std::vector<double> gates;
-  for (const Activations::Block& block : a.blocks) {
-    const auto layer_ids = with_shared_ids(block.moe.route.ids, config.routed_experts(), config.shared_experts);
-    const auto layer_gates = with_shared_gates(block.moe.route.gates, config.shared_experts);
-    ids.insert(ids.end(), layer_ids.begin(), layer_ids.end());
-    gates.insert(gates.end(), layer_gates.begin(), layer_gates.end());
+// What the ranks leave, in the order of the case's sequences.
+struct Results {
+  Results(std::int64_t layers, int ranks)
+      : logits(1, ranks),
+        ids(layers, ranks),
+        gates(layers, ranks),
+        ce(static_cast<std::size_t>(ranks)),
+        z(ce.size()),
+        gradients(ce.size()) {}
+  ByRank<double> logits;
+  ByRank<std::int64_t> ids;
+  ByRank<double> gates;
+  std::vector<double> ce, z;  ///< by rank: sums over its tokens
+  std::vector<double> balance_loss, router_z;
+  std::vector<GoldenTensors> gradients;
+};
+
+// One rank's forward and backward pass over its sequences, call by call.
+class ByHand {
+ public:
+  ByHand(GoldenCase& c, const ModelConfig& config, const Inputs& in, Context& ctx, Communicator& comm,
+         LanguageModel& model)
+      : config_(config),
+        ctx_(ctx),
+        comm_(comm),
+        model_(model),
+        divisor_(c.real("divisor")),
+        z_weight_(c.real("lm_z_weight")),
+        tokens_(in.batch.tokens),
+        host_(make_micro_batch(config, in.eos,
+                               part_of(static_cast<std::int64_t>(in.sequences.size()), comm).of(in.sequences))),
+        pools_{config.pool == PoolMode::Off ? nullptr : &in.pools, nullptr, 0},
+        counts_({}, DType::I64, {config.layers, routed()}),
+        p_sum_({}, DType::F64, {config.layers, routed()}),
+        z_sum_({}, DType::F64, {config.layers, 1}),
+        used_({}, DType::I64, {config.layers, 1}) {
+    const std::int64_t most =
+        most_of(static_cast<std::int64_t>(in.sequences.size()), comm.size()) * config.sequence_length;
+    const auto reserve = [&] {
+      activations_ = model.reserve(arena_, most);
+      model.reserve_scratch(arena_, most, ctx.threads);
+    };
+    reserve();
+    arena_ = Arena(ctx.device, arena_.peak());
+    reserve();
   }
-  c.expect_exact("topk_ids.npy", ids);
-  c.expect_close("gates.npy", gates);
-}
 
-void run_by_hand(GoldenCase& c, Context& ctx, const ModelConfig& config, const Inputs& in, LanguageModel& model) {
-  const std::int64_t tokens = in.batch.tokens, n = config.is_moe() ? config.routed_experts() : 0,
-                     layers = config.layers;
-  Arena arena = Arena::measuring();
-  (void)model.reserve(arena, tokens);
-  model.reserve_scratch(arena, tokens, ctx.threads);
-  arena = Arena(ctx.device, arena.peak());
-  Activations a = model.reserve(arena, tokens);
-  model.reserve_scratch(arena, tokens, ctx.threads);
-  DeviceBatch batch(ctx.device, tokens);
-  batch.upload(ctx, in.batch);
-  const Tensor counts({}, DType::I64, {layers, n}), p_sum({}, DType::F64, {layers, n}),
-      z_sum({}, DType::F64, {layers, 1});
-  const Tensor used({}, DType::I64, {layers, 1}), balance({}, DType::F32, {layers, n}),
-      logits({}, DType::F32, {tokens, config.vocab_size});
-  const RoutingStatistics statistics{counts, p_sum, z_sum, used};
+  void run(Results& into) {
+    const auto rank = static_cast<std::size_t>(comm_.rank());
+    DeviceBatch batch(ctx_.device, host_.tokens);
+    batch.upload(ctx_, host_);
+    const RoutingStatistics statistics{counts_, p_sum_, z_sum_, used_};
+    model_.forward(ctx_, activations_, batch, host_.documents, pools_, config_.is_moe() ? &statistics : nullptr);
+    const Tensor logits({}, DType::F32, {host_.tokens, config_.vocab_size});
+    model_.logits(ctx_, logits, activations_, batch);
+    into.logits.put(0, comm_.rank(), ref::doubles(logits));
+    const LossSums sums = model_.loss(ctx_, activations_, batch, true, 1.0 / divisor_, z_weight_, {});
+    into.ce[rank] = sums.ce, into.z[rank] = sums.z;
+    const Tensor balance({}, DType::F32, {config_.layers, routed()});
+    if (config_.is_moe()) {
+      note_routing(into);
+      reduce_statistics();
+      balance_losses(balance, into);
+    }
+    const double per_layer = 1.0 / static_cast<double>(config_.layers);
+    model_.backward(ctx_, activations_, batch, config_.is_moe() ? balance.view() : TensorView{},
+                    static_cast<float>(config_.router_z_weight * per_layer / divisor_));
+    into.gradients[rank] = golden_gradients(model_.parameters());
+  }
 
-  const PoolPlan pools{config.pool == PoolMode::Off ? nullptr : &in.pools, nullptr, 0};
-  model.forward(ctx, a, batch, in.batch.documents, pools, config.is_moe() ? &statistics : nullptr);
-  model.logits(ctx, logits, a, batch);
-  c.expect_close("logits.npy", ref::doubles(logits));
+ private:
+  std::int64_t routed() const { return config_.is_moe() ? config_.routed_experts() : 0; }
 
-  const double divisor = c.real("divisor"), per_layer = 1.0 / static_cast<double>(layers);
-  const LossSums sums = model.loss(ctx, a, batch, true, 1.0 / divisor, c.real("lm_z_weight"), {});
-  const double ce = sums.ce / divisor, lm_z = c.real("lm_z_weight") * sums.z / divisor;
+  void note_routing(Results& into) const {
+    std::int64_t l = 0;
+    for (const Activations::Block& block : activations_.blocks) {
+      const ops::TopkResult& r = block.moe.route;
+      into.ids.put(l, comm_.rank(),
+                   with_shared_ids(r.ids.rows(0, host_.tokens), config_.routed_experts(), config_.shared_experts));
+      into.gates.put(l++, comm_.rank(), with_shared_gates(r.gates.rows(0, host_.tokens), config_.shared_experts));
+    }
+  }
+
+  // The losses are of the whole batch, whoever routed its tokens.
+  void reduce_statistics() {
+    for (const Tensor* t : {&counts_, &p_sum_, &z_sum_}) comm_.all_reduce(*t);
+  }
+
+  void balance_losses(const Tensor& gradient, Results& into) const {
+    const double weight = config_.balance_weight / static_cast<double>(config_.layers);
+    for (std::int64_t l = 0; l < config_.layers; ++l) {
+      const GoldenBalance b = golden_balance(counts_.view()[l], p_sum_.view()[l], config_.routed_top_k(),
+                                             static_cast<double>(tokens_), divisor_, weight);
+      std::copy(b.gradient.begin(), b.gradient.end(), gradient.view()[l].data<float>());
+      if (comm_.rank() != 0) continue;
+      into.balance_loss.push_back(b.loss);
+      into.router_z.push_back(ref::doubles(z_sum_.view()[l]).front() / divisor_);
+    }
+  }
+
+  const ModelConfig& config_;
+  Context& ctx_;
+  Communicator& comm_;
+  LanguageModel& model_;
+  double divisor_, z_weight_;
+  std::int64_t tokens_;  ///< of the case
+  MicroBatch host_;      ///< of this rank
+  PoolPlan pools_;
+  Tensor counts_, p_sum_, z_sum_, used_;
+  Arena arena_ = Arena::measuring();
+  Activations activations_;
+};
+
+void expect_results(GoldenCase& c, const ModelConfig& config, const Results& r) {
+  const double divisor = c.real("divisor"), per_layer = 1.0 / static_cast<double>(config.layers);
+  const double ce = std::accumulate(r.ce.begin(), r.ce.end(), 0.0) / divisor,
+               lm_z = c.real("lm_z_weight") * std::accumulate(r.z.begin(), r.z.end(), 0.0) / divisor;
+  c.expect_close("logits.npy", r.logits.all());
   c.expect_scalar("ce", ce);
   c.expect_scalar("lm_z", lm_z);
   double total = ce + lm_z;
   if (config.is_moe()) {
-    expect_routing(c, config, a);
-    std::vector<double> lb, z;
-    for (std::int64_t l = 0; l < layers; ++l) {
-      const GoldenBalance b = golden_balance(counts.view()[l], p_sum.view()[l], config.routed_top_k(),
-                                             static_cast<double>(tokens), divisor, config.balance_weight * per_layer);
-      std::copy(b.gradient.begin(), b.gradient.end(), balance.view()[l].data<float>());
-      lb.push_back(b.loss);
-      z.push_back(ref::doubles(z_sum.view()[l]).front() / divisor);
-      total += per_layer * (config.balance_weight * lb.back() + config.router_z_weight * z.back());
-    }
-    c.expect_close("balance_loss.npy", lb);
-    c.expect_close("router_z.npy", z);
+    c.expect_exact("topk_ids.npy", r.ids.all());
+    c.expect_close("gates.npy", r.gates.all());
+    c.expect_close("balance_loss.npy", r.balance_loss);
+    c.expect_close("router_z.npy", r.router_z);
+    for (std::size_t l = 0; l < r.router_z.size(); ++l)
+      total += per_layer * (config.balance_weight * r.balance_loss[l] + config.router_z_weight * r.router_z[l]);
   }
   c.expect_scalar("total", total);
-  model.backward(ctx, a, batch, config.is_moe() ? balance.view() : TensorView{},
-                 static_cast<float>(config.router_z_weight * per_layer / divisor));
-  c.expect_tensors("grads.safetensors", golden_gradients(model.parameters()));
+  c.expect_tensors("grads.safetensors", sum_over_ranks(r.gradients));
 }
 
-// Once more by the training step, whose one micro-batch is the whole batch.
-void run_as_training_step(GoldenCase& c, Context& ctx, ModelConfig config, const Inputs& in, LanguageModel& model) {
-  SCOPED_TRACE("as a training step");
+// The training step, whose one micro-batch over all ranks is the whole batch.
+Recipe training_recipe(GoldenCase& c, const ModelConfig& config, const Inputs& in) {
   Recipe recipe;
-  config.balance_scope = BalanceScope::MicroBatch;
   recipe.model = config;
+  recipe.model.balance_scope = BalanceScope::MicroBatch;
   recipe.train.batch_sequences = recipe.train.micro_batch_sequences = static_cast<std::int64_t>(in.sequences.size());
   recipe.train.lm_z_weight = c.real("lm_z_weight");
-  const auto comm = make_self_communicator();
-  ProcessMesh mesh(*comm, 1);
-  TrainingStep step(ctx, recipe, model, mesh, &in.pools, 0, in.eos);
-  const StepMetrics m = step.compute_gradients(0, in.sequences);
-  c.expect_scalar("ce", m.ce);
-  c.expect_scalar("lm_z", m.lm_z);
-  c.expect_scalar("total", m.loss());
-  c.expect_tensors("grads.safetensors", golden_gradients(model.parameters()));
+  return recipe;
+}
+
+struct StepResults {
+  StepMetrics metrics;  ///< rank 0's: all have the same
+  std::vector<GoldenTensors> gradients;
+};
+
+void run_on(GoldenCase& c, const ModelConfig& config, const Inputs& in, const GoldenMesh& mesh) {
+  SCOPED_TRACE(mesh.text());
+  // The training step counts all labels of its sequences: not the divisor of every conceivable case.
+  const auto sequences = static_cast<std::int64_t>(in.sequences.size());
+  const bool steps = c.integer("divisor") == sequences * (config.sequence_length - 1);
+  Results results(config.layers, mesh.ranks);
+  StepResults stepped{{}, std::vector<GoldenTensors>(static_cast<std::size_t>(mesh.ranks))};
+  run_on_mesh(mesh, [&](Context& ctx, Communicator& comm) {
+    Sharding sharding(comm, config, mesh.parallel());
+    LanguageModel model(config, ctx, true, sharding.experts());
+    if (config.is_moe()) {
+      EXPECT_EQ(model.experts()->exchanges(), mesh.expert_parallel > 1);
+    }
+    load_golden_weights(ctx, model.parameters(), c.path_of(c.text("parameters")));
+    ByHand(c, config, in, ctx, comm, model).run(results);
+    if (!steps) return;
+    TrainingStep step(ctx, training_recipe(c, config, in), model, sharding.mesh(), &in.pools, 0, in.eos);
+    const StepMetrics m = step.compute_gradients(0, part_of(sequences, comm).of(in.sequences));
+    step.optimizer().gather_gradients(ctx);
+    stepped.gradients[static_cast<std::size_t>(comm.rank())] = golden_gradients(model.parameters());
+    if (comm.rank() == 0) stepped.metrics = m;
+  });
+  expect_results(c, config, results);
+  if (!steps) return;
+  SCOPED_TRACE("as a training step");
+  c.expect_scalar("ce", stepped.metrics.ce);
+  c.expect_scalar("lm_z", stepped.metrics.lm_z);
+  c.expect_scalar("total", stepped.metrics.loss());
+  c.expect_tensors("grads.safetensors", union_over_ranks(stepped.gradients));
 }
 
 void run_model(GoldenCase& c) {
-  Context ctx = golden_context();
   const ModelConfig config = golden_model_config(c);
   const Inputs in(c, config);
-  LanguageModel model(config, ctx, true);
-  load_golden_weights(ctx, model.parameters(), c.path_of(c.text("parameters")));
-  run_by_hand(c, ctx, config, in, model);
-  // The training step counts all labels of its sequences: not the divisor of every conceivable case.
-  const auto labels = static_cast<std::int64_t>(in.sequences.size()) * (config.sequence_length - 1);
-  if (c.integer("divisor") == labels) run_as_training_step(c, ctx, config, in, model);
+  for (const GoldenMesh& mesh : golden_meshes(config)) run_on(c, config, in, mesh);
 }
 
 TEST(Golden, Model) { for_each_golden_case(EMOX_SOURCE_DIR, "model", run_model); }

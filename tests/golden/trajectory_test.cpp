@@ -1,21 +1,17 @@
 // Whole training runs, step by step: on one rank, with the micro-batches' activations held and computed again, and on
-// two ranks.
+// 2 and 4 ranks.
 #include <gtest/gtest.h>
-
-#include <mutex>
 
 #include "launch/train/sharding.h"
 #include "launch/train/training_step.h"
 #include "model/optim/schedule.h"
 #include "model/transformer/language_model.h"
 #include "tests/support/golden.h"
-#include "tests/support/ranks.h"
+#include "tests/support/golden_ranks.h"
 #include "tests/support/reference.h"
 
 namespace emox::test {
 namespace {
-
-constexpr int kTimeout = 120;
 
 struct Trajectory {
   explicit Trajectory(GoldenCase& c) : model(golden_model_config(c)) {
@@ -250,65 +246,34 @@ void expect_same_bits(const GoldenTensors& a, const GoldenTensors& b) {
   for (const auto& [name, tensor] : a) EXPECT_EQ(tensor.values, b.at(name).values) << name;
 }
 
-Result run_alone(const Trajectory& t, MicroBatchMemory memory) {
-  Context ctx = golden_context();
-  const auto comm = make_self_communicator();
+Result run_on(const Trajectory& t, const GoldenMesh& mesh, MicroBatchMemory memory) {
   Result r = empty_result(t);
-  Rank rank(ctx, t, *comm, memory, {});
-  rank.run(r);
-  r.weights = rank.weights();
-  return r;
-}
-
-Result run_on_ranks(const Trajectory& t, int ranks, const ParallelConfig& parallel) {
-  Result r = empty_result(t);
-  std::mutex mutex;
-  ThreadWorld world(ranks, {.ranks_per_node = 2});
-  run_ranks(
-      world,
-      [&](Communicator& comm) {
-        Context ctx;
-        Rank rank(ctx, t, comm, MicroBatchMemory::Hold, parallel);
-        rank.run(r);
-        const std::lock_guard lock(mutex);
-        for (const auto& [name, tensor] : rank.weights())
-          if (const auto [at, added] = r.weights.emplace(name, tensor); !added) {
-            EXPECT_EQ(at->second.values, tensor.values) << name;
-          }
-      },
-      kTimeout);
+  std::vector<GoldenTensors> weights(static_cast<std::size_t>(mesh.ranks));
+  run_on_mesh(mesh, [&](Context& ctx, Communicator& comm) {
+    Rank rank(ctx, t, comm, memory, mesh.parallel());
+    rank.run(r);
+    weights[static_cast<std::size_t>(comm.rank())] = rank.weights();
+  });
+  r.weights = union_over_ranks(weights);
   return r;
 }
 
 void run_trajectory(GoldenCase& c) {
   const Trajectory t(c);
-  const Result held = run_alone(t, MicroBatchMemory::Hold);
-  expect_recorded(c, t, held);
-  if (t.model.balance_scope == BalanceScope::Step && t.micro > 1) {
+  for (const GoldenMesh& mesh : golden_meshes(t.model)) {
+    const bool divides =
+        t.model.balance_scope == BalanceScope::Step ? t.micro * t.rows >= mesh.ranks : t.rows % mesh.ranks == 0;
+    if (!divides) continue;
+    SCOPED_TRACE(mesh.text());
+    const Result held = run_on(t, mesh, MicroBatchMemory::Hold);
+    expect_recorded(c, t, held);
+    if (mesh.ranks > 1 || t.model.balance_scope != BalanceScope::Step || t.micro == 1) continue;
     SCOPED_TRACE("the forward pass runs twice");
-    const Result again = run_alone(t, MicroBatchMemory::Recompute);
+    const Result again = run_on(t, mesh, MicroBatchMemory::Recompute);
     expect_recorded(c, t, again);
     EXPECT_EQ(held.total, again.total);
     EXPECT_EQ(held.grad_norm, again.grad_norm);
     expect_same_bits(held.weights, again.weights);
-  }
-  struct Mesh {
-    int ranks;
-    std::int64_t expert_parallel;
-    DispatchKind dispatch;
-  };
-  for (const Mesh& m : {Mesh{2, 1, DispatchKind::Flat}, Mesh{2, 2, DispatchKind::Flat}, Mesh{4, 4, DispatchKind::Flat},
-                        Mesh{4, 4, DispatchKind::TwoLevel}, Mesh{4, 2, DispatchKind::Flat}}) {
-    const bool divides =
-        t.model.balance_scope == BalanceScope::Step ? t.micro * t.rows >= m.ranks : t.rows % m.ranks == 0;
-    const bool fits = m.expert_parallel == 1 || (t.model.is_moe() && t.model.routed_experts() >= m.expert_parallel);
-    if (!divides || !fits) continue;
-    SCOPED_TRACE(testing::Message() << m.ranks << " ranks, experts over " << m.expert_parallel << ", "
-                                    << kDispatchNames[static_cast<std::size_t>(m.dispatch)]);
-    ParallelConfig parallel;
-    parallel.expert_parallel = m.expert_parallel, parallel.dispatch = m.dispatch;
-    parallel.placement = PlacementKind::Random;
-    expect_recorded(c, t, run_on_ranks(t, m.ranks, parallel));
   }
 }
 
