@@ -17,6 +17,7 @@ build_packages=(
 )
 test_packages=(
   hdf5-tools                     # h5ls: checkpoints are readable without emox
+  iproute2                       # ip: two nodes on one machine
 )
 
 wanted=("${build_packages[@]}")

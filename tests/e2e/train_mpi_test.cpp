@@ -7,6 +7,7 @@
 #include "data/format/npy.h"
 #include "data/loader/loader.h"
 #include "runtime/core/error.h"
+#include "tests/e2e/mpi_job.h"
 #include "tests/support/agreement.h"
 #include "tests/support/support.h"
 #include "tests/support/trace.h"
@@ -17,38 +18,12 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::CommandResult;
-
-constexpr const char* kEnvironment =
-    "export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
-    "OMPI_MCA_rmaps_base_oversubscribe=1 "
-    "OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated; ";
+using test::kEnvironment;
+using TrainMpi = test::MpiJob;
 
 /// Losses of other ranks, where a token may have met a near tie (design 4.6); TrainRanks sees the routing and is
 /// stricter.
 constexpr double kAfterNearTie = 1e-4;
-
-class TrainMpi : public testing::Test {
- protected:
-  TrainMpi() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
-    recipe_.eval.final = false;
-    path_ = test::write_recipe(directory_.path() / "tiny.ini", recipe_).string();
-  }
-  fs::path run(const std::string& name) const { return directory_.path() / name; }
-  /// The shell's words for a start on `ranks` ranks.
-  std::string start(const std::string& name, int ranks, const std::string& overrides = "") const {
-    return EMOX_MPIEXEC " -n " + std::to_string(ranks) + " " EMOX_BINARY " train " + path_ +
-           " --run.dir=" + run(name).string() + " " + overrides;
-  }
-  fs::path train(const std::string& name, int ranks, const std::string& overrides = "") const {
-    const CommandResult r = test::run_command(kEnvironment + start(name, ranks, overrides));
-    EXPECT_EQ(r.exit_code, 0) << r.output;
-    return run(name);
-  }
-
-  test::TemporaryDirectory directory_;
-  Recipe recipe_;
-  std::string path_;
-};
 
 TEST_F(TrainMpi, RanksAgreeAndRepeat) {
   const auto one = test::read_metrics(train("one", 1));

@@ -1,5 +1,6 @@
 // The checks of comm_checks.h over MPI, and the ways in which a job must end. Run by ctest under mpirun:
 //   emox_mpi_comm check|chunks|nodes|messages|late|hang|part|rows|early|stopped|throw|leave|kill|auto|mpi|self
+//   emox_mpi_comm traffic BYTES TIMES
 #include <signal.h>
 #include <unistd.h>
 
@@ -92,6 +93,22 @@ void misbehave(Communicator& comm, const std::string& mode) {
   if (mode == "throw" || mode == "leave") fail<IoError>("the disk is full");
 }
 
+/// Every rank sends every other rank `bytes` bytes, `times` times; rank 0 prints what crossed between nodes.
+int run_traffic(std::int64_t bytes, std::int64_t times) {
+  MpiWorld job;
+  const auto comm = job.world();
+  const auto ranks = static_cast<std::size_t>(comm->size());
+  std::vector<std::int64_t> each(ranks, bytes);
+  each[static_cast<std::size_t>(comm->rank())] = 0;
+  std::vector<std::uint8_t> in((ranks - 1) * static_cast<std::size_t>(bytes)), out(in.size());
+  for (std::int64_t i = 0; i < times; ++i) comm->all_to_all_v(view_of(out), each, view_of(in), each);
+  std::int64_t pairs = 0;
+  for (const int a : comm->nodes())
+    for (const int b : comm->nodes()) pairs += a != b ? 1 : 0;
+  if (comm->rank() == 0) std::printf("between nodes: %lld bytes\n", static_cast<long long>(pairs * bytes * times));
+  return 0;
+}
+
 int run(const std::string& mode) {
   MpiWorldOptions options;
   if (mode == "chunks") options.max_message = 1000, options.reduce_piece = 700;
@@ -151,6 +168,7 @@ int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "check";
   try {
     if (mode == "auto" || mode == "mpi" || mode == "self") return emox::test::run_factory(mode);
+    if (mode == "traffic" && argc == 4) return emox::test::run_traffic(std::stoll(argv[2]), std::stoll(argv[3]));
     return emox::test::run(mode);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "failed: %s\n", e.what());
