@@ -34,7 +34,7 @@ TEST(Recipes, EveryShippedRecipeIsValid) {
   for (const std::string& name : names) {
     SCOPED_TRACE(name);
     const Recipe recipe = load_recipe(recipe_path(name));
-    EXPECT_NO_THROW(recipe.validate(1));
+    EXPECT_NO_THROW(recipe.validate(static_cast<int>(recipe.parallel.expert_parallel)));
     EXPECT_EQ(recipe.run.name, name);
     EXPECT_EQ(recipe.run.dir, "runs/" + name);
   }
