@@ -93,6 +93,7 @@ void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threa
 void LanguageModel::forward(Context& ctx, Activations& a, const DeviceBatch& batch,
                             const std::vector<PoolDocument>& documents, const PoolPlan& pools,
                             const RoutingStatistics* statistics) {
+  const ExpertParallel::TransferGuard guard(experts_);
   const std::int64_t t = batch.tokens();
   const Attention::Rope rope{rope_cos_, rope_sin_};
   const auto eps = static_cast<float>(config_.norm_eps);
@@ -140,6 +141,7 @@ LossSums LanguageModel::loss(Context& ctx, Activations& a, const DeviceBatch& ba
 }
 
 void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z) {
+  const ExpertParallel::TransferGuard guard(experts_);
   const std::int64_t t = batch.tokens();
   const Attention::Rope rope{rope_cos_, rope_sin_};
   const TensorView d = scratch_.d.rows(0, t), dnormed = scratch_.dnormed.rows(0, t), dqkv = scratch_.dqkv.rows(0, t);

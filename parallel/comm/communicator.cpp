@@ -70,6 +70,11 @@ void Communicator::all_to_all_v_finish() {
   do_all_to_all_v_finish(exchange_);
 }
 
+void Communicator::all_to_all_v_abandon() noexcept {
+  exchange_open_ = false;
+  do_all_to_all_v_abandon();
+}
+
 void Communicator::barrier() {
   require_idle("barrier");
   do_barrier();

@@ -57,6 +57,9 @@ class Communicator {
   void all_to_all_v_start(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
                           std::span<const std::int64_t> send_rows);
   void all_to_all_v_finish();
+  /// For an exception that passes between the halves, before the tensors go: afterwards nothing touches them any more,
+  /// or, with a peer that is dead too, two seconds are over. The job cannot go on; nothing happens if none is open.
+  void all_to_all_v_abandon() noexcept;
   void barrier();
   /// The ranks of equal color form a communicator, ordered by (key, rank).
   std::unique_ptr<Communicator> split(int color, int key);
@@ -79,6 +82,7 @@ class Communicator {
   /// The same object for both halves, which lives between them.
   virtual void do_all_to_all_v_start(const RowExchange& exchange) = 0;
   virtual void do_all_to_all_v_finish(const RowExchange& exchange) = 0;
+  virtual void do_all_to_all_v_abandon() noexcept {}
   virtual void do_barrier() = 0;
   virtual std::unique_ptr<Communicator> do_split(int color, int key) = 0;
 

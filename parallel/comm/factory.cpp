@@ -25,6 +25,7 @@ class JobCommunicator final : public Communicator {
     world_->all_to_all_v_start(e.out, e.recv_rows, e.in, e.send_rows);
   }
   void do_all_to_all_v_finish(const RowExchange&) override { world_->all_to_all_v_finish(); }
+  void do_all_to_all_v_abandon() noexcept override { world_->all_to_all_v_abandon(); }
   void do_barrier() override { world_->barrier(); }
   std::unique_ptr<Communicator> do_split(int color, int key) override { return world_->split(color, key); }
 

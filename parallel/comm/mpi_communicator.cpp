@@ -80,6 +80,7 @@ class MpiCommunicator final : public Communicator {
   void do_broadcast(TensorView x, int root) override;
   void do_all_to_all_v_start(const RowExchange& e) override;
   void do_all_to_all_v_finish(const RowExchange&) override { exchange_.wait(); }
+  void do_all_to_all_v_abandon() noexcept override { exchange_.abandon(); }
   void do_barrier() override { MPI_CHECK(MPI_Barrier(comm_.get())); }
   std::unique_ptr<Communicator> do_split(int color, int key) override {
     return make_mpi_communicator(MpiComm::split(comm_.get(), color, key), tuning_);

@@ -1,6 +1,7 @@
 #include "parallel/comm/mpi_support.h"
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 #include <string>
 
@@ -93,6 +94,17 @@ void MpiExchange::wait() {
     if (code == MPI_SUCCESS) statuses[i].MPI_ERROR = MPI_SUCCESS;
     check_piece(pieces_[i], statuses[i]);
   }
+  requests_.clear();
+  pieces_.clear();
+}
+
+void MpiExchange::abandon() noexcept {
+  if (mpi_finalized()) return;
+  for (std::size_t i = 0; i < pieces_.size(); ++i)
+    if (pieces_[i].receives && requests_[i] != MPI_REQUEST_NULL) MPI_Cancel(&requests_[i]);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+  for (int done = 0; done == 0 && std::chrono::steady_clock::now() < until;)
+    MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE);
   requests_.clear();
   pieces_.clear();
 }

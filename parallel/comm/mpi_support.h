@@ -53,6 +53,8 @@ class MpiExchange {
   void send(const void* from, std::size_t bytes, int to);
   /// Returns when all messages have arrived and left; the exchange can then be used again.
   void wait();
+  /// Withdraws what no peer has answered and lets the rest end, for at most two seconds: the memory may go.
+  void abandon() noexcept;
 
  private:
   struct Piece {

@@ -65,6 +65,7 @@ class WatchedCommunicator final : public Communicator {
     const Inside inside(*this, "all_to_all_v", e.in.bytes());
     inner_->all_to_all_v_finish();
   }
+  void do_all_to_all_v_abandon() noexcept override { inner_->all_to_all_v_abandon(); }
   void do_barrier() override {
     const Inside inside(*this, "barrier", 0);
     inner_->barrier();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <utility>
@@ -35,6 +36,21 @@ class ExpertParallel {
   void decided(Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools& pools) const {
     if (observer_) observer_(ctx, layer, ids, pools);
   }
+  /// Lives around calls that may leave a transfer open: when an exception passes, messages under way stop using the
+  /// transfer's memory, which is about to go.
+  class TransferGuard {
+   public:
+    explicit TransferGuard(const ExpertParallel* experts) : group_(experts == nullptr ? nullptr : experts->group_) {}
+    ~TransferGuard() {
+      if (group_ != nullptr && std::uncaught_exceptions() > exceptions_) group_->all_to_all_v_abandon();
+    }
+    TransferGuard(const TransferGuard&) = delete;
+    TransferGuard& operator=(const TransferGuard&) = delete;
+
+   private:
+    Communicator* group_;
+    const int exceptions_ = std::uncaught_exceptions();
+  };
   /// Summed since the last clear().
   DispatchCounters& counters() { return counters_; }
 

@@ -136,14 +136,19 @@ TEST_F(TrainMpi, OneRanksErrorEndsTheJob) {
     if (!fails(1, 0, 12) && fails(2, 6, 12) && !fails(2, 0, 6)) break;
   }
   ASSERT_LT(place, 24U);
-  const auto begin = std::chrono::steady_clock::now();
-  const CommandResult r = test::run_command(kEnvironment + start("run", 2, "--data.source=" + source));
-  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 30.0);
-  EXPECT_EQ(r.exit_code, 1) << r.output;
-  for (const std::string& part :
-       {file.string(), std::to_string(place * 64 + 5), std::string("400"), std::string("[rank 1]")})
-    EXPECT_NE(r.output.find(part), std::string::npos) << "no '" << part << "' in:\n" << r.output;
-  EXPECT_EQ(test::read_metrics(run("run")).size(), 1U);
+  for (const int expert_parallel : {1, 2}) {
+    const std::string name = "run" + std::to_string(expert_parallel);
+    const auto begin = std::chrono::steady_clock::now();
+    const CommandResult r = test::run_command(
+        kEnvironment +
+        start(name, 2, "--data.source=" + source + " --parallel.expert_parallel=" + std::to_string(expert_parallel)));
+    EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 30.0);
+    EXPECT_EQ(r.exit_code, 1) << r.output;
+    for (const std::string& part :
+         {file.string(), std::to_string(place * 64 + 5), std::string("400"), std::string("[rank 1]")})
+      EXPECT_NE(r.output.find(part), std::string::npos) << "no '" << part << "' in:\n" << r.output;
+    EXPECT_EQ(test::read_metrics(run(name)).size(), 1U);
+  }
 }
 
 }  // namespace

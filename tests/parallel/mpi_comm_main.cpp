@@ -1,9 +1,10 @@
 // The checks of comm_checks.h over MPI, and the ways in which a job must end. Run by ctest under mpirun:
-//   emox_mpi_comm check|chunks|nodes|messages|late|hang|part|rows|early|stopped|throw|leave|kill|auto|mpi|self
+//   emox_mpi_comm check|chunks|nodes|messages|abandon|late|hang|part|rows|early|stopped|throw|leave|kill|auto|mpi|self
 //   emox_mpi_comm traffic BYTES TIMES
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <thread>
@@ -72,6 +73,28 @@ void check_messages(Communicator& comm) {
   expect_messages(before, comm.rank() == 0 ? 0 : 1, comm.rank() == 0 ? ranks - 1 : 0);
 }
 
+/// Rank 0 abandons an exchange before rank 1's rows are sent: they must not reach the memory that they were meant for.
+void check_abandon(Communicator& comm) {
+  const auto part = comm.split(0, 0);
+  const std::vector<std::int64_t> none(static_cast<std::size_t>(comm.size()), 0);
+  std::vector<std::int64_t> rows = none;
+  rows[comm.rank() == 0 ? 1 : 0] = 1000;
+  std::vector<float> in(1000, 1.0F), out(1000, 0.0F);
+  const TensorView nothing(nullptr, DType::F32, {0});
+  if (comm.rank() == 0) {
+    part->all_to_all_v_start(view_of(out), rows, nothing, none);
+    part->all_to_all_v_abandon();
+    std::fill(out.begin(), out.end(), 7.0F);
+  }
+  comm.barrier();
+  if (comm.rank() == 1) part->all_to_all_v_start(nothing, none, view_of(in), rows);
+  comm.barrier();
+  for (int i = 0; i < 20; ++i) comm.barrier();  // MPI has every occasion to deliver
+  if (comm.rank() == 1) part->all_to_all_v_abandon();
+  expect_values(out, "memory after an abandoned exchange",
+                [&](std::int64_t) { return comm.rank() == 0 ? 7.0F : 0.0F; });
+}
+
 /// The last rank does what the mode says, the others enter a collective and wait for it.
 void misbehave(Communicator& comm, const std::string& mode) {
   const auto part = comm.split(0, 0);
@@ -134,6 +157,8 @@ int run(const std::string& mode) {
       check_nodes(*comm);
     } else if (mode == "messages") {
       check_messages(*comm);
+    } else if (mode == "abandon") {
+      check_abandon(*comm);
     } else if (mode == "late") {
       // Three times the limit, but outside of collectives, on all ranks; then one rank is done long before the others.
       comm->barrier();

@@ -1,0 +1,59 @@
+// A training step with experts sharded over all ranks, of which the last one goes wrong before a given collective. Run
+// by ctest under mpirun; the job must end by itself, non-zero, and say who and where:
+//   emox_mpi_step throw|sleep|stop|kill NAME NUMBER [two_level]     e.g. stop all_to_all_v_finish 11
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <string>
+#include <thread>
+
+#include "launch/commands/command.h"
+#include "launch/commands/on_ranks.h"
+#include "parallel/comm/mpi_world.h"
+#include "runtime/core/error.h"
+#include "tests/support/interrupted.h"
+
+namespace emox {
+namespace {
+
+void go_wrong(const std::string& how, std::string_view where) {
+  std::fprintf(stderr, "going wrong before %s\n", std::string(where).c_str());
+  if (how == "sleep") std::this_thread::sleep_for(std::chrono::seconds(60));
+  if (how == "stop") ::raise(SIGSTOP);
+  if (how == "kill") ::kill(::getpid(), SIGKILL);
+  fail<IoError>("the disk is full");
+}
+
+int run(const std::string& how, const std::string& name, int number, DispatchKind dispatch) {
+  const Recipe recipe = test::step_recipe(MpiWorld::launched_ranks(), dispatch);
+  ParallelConfig parallel = recipe.parallel;
+  parallel.watchdog_s = 1;
+  return on_ranks(parallel, 1, [&](Session& session) {
+    const int last = session.comm().size() - 1;
+    std::int64_t step = 0;
+    int count = 0;
+    const auto comm = test::make_interrupted(session.comm(), [&](std::string_view n) {
+      if (step == 2 && session.comm().rank() == last && n == name && ++count == number) go_wrong(how, n);
+    });
+    test::StepRank rank(*comm, recipe);
+    while (++step <= 3) {
+      rank.step(step);
+      if (session.root()) std::fprintf(stderr, "step %d is done\n", static_cast<int>(step));
+    }
+    return static_cast<int>(kDone);
+  });
+}
+
+}  // namespace
+}  // namespace emox
+
+int main(int argc, char** argv) {
+  if (argc < 4) return 0;  // expect_failure.sh then says that nothing failed
+  const bool two_level = argc > 4 && std::string(argv[4]) == "two_level";
+  return emox::guarded([&] {
+    return emox::run(argv[1], argv[2], std::stoi(argv[3]),
+                     two_level ? emox::DispatchKind::TwoLevel : emox::DispatchKind::Flat);
+  });
+}

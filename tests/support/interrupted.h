@@ -1,0 +1,41 @@
+// A rank that fails in the middle of a training step, at whichever collective a test says.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "launch/config/recipe.h"
+#include "launch/train/sharding.h"
+#include "launch/train/training_step.h"
+#include "parallel/comm/communicator.h"
+
+namespace emox::test {
+
+/// Called before each collective, by its name; "all_to_all_v_start" and "all_to_all_v_finish" are two. May throw.
+using BeforeCollective = std::function<void(std::string_view name)>;
+
+/// `inner`, which must outlive it, and everything split from it, with `before` called first.
+std::unique_ptr<Communicator> make_interrupted(Communicator& inner, BeforeCollective before);
+
+/// One rank of an EMO run with experts sharded over all ranks, on made-up tokens: it reads no files.
+class StepRank {
+ public:
+  StepRank(Communicator& comm, const Recipe& recipe);
+  /// Gradients and update.
+  StepMetrics step(std::int64_t number);
+
+ private:
+  const Recipe recipe_;
+  Context ctx_;
+  Sharding sharding_;
+  LanguageModel model_;
+  std::unique_ptr<PoolSizes> pools_;
+  TrainingStep step_;
+};
+
+/// tests/support/training.h's tiny recipe with fewer tokens, for StepRank.
+Recipe step_recipe(int ranks, DispatchKind dispatch);
+
+}  // namespace emox::test
