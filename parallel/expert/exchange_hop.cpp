@@ -43,7 +43,7 @@ struct ExchangeHop::Exposed {
 
 HopPlan ExchangeHop::reserve(Arena& arena, std::int64_t rows, std::int64_t picks) const {
   HopPlan p;
-  p.row = arena.growing(DType::I32, {rows});
+  p.row = arena.growing(DType::I32, {std::min(rows * fan_, picks)});
   p.pick = arena.growing(DType::I32, {picks});
   p.places = arena.growing(DType::I32, {rows, fan_});
   return p;

@@ -6,8 +6,9 @@ namespace emox {
 
 void ExchangeStaging::reserve(Arena& arena, std::int64_t tokens, std::int64_t top_k, std::int64_t width, int ranks,
                               int hops) {
-  // A source sends at most min(k, ranks) rows a token; with balanced load as many arrive.
-  const std::int64_t rows = tokens * std::min<std::int64_t>(top_k, ranks), picks = tokens * top_k;
+  // A source sends at most min(k, ranks) rows a token; with balanced load as many arrive. Picks have a quarter to
+  // spare, as the experts' rows do.
+  const std::int64_t rows = tokens * std::min<std::int64_t>(top_k, ranks), picks = tokens * top_k * 5 / 4;
   send = arena.growing(DType::F32, {rows, width});
   pick_send = arena.growing(DType::F32, {picks});
   for (int h = 0; h < hops; ++h) {
