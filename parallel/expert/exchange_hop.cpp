@@ -99,7 +99,7 @@ void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector
   p.arrived_picks = p.arrived_picks_away + own_picks;
   arrived_from = p.recv_rows;
   arrived_from[me] = own_rows;
-  exchange_wire(p);
+  place_own_wire(p);
   {
     const Exposed exposed(ctx, counters_);
     const auto away = static_cast<std::size_t>(p.picks_away), here = static_cast<std::size_t>(p.arrived_picks_away);
@@ -122,7 +122,7 @@ void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector
 }
 
 // Room for the lists of the others; this rank's own follow without travelling.
-void ExchangeHop::exchange_wire(const HopPlan& p) {
+void ExchangeHop::place_own_wire(const HopPlan& p) {
   wire_in_.resize(static_cast<std::size_t>(p.arrived_picks));
   std::copy(send_.wire.begin() + p.picks_away, send_.wire.end(), wire_in_.begin() + p.arrived_picks_away);
 }

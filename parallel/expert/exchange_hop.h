@@ -60,7 +60,7 @@ class ExchangeHop {
  private:
   struct Exposed;
   void count_bytes(const std::vector<std::int64_t>& items, std::size_t item_bytes);
-  void exchange_wire(const HopPlan& plan);
+  void place_own_wire(const HopPlan& plan);
   Communicator& comm_;
   int index_;
   std::int64_t fan_;
