@@ -20,6 +20,7 @@ inline constexpr std::int64_t kLanes = 4;
 
 using Lanes [[gnu::vector_size(kLanes * 4)]] = float;
 using IntLanes [[gnu::vector_size(kLanes * 4)]] = std::int32_t;
+using BitLanes [[gnu::vector_size(kLanes * 4)]] = std::uint32_t;  ///< wraps instead of overflowing
 
 inline Lanes load(const float* p) {
   Lanes v;
@@ -80,7 +81,8 @@ inline Lanes exp_nonpositive(Lanes x) {
   p = p * r + 5.0000001201e-1F;
   p = p * (r * r) + (r + 1.0F);
   // x >= -87.3 keeps 2^n a normal number: its exponent field is n + 127, and n is in the low bits of `shifted`.
-  const IntLanes power = (std::bit_cast<IntLanes>(shifted) << 23) + (127 << 23);
+  // Far above 0, where a masked score may lie, the result means nothing and the caller drops it.
+  const BitLanes power = (std::bit_cast<BitLanes>(shifted) << 23) + (127U << 23);
   const Lanes y = p * std::bit_cast<Lanes>(power);
   return x < low ? Lanes{} : y;
 }
