@@ -27,7 +27,7 @@ configure=()
 if command -v ccache >/dev/null; then configure+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 
 # sanitizer_set PRESET LABELS TARGET...: builds these test executables and runs their tests. The longest ones, which repeat in
-# fifty steps what others do in one, are left to the whole suite.
+# fifty steps what others do in one, are left to the whole suite, and so are those that measure the memory of the process.
 sanitizer_set() {
   local preset=$1 labels=$2
   shift 2
@@ -35,7 +35,7 @@ sanitizer_set() {
   cmake --preset "$preset" "${configure[@]}"
   cmake --build --preset "$preset" --target "$@"
   stage "tests under $preset"
-  ctest --preset "$preset" -L "$labels" -E '^house\.|FiftyStepsAgree|ManyStepsAgree'
+  ctest --preset "$preset" -L "$labels" -E '^house\.|FiftyStepsAgree|ManyStepsAgree|CheckpointCost'
 }
 
 stage "packages"
