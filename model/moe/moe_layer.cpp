@@ -79,7 +79,7 @@ void MoeLayer::make_room(Context& ctx, const Saved& saved, const Scratch& scratc
   if (grown == 0 || ctx.log == nullptr) return;
   constexpr double kMib = 1048576;
   ctx.log->info(
-      "layer {}: {} rows have arrived for the experts of this rank, there was room for {}: receive buffers grew by "
+      "layer {}: {} rows come to the experts of this rank (room for {} until now): receive buffers and lists grew by "
       "{:.1f} MiB, tensors take {:.0f} MiB now",
       layer_, rows, before, static_cast<double>(grown) / kMib, static_cast<double>(memory_stats().allocated) / kMib);
 }
