@@ -137,7 +137,7 @@ ordered_json pool_json(const PoolKind& pool) {
   return pool.low == pool.high ? ordered_json(pool.low) : ordered_json(pool.name);
 }
 
-// Planning time a row for more and more ranks: as many tokens on each, standard top-k.
+// Planning time a row for more and more ranks: as many tokens on each, pools of 32, random placement.
 ordered_json planning_rows(const DispatchBenchOptions& o) {
   auto rows = ordered_json::array();
   for (const int ranks : {4, 16, 64, 256, 1024}) {

@@ -60,8 +60,8 @@ class Trainer {
         step_(session.ctx(), recipe, model_, sharding_.mesh(), pools_.get(),
               static_cast<std::int64_t>(loader_.sources().size())),
         schedule_(schedule_of(recipe)) {
+    if (!options.record_pools.empty()) record_pools(options.record_pools);  // refused before anything is made
     start(command);
-    if (!options.record_pools.empty()) record_pools(options.record_pools);
   }
 
   void run() {

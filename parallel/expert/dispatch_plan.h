@@ -41,8 +41,8 @@ struct SendPlan {
 void plan_send(SendPlan& out, const RowPicks& in, std::span<const std::int32_t> destination, int self, int ranks,
                std::int64_t fan);
 
-/// The rows that arrived: wire lists of the other ranks in rising order, this rank's own last. IoError-like damage
-/// cannot happen between ranks, so a list that contradicts its counts is a ShapeError.
+/// The rows that arrived: wire lists of the other ranks in rising order, this rank's own last. A list that
+/// contradicts the announced number of rows is a ShapeError.
 void picks_of_wire(RowPicks& out, std::span<const std::int32_t> wire, std::int64_t expected_rows);
 
 /// The receiving side of the last hop: arrived rows sorted by local expert. Rows of one expert come by rising source

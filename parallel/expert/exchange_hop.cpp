@@ -74,7 +74,7 @@ void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector
   p.picks_away = p.picks - own_picks;
 
   // One pair of counts a peer, whether it is reached or not.
-  const std::vector<std::int64_t> one(n, 1);
+  ones_.assign(n, 1);
   counts_out_.resize(2 * n);
   counts_in_.resize(2 * n);
   for (std::size_t r = 0; r < n; ++r) {
@@ -83,10 +83,10 @@ void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector
   }
   {
     const Exposed exposed(ctx, counters_);
-    comm_.all_to_all_v(host_view(counts_in_, 0, 2 * n, {ranks, 2}), one, host_view(counts_out_, 0, 2 * n, {ranks, 2}),
-                       one);
+    comm_.all_to_all_v(host_view(counts_in_, 0, 2 * n, {ranks, 2}), ones_, host_view(counts_out_, 0, 2 * n, {ranks, 2}),
+                       ones_);
   }
-  count_bytes(one, 2 * sizeof(std::int64_t));
+  count_bytes(ones_, 2 * sizeof(std::int64_t));
   p.recv_rows.resize(n);
   p.recv_picks.resize(n);
   for (std::size_t r = 0; r < n; ++r) {

@@ -68,7 +68,7 @@ class ExchangeHop {
   DispatchCounters& counters_;
   // Host side, kept so that a step allocates nothing.
   SendPlan send_;
-  std::vector<std::int64_t> counts_out_, counts_in_;
+  std::vector<std::int64_t> ones_, counts_out_, counts_in_;
   std::vector<std::int32_t> wire_in_;
 };
 

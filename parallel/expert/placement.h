@@ -36,8 +36,6 @@ class ExpertPlacement {
   }
   /// The experts of a rank, rising: the order of their weights in its memory.
   std::vector<std::int32_t> experts_of(std::int64_t layer, int rank) const;
-  /// The most experts that a rank holds in a layer: ceil(experts / ranks).
-  std::int64_t most_experts() const { return (experts_ + ranks_ - 1) / ranks_; }
 
  private:
   ExpertPlacement(std::int64_t experts, int ranks) : experts_(experts), ranks_(ranks) {}

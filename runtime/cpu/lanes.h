@@ -3,10 +3,11 @@
 // The type is the vector extension of GCC and Clang: operators work on all lanes at once, on any processor.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <utility>
+
+#include "runtime/cpu/simd_math.h"
 
 namespace emox::cpu {
 
@@ -65,25 +66,11 @@ inline void transpose(Lanes (&rows)[kLanes]) {
 /// n rounded up to a multiple of `unit`.
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-/// e^x for x <= 0 (or little above): exp_approx of simd_math.h without what larger x needs. Exact 0 for -infinity, NaN
-/// kept.
+/// e^x for x <= 0. Exact 0 for -infinity, NaN kept. Far above 0, where a masked score may lie, the result means nothing
+/// and the caller drops it.
 inline Lanes exp_nonpositive(Lanes x) {
-  constexpr float low = -87.3F, round_to_integer = 0x1.8p23F;  // adding the latter leaves round(x) in the lowest bits
-  const Lanes clamped = x < low ? all_lanes(low) : x;          // NaN passes through
-  const Lanes shifted = clamped * 1.44269504088896341F + round_to_integer;
-  const Lanes n = shifted - round_to_integer;
-  Lanes r = clamped - n * 0.693359375F;
-  r = r + n * 2.12194440e-4F;
-  Lanes p = r * 1.9875691500e-4F + 1.3981999507e-3F;
-  p = p * r + 8.3334519073e-3F;
-  p = p * r + 4.1665795894e-2F;
-  p = p * r + 1.6666665459e-1F;
-  p = p * r + 5.0000001201e-1F;
-  p = p * (r * r) + (r + 1.0F);
-  // x >= -87.3 keeps 2^n a normal number: its exponent field is n + 127, and n is in the low bits of `shifted`.
-  // Far above 0, where a masked score may lie, the result means nothing and the caller drops it.
-  const BitLanes power = (std::bit_cast<BitLanes>(shifted) << 23) + (127U << 23);
-  const Lanes y = p * std::bit_cast<Lanes>(power);
+  constexpr float low = -87.3F;
+  const Lanes y = exp_normal<BitLanes>(x < low ? all_lanes(low) : x);  // NaN passes through
   return x < low ? Lanes{} : y;
 }
 
