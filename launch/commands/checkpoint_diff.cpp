@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -49,17 +50,17 @@ struct HeaderDifference {
 
 using Values = std::map<std::string, std::string>;
 
-/// The recipe's keys; the whole text when another version of emox wrote it.
-Values keys_of(const std::string& recipe_text) {
-  Values values;
+/// The recipe's keys; nothing when another version of emox wrote it.
+std::optional<Values> keys_of(const std::string& recipe_text) {
   try {
     Recipe recipe = parse_recipe(recipe_text, "the recipe in the checkpoint");
+    Values values;
     for (const Field& field : fields_of(recipe))
       values[field.name()] = fmt::format("{}", fmt::join(field.values(), " "));
+    return values;
   } catch (const UsageError&) {
-    values = {{"(text)", recipe_text}};
+    return std::nullopt;
   }
-  return values;
 }
 
 Values extra_of(const nlohmann::json& extra) {
@@ -93,7 +94,12 @@ std::vector<HeaderDifference> compare_headers(const Manifest& a, const Manifest&
   };
   append(list, "", numbers(a), numbers(b));
   if (a.placement != b.placement) list.push_back({"placement", "one table", "another"});
-  append(list, "", keys_of(a.recipe), keys_of(b.recipe));
+  const auto keys_a = keys_of(a.recipe), keys_b = keys_of(b.recipe);
+  if (keys_a && keys_b)
+    append(list, "", *keys_a, *keys_b);
+  else if (a.recipe != b.recipe)
+    list.push_back(
+        {"recipe", keys_a ? "one text" : "one of another version", keys_b ? "another" : "another version's"});
   append(list, "extra.", extra_of(a.extra), extra_of(b.extra));
   return list;
 }

@@ -115,7 +115,7 @@ std::string help_checkpoint() {
          "    --all                 sharded; exit 0: all tensors equal, 1: not\n"
          "  export RUN|CHECKPOINT --output=FILE.h5    whole tensors in one file\n"
          "    --moments             optimizer moments as well\n"
-         "    --experts=SPEC        these routed experts: 0-3,7 of every layer, or by layer,\n"
+         "    --experts=SPEC        routed experts, 0-3,7 of every layer, or by layer,\n"
          "                          \"0:0-3;1:7,9\"; files without them are not read\n"
          "    --only=PREFIX         tensors whose names begin so\n"
          "    --force               replace FILE.h5\n"
