@@ -44,6 +44,7 @@ bool is_routed(const Report& r, const SavedArray& a) {
 }
 
 std::string recipe_name(const Manifest& m) {
+  if (m.recipe.empty()) return "none";
   try {
     return parse_recipe(m.recipe, "the recipe in the checkpoint").run.name;
   } catch (const UsageError&) {

@@ -39,7 +39,7 @@ struct ArrayStatistics {
   std::int64_t not_finite = 0;  ///< NaN and infinite
   double sum = 0;
   double sum_squares = 0;      ///< NaN or infinite if elements are, like the sum
-  double least = 0, most = 0;   ///< NaNs left out; 0 of an array without elements
+  double least = 0, most = 0;  ///< NaNs left out; 0 of an array without elements
   double l2() const;
   double mean() const { return elements == 0 ? 0 : sum / static_cast<double>(elements); }
   double rms() const;  ///< root of the mean square; 0 of an array without elements
