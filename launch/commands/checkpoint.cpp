@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <system_error>
 
 #include "launch/commands/checkpoint_tool.h"
@@ -88,19 +89,22 @@ struct Pruned {
   std::int64_t bytes = 0, kept = 0;
 };
 
-/// The rehearsal tells what will go, so that its size is known before it does.
 Pruned prune(const fs::path& directory, int keep_last, std::int64_t keep_every_steps, bool dry_run) {
+  std::map<std::string, std::int64_t> sizes;
+  for (const fs::path& checkpoint : list_checkpoints(directory))
+    sizes.emplace(checkpoint.filename().string(), bytes_in(checkpoint));
+  std::vector<fs::path> removed;
+  if (dry_run)
+    removed = prune_checkpoints(Rehearsal(directory).path(), keep_last, keep_every_steps);
+  else
+    removed = prune_checkpoints(directory, keep_last, keep_every_steps);
   Pruned result;
-  const Rehearsal rehearsal(directory);
-  const auto doomed = prune_checkpoints(rehearsal.path(), keep_last, keep_every_steps);
-  for (auto at = doomed.rbegin(); at != doomed.rend(); ++at) {
+  for (auto at = removed.rbegin(); at != removed.rend(); ++at) {
     const std::string name = at->filename().string();
-    result.removed.emplace_back(name, bytes_in(directory / name));
-    result.bytes += result.removed.back().second;
+    result.removed.emplace_back(name, sizes[name]);
+    result.bytes += sizes[name];
   }
-  if (!dry_run) prune_checkpoints(directory, keep_last, keep_every_steps);
-  result.kept = static_cast<std::int64_t>(list_checkpoints(directory).size());
-  if (dry_run) result.kept -= static_cast<std::int64_t>(doomed.size());
+  result.kept = static_cast<std::int64_t>(sizes.size() - removed.size());
   return result;
 }
 
