@@ -13,7 +13,7 @@ std::string help_overview() {
       "       emox COMMAND --help\n"
       "\n"
       "commands:\n";
-  for (const Command& command : commands()) text += fmt::format("  {:<8} {}\n", command.name, command.summary);
+  for (const Command& command : commands()) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
   return text +
          "\n"
          "first steps:\n"
@@ -103,6 +103,30 @@ std::string help_bench() {
          "  --json                 one JSON object on the last line\n"
          "\n"
          "example: emox bench step --preset=small --json   (OMP_NUM_THREADS: threads)\n";
+}
+
+std::string help_checkpoint() {
+  return "usage: emox checkpoint info|verify|diff|export|prune ... [--json]\n"
+         "\n"
+         "  info RUN|CHECKPOINT     what is in it, a line for each kind of tensor\n"
+         "    --all                 every tensor\n"
+         "    --no-norms            from the manifest alone: reads no tensors\n"
+         "  verify RUN|CHECKPOINT   every byte (all checkpoints of a RUN); exit 1: damaged\n"
+         "  diff A B                tensors that differ, and by how much, however they are\n"
+         "    --all                 sharded; exit 0: all tensors equal, 1: not\n"
+         "  export RUN|CHECKPOINT --output=FILE.h5    whole tensors in one file\n"
+         "    --moments             optimizer moments as well\n"
+         "    --experts=SPEC        routed experts, 0-3,7 of every layer, or by layer,\n"
+         "                          \"0:0-3;1:7,9\"; files without them are not read\n"
+         "    --only=PREFIX         tensors whose names begin so\n"
+         "    --force               replace FILE.h5\n"
+         "  prune RUN --keep-last=N    never removes the newest intact checkpoint\n"
+         "    --keep-every-steps=M  keep those of every M steps too\n"
+         "    --dry-run             only say what would go\n"
+         "\n"
+         "RUN means its newest intact checkpoint. Ranks share the reading:\n"
+         "\n"
+         "example: mpirun -n 2 emox checkpoint verify runs/quickstart\n";
 }
 
 std::string help_plan() {

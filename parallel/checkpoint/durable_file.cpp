@@ -27,11 +27,11 @@ void rename_path(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
-OpenFile::OpenFile(const fs::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
+FileDescriptor::FileDescriptor(const fs::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
   require<IoError>(fd_ >= 0, "cannot open {}: {}", path.string(), std::strerror(errno));
 }
 
-OpenFile::~OpenFile() { close(fd_); }
+FileDescriptor::~FileDescriptor() { close(fd_); }
 
 DurableFile::DurableFile(fs::path path) : path_(std::move(path)), temporary_(path_.string() + ".tmp") {
   fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -64,15 +64,15 @@ void DurableFile::commit() {
 }
 
 void sync_to_disk(const fs::path& path) {
-  const OpenFile file(path, O_RDONLY);
+  const FileDescriptor file(path, O_RDONLY);
   // Some file systems refuse to sync a directory (EINVAL); they have no stronger promise to give.
-  const bool synced = fsync(file.descriptor()) == 0 || (errno == EINVAL && fs::is_directory(path));
+  const bool synced = fsync(file.get()) == 0 || (errno == EINVAL && fs::is_directory(path));
   require<IoError>(synced, "cannot write {} to the disk: {}", path.string(), std::strerror(errno));
 }
 
 void start_writing_to_disk(const fs::path& path) {
-  const OpenFile file(path, O_WRONLY);
-  sync_file_range(file.descriptor(), 0, 0, SYNC_FILE_RANGE_WRITE);
+  const FileDescriptor file(path, O_WRONLY);
+  sync_file_range(file.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 void replace_directory(const fs::path& from, const fs::path& to) {

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "runtime/core/dtype.h"
 #include "runtime/core/shape.h"
@@ -26,7 +27,7 @@ std::string library_reason();
 /// Closes an identifier of any kind with its own function.
 class Handle {
  public:
-  Handle(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
+  Handle(hid_t id, herr_t (*with)(hid_t)) : id_(id), close_(with) {}
   ~Handle() {
     if (id_ >= 0) close_(id_);
   }
@@ -34,6 +35,8 @@ class Handle {
   Handle& operator=(const Handle&) = delete;
   hid_t get() const { return id_; }
   bool good() const { return id_ >= 0; }
+  /// False when the library could not: what it still held of a dataset is lost then.
+  bool close() { return close_(std::exchange(id_, -1)) >= 0; }
 
  private:
   hid_t id_;
