@@ -82,6 +82,9 @@ int guarded(const std::function<int()>& body) {
   } catch (const UsageError& error) {
     fmt::print(stderr, "emox: {}\n", error.message());
     return kUsage;
+  } catch (const TryAgainError& error) {
+    fmt::print(stderr, "emox: {}\n", error.message());
+    return kTryAgain;
   } catch (const Error& error) {
     // what() adds the rank and the place in the source, which a report of a failure needs.
     fmt::print(stderr, "emox: {}\n", error.what());

@@ -13,6 +13,7 @@
 #include "launch/bench/gemm_rate.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/evaluator.h"
+#include "launch/train/lease.h"
 #include "launch/train/progress.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/sharding.h"
@@ -61,7 +62,7 @@ class Trainer {
               static_cast<std::int64_t>(loader_.sources().size())),
         schedule_(schedule_of(recipe)) {
     if (!options.record_pools.empty()) record_pools(options.record_pools);  // refused before anything is made
-    start(command);
+    start(command, options.lease);
   }
 
   void run() {
@@ -77,6 +78,7 @@ class Trainer {
     Progress progress(done_ + 1, last, s_.root());
     bool stop = false;
     while (done_ < stop_after && !stop) {
+      if (lease_ != nullptr) lease_->check();
       const std::int64_t step = done_ + 1;
       stop = one_step(step, signals.received() != 0, progress) && step < stop_after;
       done_ = step;
@@ -104,7 +106,8 @@ class Trainer {
   }
 
  private:
-  void start(const std::vector<std::string>& command) {
+  void start(const std::vector<std::string>& command, const LeaseTiming& timing) {
+    on_root(s_, [&] { lease_ = std::make_unique<RunLease>(directory_.root(), LeaseHolder::self(command), timing); });
     const auto found = find_latest(s_.comm(), directory_.checkpoints(), &s_.log());
     on_root(s_, [&] {
       require<UsageError>(
@@ -246,6 +249,7 @@ class Trainer {
 
   void save(std::int64_t step) {
     const Span span(s_.ctx(), "phase.checkpoint");
+    if (lease_ != nullptr) lease_->confirm();
     const auto start = Clock::now();
     CheckpointMeta meta;
     meta.tokens = step * recipe_.tokens_per_step();
@@ -283,6 +287,7 @@ class Trainer {
   const Recipe recipe_;
   const std::string trace_;
   RunDirectory directory_;
+  std::unique_ptr<RunLease> lease_;  ///< on rank 0; given back after everything below has ended
   Loader loader_;
   Sharding sharding_;
   LanguageModel model_;
