@@ -21,17 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A run directory means its newest intact checkpoint; a checkpoint directory means itself.
-fs::path checkpoint_of(Session& session, const fs::path& path) {
-  if (fs::exists(path / "manifest.json")) return path;
-  require<UsageError>(fs::exists(path), "{} does not exist: give a run directory or one of its checkpoints",
-                      path.string());
-  const auto found = find_latest(session.comm(), path / "checkpoints", &session.log());
-  require<UsageError>(found.has_value(), "{} holds no intact checkpoint (looked in {})", path.string(),
-                      (path / "checkpoints").string());
-  return found->path;
-}
-
 // The run's sharding as far as these ranks allow: any number of ranks can evaluate.
 ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
   ParallelConfig parallel = recipe.parallel;

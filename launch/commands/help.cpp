@@ -34,6 +34,7 @@ std::string help_train() {
          "common keys:\n"
          "  --run.dir=DIR                    where the run is kept (runs/NAME)\n"
          "  --run.stop_after_step=N          save and stop after step N\n"
+         "  --run.warm_start=RUN             begin with another run's weights\n"
          "  --train.steps=N                  length of the run\n"
          "  --train.batch_sequences=N        sequences a step, all ranks together\n"
          "  --train.micro_batch_sequences=N  sequences a rank computes at a time\n"

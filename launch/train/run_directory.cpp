@@ -87,13 +87,23 @@ void RunDirectory::prepare(Session& session, const Recipe& recipe, const std::ve
   session.log().open_file(log(session.comm().rank()).string());
 }
 
+std::filesystem::path checkpoint_of(Session& session, const std::filesystem::path& path, const std::string& key) {
+  if (std::filesystem::exists(path / "manifest.json")) return path;
+  require<UsageError>(std::filesystem::exists(path),
+                      "{}{} does not exist: give a run directory or one of its checkpoints", key, path.string());
+  const auto found = find_latest(session.comm(), path / "checkpoints", &session.log());
+  require<UsageError>(found.has_value(), "{}{} holds no intact checkpoint (looked in {})", key, path.string(),
+                      (path / "checkpoints").string());
+  return found->path;
+}
+
 std::vector<CheckpointPiece> bias_pieces(const LanguageModel& model) {
   std::vector<CheckpointPiece> pieces;
   if (model.selection_bias().null()) return pieces;
   for (std::int64_t l = 0; l < model.config().layers; ++l) {
     const TensorView bias = model.selection_bias()[l];
     pieces.push_back(
-        {fmt::format("model.layers.{}.mlp.gate.selection_bias", l), "weight", bias.shape(), 0, bias.numel(), bias});
+        {fmt::format("model.layers.{}{}", l, kSelectionBiasName), "weight", bias.shape(), 0, bias.numel(), bias});
   }
   return pieces;
 }

@@ -20,6 +20,7 @@
 #include "launch/train/signals.h"
 #include "launch/train/trace.h"
 #include "launch/train/training_step.h"
+#include "launch/train/warm_start.h"
 #include "model/optim/schedule.h"
 #include "model/transformer/flops.h"
 #include "parallel/expert/pool_trace.h"
@@ -122,7 +123,10 @@ class Trainer {
       for (CheckpointPiece& piece : bias_pieces(model_)) wanted.push_back(std::move(piece));
       load_checkpoint(s_.comm(), found->path, wanted);
       done_ = found->manifest.step;
+      step_.optimizer().set_steps_before(optimizer_steps(found->manifest) - done_);
       s_.log().info("resumed {} from step {}", recipe_.run.dir, done_);
+    } else if (!recipe_.run.warm_start.empty()) {
+      warm_start(s_, recipe_, model_, step_.optimizer());
     } else {
       model_.initialize(s_.ctx(), static_cast<std::uint64_t>(recipe_.run.seed));
     }
@@ -255,7 +259,7 @@ class Trainer {
     meta.tokens = step * recipe_.tokens_per_step();
     meta.seed = static_cast<std::uint64_t>(recipe_.run.seed);
     meta.recipe = to_ini(recipe_);
-    meta.extra = {{"data_step", step}};
+    meta.extra = {{"data_step", step}, {"optimizer_step", step_.optimizer().steps_before() + step}};
     meta.mesh = {{"expert_parallel", sharding_.mesh().expert_parallel()},
                  {"data_parallel", sharding_.mesh().data_parallel()}};
     if (model_.experts() != nullptr) meta.placement = model_.experts()->placement().to_json();
