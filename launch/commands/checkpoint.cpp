@@ -11,9 +11,9 @@
 
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/commands/command.h"
-#include "launch/commands/find_checkpoint.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/config/nearest.h"
+#include "launch/train/find_checkpoint.h"
 #include "launch/train/run_directory.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/layout.h"

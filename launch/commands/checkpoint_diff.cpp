@@ -13,10 +13,10 @@
 
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/commands/command.h"
-#include "launch/commands/find_checkpoint.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/find_checkpoint.h"
 #include "parallel/checkpoint/compare.h"
 #include "parallel/checkpoint/inspect.h"
 #include "runtime/core/error.h"

@@ -14,7 +14,6 @@
 namespace emox {
 namespace {
 
-
 // Names that the documentation gives to commands of later versions.
 constexpr std::string_view kNotBuilt[] = {"generate", "data",  "select", "subset", "cluster",
                                           "study",    "sweep", "report", "slurm"};
@@ -84,6 +83,9 @@ int guarded(const std::function<int()>& body) {
   } catch (const UsageError& error) {
     fmt::print(stderr, "emox: {}\n", error.message());
     return kUsage;
+  } catch (const TryAgainError& error) {
+    fmt::print(stderr, "emox: {}\n", error.message());
+    return kTryAgain;
   } catch (const Error& error) {
     // what() adds the rank and the place in the source, which a report of a failure needs.
     fmt::print(stderr, "emox: {}\n", error.what());

@@ -40,7 +40,8 @@ std::string help_plan();
 /// Everything but what main() needs for itself: chooses the command, turns exceptions into messages and exit codes.
 int cli_main(int argc, char** argv);
 
-/// Runs the body; an exception becomes "emox: MESSAGE" on stderr and its exit code: 2 for UsageError, else 1.
+/// Runs the body; an exception becomes "emox: MESSAGE" on stderr and its exit code: 2 for UsageError, 75 for
+/// TryAgainError, else 1.
 int guarded(const std::function<int()>& body);
 
 /// What a command accepts besides --help.

@@ -34,6 +34,7 @@ std::string help_train() {
          "common keys:\n"
          "  --run.dir=DIR                    where the run is kept (runs/NAME)\n"
          "  --run.stop_after_step=N          save and stop after step N\n"
+         "  --run.warm_start=RUN             begin with another run's weights\n"
          "  --train.steps=N                  length of the run\n"
          "  --train.batch_sequences=N        sequences a step, all ranks together\n"
          "  --train.micro_batch_sequences=N  sequences a rank computes at a time\n"
@@ -146,16 +147,18 @@ std::string help_plan() {
 }
 
 std::string help_doctor() {
-  return "usage: emox doctor [--json]\n"
+  return "usage: emox doctor [RECIPE.ini [--section.key=value]...] [--json]\n"
          "\n"
          "What this build and this machine can do: processor and the instructions emox\n"
          "was compiled for, threads, speed of matrix products, ranks and how fast they\n"
-         "sum, HDF5. Warns when ranks and threads do not fit the cores.\n"
+         "sum, HDF5. Warns when ranks and threads do not fit the cores. With a recipe\n"
+         "also the memory that it takes on these ranks, the copy for saves in the\n"
+         "background included, against what this node has.\n"
          "\n"
          "options:\n"
          "  --json   one JSON object\n"
          "\n"
-         "example: mpirun -n 2 emox doctor\n";
+         "example: mpirun -n 2 emox doctor launch/recipes/quickstart.ini\n";
 }
 
 }  // namespace emox

@@ -1,4 +1,4 @@
-#include "launch/commands/find_checkpoint.h"
+#include "launch/train/find_checkpoint.h"
 
 #include <algorithm>
 #include <system_error>
