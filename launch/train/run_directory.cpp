@@ -9,6 +9,7 @@
 
 #include "launch/config/recipe_file.h"
 #include "launch/train/lease_holder.h"
+#include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
@@ -58,12 +59,7 @@ nlohmann::ordered_json describe_run(Session& session, const Recipe& recipe, cons
 
 std::filesystem::path RunDirectory::log(int rank) const { return root_ / "log" / fmt::format("rank-{:05}.txt", rank); }
 
-bool RunDirectory::has_checkpoints() const {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(checkpoints(), ignored))
-    if (entry.path().filename().string().starts_with("step-") && entry.path().extension().empty()) return true;
-  return false;
-}
+bool RunDirectory::has_checkpoints() const { return !list_checkpoints(checkpoints()).empty(); }
 
 void RunDirectory::prepare(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
                            bool resuming) const {
