@@ -9,15 +9,14 @@
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
 #include "runtime/core/error.h"
+#include "runtime/core/version.h"
 
 namespace emox {
 namespace {
 
-constexpr const char* kVersion = "0.1.0";  // as in CMakeLists.txt; a test compares them
-
 // Names that the documentation gives to commands of later versions.
-constexpr std::string_view kNotBuilt[] = {"generate", "data",  "checkpoint", "select", "subset",
-                                          "cluster",  "study", "sweep",      "report", "slurm"};
+constexpr std::string_view kNotBuilt[] = {"generate", "data",  "select", "subset", "cluster",
+                                          "study",    "sweep", "report", "slurm"};
 
 bool is_help(const std::string& arg) { return arg == "--help" || arg == "-h"; }
 
@@ -69,6 +68,8 @@ const std::vector<Command>& commands() {
       {"train", "start a run, or resume it when its directory holds one", run_train, help_train, true},
       {"eval", "loss and bits per byte of a run on held-out documents", run_eval, help_eval, false},
       {"corpus", "build the text corpus that quickstart and tiny read", run_corpus, help_corpus, false},
+      {"checkpoint", "look into checkpoints: info, verify, diff, export, prune", run_checkpoint, help_checkpoint,
+       false},
       {"plan", "memory of each rank before a run is submitted", run_plan, help_plan, true},
       {"bench", "measure a training step, its ops, and dispatch", run_bench, help_bench, true},
       {"doctor", "what this build and this machine can do", run_doctor, help_doctor, false},

@@ -12,6 +12,7 @@
 #include "launch/commands/on_ranks.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/evaluator.h"
+#include "launch/train/find_checkpoint.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/sharding.h"
 #include "runtime/core/error.h"
@@ -32,7 +33,7 @@ ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
 }
 
 int evaluate_checkpoint(Session& session, const fs::path& where, bool json, const std::vector<std::string>& overrides) {
-  const fs::path path = checkpoint_of(session, where);
+  const fs::path path = find_checkpoint(session, where).path;
   const Manifest manifest = read_manifest(path);
   const Recipe recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
   Context& ctx = session.ctx();

@@ -13,7 +13,7 @@ std::string help_overview() {
       "       emox COMMAND --help\n"
       "\n"
       "commands:\n";
-  for (const Command& command : commands()) text += fmt::format("  {:<8} {}\n", command.name, command.summary);
+  for (const Command& command : commands()) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
   return text +
          "\n"
          "first steps:\n"
@@ -84,25 +84,50 @@ std::string help_corpus() {
 }
 
 std::string help_bench() {
-  return "usage: emox bench step|ops [RECIPE.ini] [--preset=small|mid] [--steps N]\n"
+  return "usage: emox bench step|ops|checkpoint [RECIPE.ini] [--preset=small|mid]\n"
          "       emox bench dispatch [--replay FILE] [--expert-parallel N] ...\n"
          "\n"
-         "  step      one training step, against the time its matrix products need\n"
-         "  ops       the same step op by op, against the limits of the machine\n"
-         "  dispatch  ranks and nodes a token visits, planned for ranks that need not\n"
-         "            exist, beside the formulas; or for recorded pools\n"
+         "  step       one training step, against the time its matrix products need\n"
+         "  ops        the same step op by op, against the limits of the machine\n"
+         "  checkpoint saving and loading the state, against plain files in the same place\n"
+         "  dispatch   ranks and nodes a token visits, planned for ranks that need not\n"
+         "             exist, beside the formulas; or for recorded pools\n"
          "\n"
          "options:\n"
-         "  --section.key=value    step, ops: any key of a recipe; see --help SECTION\n"
-         "  --replay FILE          what emox train --record-pools FILE wrote\n"
+         "  --section.key=value    any key of a recipe (not dispatch); see --help SECTION\n"
+         "  --steps N              step, ops: timed steps (10)\n"
+         "  --dir DIR, --repeats N checkpoint: where (bench-checkpoint), how often (5)\n"
+         "  --replay FILE          dispatch: what emox train --record-pools FILE wrote,\n"
+         "    --placement P        placed by: block, random (--placement-seed S), FILE\n"
          "  --expert-parallel N --data-parallel M --ranks-per-node G  planned mesh (8 1 8)\n"
-         "  --placement P          --replay: block, random (--placement-seed S), FILE\n"
-         "  --width D              elements of a row, for the bytes (2048)\n"
+         "  --width D              dispatch: elements of a row, for the bytes (2048)\n"
          "  --json                 one JSON object on the last line\n"
          "\n"
-         "OMP_NUM_THREADS chooses the threads of a rank.\n"
+         "example: emox bench step --preset=small --json   (OMP_NUM_THREADS: threads)\n";
+}
+
+std::string help_checkpoint() {
+  return "usage: emox checkpoint info|verify|diff|export|prune ... [--json]\n"
          "\n"
-         "example: emox bench step --preset=small --json\n";
+         "  info RUN|CHECKPOINT     what is in it, a line for each kind of tensor\n"
+         "    --all                 every tensor\n"
+         "    --no-norms            from the manifest alone: reads no tensors\n"
+         "  verify RUN|CHECKPOINT   every byte (all checkpoints of a RUN); exit 1: damaged\n"
+         "  diff A B                tensors that differ, and by how much, however they are\n"
+         "    --all                 sharded; exit 0: all tensors equal, 1: not\n"
+         "  export RUN|CHECKPOINT --output=FILE.h5    whole tensors in one file\n"
+         "    --moments             optimizer moments as well\n"
+         "    --experts=SPEC        routed experts, 0-3,7 of every layer, or by layer,\n"
+         "                          \"0:0-3;1:7,9\"; files without them are not read\n"
+         "    --only=PREFIX         tensors whose names begin so\n"
+         "    --force               replace FILE.h5\n"
+         "  prune RUN --keep-last=N    never removes the newest intact checkpoint\n"
+         "    --keep-every-steps=M  keep those of every M steps too\n"
+         "    --dry-run             only say what would go\n"
+         "\n"
+         "RUN means its newest intact checkpoint. Ranks share the reading:\n"
+         "\n"
+         "example: mpirun -n 2 emox checkpoint verify runs/quickstart\n";
 }
 
 std::string help_plan() {

@@ -10,6 +10,7 @@
 #include "launch/config/recipe_file.h"
 #include "launch/train/lease_holder.h"
 #include "runtime/core/error.h"
+#include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
 #include "runtime/ops/basic.h"
 
@@ -39,7 +40,7 @@ void write_text(const std::filesystem::path& path, const std::string& text) {
 nlohmann::ordered_json describe_run(Session& session, const Recipe& recipe, const std::vector<std::string>& command) {
   char host[256] = "unknown";
   gethostname(host, sizeof host - 1);
-  return {{"emox", "0.1.0"},
+  return {{"emox", kVersion},
           {"command", command},
           {"started", utc_now()},
           {"host", host},
@@ -85,16 +86,6 @@ void RunDirectory::prepare(Session& session, const Recipe& recipe, const std::ve
     write_text(manifest(), runs.dump(2) + "\n");
   });
   session.log().open_file(log(session.comm().rank()).string());
-}
-
-std::filesystem::path checkpoint_of(Session& session, const std::filesystem::path& path, const std::string& key) {
-  if (std::filesystem::exists(path / "manifest.json")) return path;
-  require<UsageError>(std::filesystem::exists(path),
-                      "{}{} does not exist: give a run directory or one of its checkpoints", key, path.string());
-  const auto found = find_latest(session.comm(), path / "checkpoints", &session.log());
-  require<UsageError>(found.has_value(), "{}{} holds no intact checkpoint (looked in {})", key, path.string(),
-                      (path / "checkpoints").string());
-  return found->path;
 }
 
 std::vector<CheckpointPiece> bias_pieces(const LanguageModel& model) {

@@ -33,10 +33,6 @@ class RunDirectory {
   std::filesystem::path root_;
 };
 
-/// Collective. The checkpoint that a path means: itself, or the newest intact one of a run directory. UsageError that
-/// begins with `key` when there is none.
-std::filesystem::path checkpoint_of(Session& session, const std::filesystem::path& path, const std::string& key = "");
-
 /// How the names of selection biases end.
 inline constexpr const char* kSelectionBiasName = ".mlp.gate.selection_bias";
 /// What a checkpoint holds besides parameters and moments: the selection bias of balance = bias, equal on all ranks.

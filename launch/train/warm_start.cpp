@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "launch/config/recipe_file.h"
+#include "launch/train/find_checkpoint.h"
 #include "launch/train/run_directory.h"
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/fit.h"
@@ -21,6 +22,14 @@ namespace emox {
 namespace {
 
 namespace fs = std::filesystem;
+
+FoundCheckpoint source_of(Session& session, const std::string& name) {
+  try {
+    return find_checkpoint(session, name);
+  } catch (const UsageError& e) {
+    fail<UsageError>("run.warm_start = {}: {}", name, e.message());
+  }
+}
 
 bool is_bias(const ManifestTensor& t) { return t.name.ends_with(kSelectionBiasName); }
 
@@ -98,7 +107,8 @@ void warm_start(Session& session, const Recipe& recipe, const LanguageModel& mod
                       recipe.train.anneal_from_step);
   const bool moments = recipe.run.warm_start_state == WarmStartState::Optimizer;
   try {
-    const fs::path path = checkpoint_of(session, recipe.run.warm_start, "run.warm_start = ");
+    const FoundCheckpoint found = source_of(session, recipe.run.warm_start);
+    const fs::path& path = found.path;
     const Manifest source = read_manifest(path);
     const auto holds = [&](auto&& what) { return std::any_of(source.tensors.begin(), source.tensors.end(), what); };
     require<UsageError>(!moments || holds([](const ManifestTensor& t) { return t.role == "exp_avg"; }),
@@ -112,7 +122,10 @@ void warm_start(Session& session, const Recipe& recipe, const LanguageModel& mod
     std::erase_if(pieces, [](const CheckpointPiece& p) { return p.name.ends_with(kSelectionBiasName); });
     if (bias)
       for (CheckpointPiece& piece : bias_pieces(model)) pieces.push_back(std::move(piece));
-    load_checkpoint(session.comm(), path, pieces);
+    if (found.verified)
+      read_checkpoint(session.comm(), {path, source}, pieces);
+    else
+      load_checkpoint(session.comm(), path, pieces);
 
     optimizer.set_steps_before(moments ? optimizer_steps(source) : 0);
     Log& log = session.log();

@@ -100,6 +100,7 @@ json content_of(const Manifest& m) {
           {"extra", m.extra},
           {"placement", m.placement},
           {"mesh", m.mesh},
+          {"libraries", m.libraries},
           {"files", std::move(files)},
           {"tensors", std::move(tensors)}};
 }
@@ -130,6 +131,8 @@ Manifest from_content(const StrictJson& j) {
   m.placement = j.at("placement").json();
   m.mesh = j.at("mesh").json();
   check_placement_and_mesh(m.placement, m.mesh);
+  m.libraries = j.at("libraries").json();
+  if (!m.libraries.is_object()) j.at("libraries").reject("an object");
   std::unordered_set<std::string> files, datasets;
   for (const StrictJson& f : j.at("files").elements()) {
     m.files.push_back(
@@ -203,9 +206,7 @@ std::string manifest_text(const Manifest& manifest) {
   }
 }
 
-Manifest read_manifest(const std::filesystem::path& checkpoint) {
-  const std::string file = (checkpoint / "manifest.json").string();
-  const std::string text = read_text_file(file);
+Manifest parse_manifest(const std::string& text, const std::string& file) {
   try {
     const json content = json::parse(text);
     const StrictJson j(content, "");
@@ -218,6 +219,11 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
   } catch (const IoError& e) {
     fail<IoError>("{} cannot be used: {}", file, e.message());
   }
+}
+
+Manifest read_manifest(const std::filesystem::path& checkpoint) {
+  const std::string file = (checkpoint / "manifest.json").string();
+  return parse_manifest(read_text_file(file), file);
 }
 
 }  // namespace emox

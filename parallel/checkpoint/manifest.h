@@ -35,7 +35,7 @@ struct ManifestTensor {
 };
 
 struct Manifest {
-  static constexpr int kFormatVersion = 2;
+  static constexpr int kFormatVersion = 3;
   std::int64_t step = 0;
   std::int64_t tokens = 0;
   std::uint64_t seed = 0;
@@ -46,6 +46,8 @@ struct Manifest {
   nlohmann::json placement = nullptr;
   /// What the ranks were, or null: {"expert_parallel": ..., "data_parallel": ...}
   nlohmann::json mesh = nullptr;
+  /// Versions of what wrote it, by name.
+  nlohmann::json libraries = nlohmann::json::object();
   std::vector<ManifestFile> files;
   std::vector<ManifestTensor> tensors;
 };
@@ -61,8 +63,10 @@ void check_placement_and_mesh(const nlohmann::json& placement, const nlohmann::j
 std::string manifest_text(const Manifest& manifest);
 /// The text of any content with its checksum in front; one that the content holds already is replaced.
 std::string signed_text(nlohmann::json content);
-/// Reads and checks `checkpoint`/manifest.json: its checksum, every field, that its pieces make whole arrays. IoError
-/// naming the file when it is missing, damaged or of another version.
+/// The manifest of such a text, checked: its checksum, every field, that its pieces make whole arrays. IoError that
+/// names `file`, where the text is from, when it is damaged or of another version.
+Manifest parse_manifest(const std::string& text, const std::string& file);
+/// The same of `checkpoint`/manifest.json. IoError also when it is missing.
 Manifest read_manifest(const std::filesystem::path& checkpoint);
 
 }  // namespace emox
