@@ -96,6 +96,7 @@ class Trainer {
       }
     }
     progress.finish();
+    confirm_lease();
     saver_->settle();
     if (stop) {
       s_.log().info("stopped by signal {} after step {}; the same command goes on from there", signals.received(),
@@ -218,6 +219,7 @@ class Trainer {
     if (s_.root()) report(step, m, learning_rate, step_s, flops / rate_ / step_s, progress);
     if (saver_->running() && m.save_finished) {
       progress.finish();
+      confirm_lease();
       saver_->advance();
     }
     return m.stop;

@@ -23,6 +23,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
+FoundCheckpoint source_of(Session& session, const std::string& name) {
+  try {
+    return find_checkpoint(session, name);
+  } catch (const UsageError& e) {
+    fail<UsageError>("run.warm_start = {}: {}", name, e.message());
+  }
+}
+
 bool is_bias(const ManifestTensor& t) { return t.name.ends_with(kSelectionBiasName); }
 
 // Parameters are vectors and matrices.
