@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <system_error>
 
 #include "launch/commands/checkpoint_tool.h"
@@ -14,6 +15,7 @@
 #include "launch/commands/on_ranks.h"
 #include "launch/config/nearest.h"
 #include "launch/train/find_checkpoint.h"
+#include "launch/train/lease.h"
 #include "launch/train/run_directory.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/layout.h"
@@ -157,6 +159,10 @@ int checkpoint_prune(const std::vector<std::string>& args) {
     require<UsageError>(!list_checkpoints(directory).empty(), "{}: {} holds no checkpoints", command,
                         directory.string());
     on_root(session, [&] {
+      // Not beside a job that saves and prunes there itself.
+      std::unique_ptr<RunLease> lease;
+      if (!dry_run && directory.filename() == "checkpoints")
+        lease = std::make_unique<RunLease>(directory.parent_path(), LeaseHolder::self({command}));
       const Pruned pruned = prune(directory, keep_last, keep_every, dry_run);
       if (!a.has("--json")) return print_pruned(directory, pruned, dry_run);
       ordered_json names = ordered_json::array();

@@ -87,7 +87,7 @@ class Trainer {
       const bool due = recipe_.checkpoint.every_steps > 0 && step % recipe_.checkpoint.every_steps == 0;
       if (due || stop || step == stop_after) {
         if (s_.root()) progress.finish();
-        if (lease_ != nullptr) lease_->confirm();
+        confirm_lease();
         saver_->save(step, step_.optimizer().steps_before() + step, stop || step == stop_after);
       }
       if (recipe_.eval.every_steps > 0 && step % recipe_.eval.every_steps == 0 && step < last && !stop) {
@@ -128,9 +128,9 @@ class Trainer {
       for (CheckpointPiece& piece : bias_pieces(model_)) wanted.push_back(std::move(piece));
       const LoadReport read = read_checkpoint(s_.comm(), *found, wanted);
       done_ = found->manifest.step;
+      step_.optimizer().set_steps_before(optimizer_steps(found->manifest) - done_);
       s_.log().info("resumed {} from step {}: {}", recipe_.run.dir, done_,
                     describe_load(found->manifest, sharding_, read));
-      step_.optimizer().set_steps_before(optimizer_steps(found->manifest) - done_);
     } else if (!recipe_.run.warm_start.empty()) {
       warm_start(s_, recipe_, model_, step_.optimizer());
     } else {
@@ -262,6 +262,11 @@ class Trainer {
                        {"reduce", phase("reduce")},
                        {"data", phase("data")}}}});
     progress.show(step, m, learning_rate, tokens_per_s, step_s, floor_fraction);
+  }
+
+  /// Before a checkpoint is begun or put in its place: this job must still have the directory.
+  void confirm_lease() {
+    if (lease_ != nullptr) lease_->confirm();
   }
 
   void evaluate_now(std::int64_t step, bool final) {

@@ -73,14 +73,6 @@ void check_fit(const Manifest& source, const fs::path& path, std::span<const Wan
       path.string(), fmt::join(misfits, "\n  "));
 }
 
-FoundCheckpoint find_source(Session& session, const std::string& argument) {
-  try {
-    return find_checkpoint(session, argument);
-  } catch (const UsageError& e) {
-    fail<UsageError>("run.warm_start = {}: {}", argument, e.message());
-  }
-}
-
 void say_what_changes(Log& log, const Manifest& source, const fs::path& path, const Recipe& recipe) {
   if (source.recipe.empty()) {
     log.info("its recipe is not known");
@@ -115,7 +107,7 @@ void warm_start(Session& session, const Recipe& recipe, const LanguageModel& mod
                       recipe.train.anneal_from_step);
   const bool moments = recipe.run.warm_start_state == WarmStartState::Optimizer;
   try {
-    const FoundCheckpoint found = find_source(session, recipe.run.warm_start);
+    const FoundCheckpoint found = source_of(session, recipe.run.warm_start);
     const fs::path& path = found.path;
     const Manifest source = read_manifest(path);
     const auto holds = [&](auto&& what) { return std::any_of(source.tensors.begin(), source.tensors.end(), what); };

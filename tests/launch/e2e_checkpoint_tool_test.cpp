@@ -299,6 +299,11 @@ TEST_F(CheckpointTool, PruneSaysWhatItDoes) {
          {"would remove " + checkpoint(2).string(), "would remove " + checkpoint(4).string(), "2 checkpoint(s)",
           "; 1 left"});
   EXPECT_EQ(count(), 3);
+  {
+    const RunLease training(run_, LeaseHolder::self({"emox", "train", "x.ini"}));
+    expect(tool(common), 75, {"is in use", "emox train x.ini"});
+    EXPECT_EQ(count(), 3);
+  }
   std::int64_t bytes = 0;
   for (const auto& entry : fs::directory_iterator(checkpoint(2))) bytes += static_cast<std::int64_t>(entry.file_size());
   const json kept_some = json_of(tool(common + " --keep-every-steps=4 --json"));
