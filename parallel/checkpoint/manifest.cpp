@@ -203,9 +203,7 @@ std::string manifest_text(const Manifest& manifest) {
   }
 }
 
-Manifest read_manifest(const std::filesystem::path& checkpoint) {
-  const std::string file = (checkpoint / "manifest.json").string();
-  const std::string text = read_text_file(file);
+Manifest parse_manifest(const std::string& text, const std::string& where) {
   try {
     const json content = json::parse(text);
     const StrictJson j(content, "");
@@ -214,10 +212,15 @@ Manifest read_manifest(const std::filesystem::path& checkpoint) {
     check_own_checksum(text);
     return from_content(j);
   } catch (const json::exception& e) {
-    fail<IoError>("{} is damaged: {}", file, e.what());
+    fail<IoError>("{} is damaged: {}", where, e.what());
   } catch (const IoError& e) {
-    fail<IoError>("{} cannot be used: {}", file, e.message());
+    fail<IoError>("{} cannot be used: {}", where, e.message());
   }
+}
+
+Manifest read_manifest(const std::filesystem::path& checkpoint) {
+  const std::string file = (checkpoint / "manifest.json").string();
+  return parse_manifest(read_text_file(file), file);
 }
 
 }  // namespace emox
