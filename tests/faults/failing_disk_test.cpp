@@ -1,0 +1,242 @@
+// Every call to the system that a save makes fails in turn, in every way: the save succeeds or says which file, and
+// what was there before stays good.
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <set>
+
+#include "parallel/checkpoint/layout.h"
+#include "tests/faults/faulty_disk.h"
+#include "tests/parallel/checkpoint_model.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+using test::CheckpointModel;
+using test::DiskCall;
+using test::DiskCallKind;
+using test::DiskFault;
+using test::DiskFaultKind;
+using test::FaultyDisk;
+
+constexpr int kRanks = 2;
+constexpr unsigned kEarlier = 1, kNew = 2, kNext = 3;  // the models
+
+/// What became of the cases, by kind of call.
+struct Outcome {
+  int cases = 0, refused = 0, succeeded = 0;
+};
+
+class FailingDisk : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    EXPECT_EQ(save(1, kEarlier), kGood);
+    const FaultyDisk disk(root());
+    EXPECT_EQ(save(2, kNew), kGood);
+    calls_ = disk.calls();
+    files_ = names_below(step(2));
+    fs::remove_all(step(2));
+  }
+  fs::path root() const { return directory_.path(); }
+  fs::path step(int n) const { return root() / step_directory_name(n); }
+
+  /// What each rank says; empty where it succeeded.
+  std::vector<std::string> save(int n, unsigned model) const {
+    std::vector<std::string> texts(kRanks);
+    test::run_ranks(kRanks, [&](Communicator& comm) {
+      const CheckpointModel saved(model, 1);
+      const auto mine = divide_among_ranks(saved.pieces(), comm.rank(), comm.size());
+      try {
+        save_checkpoint(comm, root(), n, mine, test::some_meta());
+      } catch (const IoError& e) {
+        texts[static_cast<std::size_t>(comm.rank())] = e.message();
+      }
+    });
+    return texts;
+  }
+
+  void expect_holds(int n, unsigned model) const {
+    EXPECT_EQ(verify_checkpoint(step(n)).step, n);
+    test::run_ranks(kRanks, [&](Communicator& comm) {
+      const CheckpointModel want(model, 1), got(model + 1000, 1);
+      load_checkpoint(comm, step(n), got.pieces());
+      EXPECT_TRUE(test::same_bits(got.pieces(), want.pieces())) << "step " << n;
+    });
+  }
+
+  /// Every entry below the directory, with its size.
+  static std::map<std::string, std::uintmax_t> names_below(const fs::path& directory) {
+    std::map<std::string, std::uintmax_t> names;
+    for (const auto& e : fs::recursive_directory_iterator(directory))
+      names[e.path().lexically_relative(directory).string()] = e.is_regular_file() ? e.file_size() : 0;
+    return names;
+  }
+
+  /// The newest that can be found, by find_latest and by what the directory lists.
+  void expect_newest(int n) const {
+    const auto found = find_latest(root(), nullptr);
+    ASSERT_TRUE(found.has_value());
+    EXPECT_EQ(found->path, step(n));
+    EXPECT_EQ(list_checkpoints(root()).front(), step(n));
+    const fs::path latest = root() / "latest";
+    if (fs::is_symlink(latest)) {
+      EXPECT_EQ(fs::read_symlink(latest).filename(), step(n).filename());
+    }
+  }
+
+  void expect_refusal(const std::vector<std::string>& texts, const DiskFault& fault) const {
+    for (const std::string& text : texts) {
+      EXPECT_NE(text.find(root().string()), std::string::npos) << text;
+      EXPECT_NE(text.find(std::strerror(fault.error)), std::string::npos) << text;
+      // Once the disk fails for good, another rank's file may be the one that is named.
+      if (fault.kind != DiskFaultKind::Once) continue;
+      std::string file = (root() / fault.at.path).filename().string();
+      if (file.ends_with(".tmp")) file.resize(file.size() - 4);
+      EXPECT_NE(text.find(file), std::string::npos) << text;
+    }
+  }
+
+  /// A save with the fault; true when it succeeded. Then the state of the directory, and a save without the fault.
+  bool survives(const DiskFault& fault) const {
+    std::vector<std::string> texts;
+    {
+      const FaultyDisk disk(root(), fault);
+      texts = save(2, kNew);
+      EXPECT_TRUE(disk.struck());
+    }
+    const FaultyDisk no_syncs(root());
+    const bool good = texts == kGood;
+    if (good) {
+      expect_newest(2);
+      expect_holds(2, kNew);
+    } else {
+      expect_refusal(texts, fault);
+      expect_newest(1);
+    }
+    expect_holds(1, kEarlier);
+    EXPECT_EQ(save(2, kNext), kGood);
+    EXPECT_EQ(names_below(step(2)), files_);
+    expect_newest(2);
+    expect_holds(2, kNext);
+    fs::remove_all(step(2));
+    return good;
+  }
+
+  /// Every call of a save in turn.
+  void every_call(const char* title, DiskFaultKind kind, int error) const {
+    std::map<DiskCallKind, Outcome> outcomes;
+    const bool shortens = kind == DiskFaultKind::Short || kind == DiskFaultKind::ShortThenFull;
+    for (const DiskCall& call : calls_) {
+      if (shortens && call.kind != DiskCallKind::Write) continue;
+      SCOPED_TRACE(fmt::format("{} {} #{} of {}", title, call.function, call.nth, call.path));
+      Outcome& o = outcomes[call.kind];
+      ++o.cases;
+      ++(survives({.at = call, .kind = kind, .error = error}) ? o.succeeded : o.refused);
+      if (HasFailure()) return;
+    }
+    for (const auto& [call, o] : outcomes)
+      std::printf("  %-24s %-8s %3d cases: %3d refused, %3d succeeded\n", title, std::string(name_of(call)).c_str(),
+                  o.cases, o.refused, o.succeeded);
+    for (const auto& [call, o] : outcomes) {
+      // A short write is gone on with, and HDF5 tries twice to create a file; nothing else may be passed over.
+      const int expected = kind == DiskFaultKind::Short ? o.succeeded : o.refused;
+      if (call == DiskCallKind::Open) {
+        EXPECT_GT(o.refused, o.cases / 2);
+      } else {
+        EXPECT_EQ(expected, o.cases) << name_of(call);
+      }
+    }
+    EXPECT_GT(outcomes[DiskCallKind::Write].cases, 20);
+  }
+
+  const std::vector<std::string> kGood = std::vector<std::string>(kRanks);
+  test::TemporaryDirectory directory_;
+  std::vector<DiskCall> calls_;                  ///< of a save
+  std::map<std::string, std::uintmax_t> files_;  ///< of a checkpoint of step 2
+};
+
+// If the libraries' calls went past the faults, the other tests would show nothing.
+TEST_F(FailingDisk, SeesTheCallsOfTheLibraries) {
+  std::map<std::string, std::uintmax_t> written;  // by file
+  std::set<std::string> functions;
+  for (const DiskCall& c : calls_) {
+    functions.insert(c.function);
+    if (c.kind == DiskCallKind::Write) written[fs::path(c.path).filename().string()] += c.bytes;
+  }
+  for (int r = 0; r < kRanks; ++r) {
+    const std::string name = shard_file_name(r, kRanks);
+    // The library leaves gaps of less than a sieve buffer between its own blocks.
+    ASSERT_TRUE(files_.contains(name));
+    EXPECT_GE(written[name], files_.at(name) * 9 / 10) << name;
+  }
+  EXPECT_TRUE(functions.contains("pwrite") || functions.contains("pwrite64"));  // libhdf5
+  EXPECT_TRUE(functions.contains("mkdir") && functions.contains("openat"));     // libstdc++
+  EXPECT_TRUE(functions.contains("rename") && functions.contains("fsync"));     // emox
+}
+
+/// A crash of the machine loses what was not synced: every file, and the list of names of every directory, is synced
+/// after its last change, and before the checkpoint gets its name.
+TEST_F(FailingDisk, EverythingIsSyncedBeforeItIsNamed) {
+  const std::string temporary = step(2).filename().string() + ".tmp";
+  std::map<std::string, bool> unsynced;
+  bool named = false;
+  for (const DiskCall& c : calls_) {
+    if (c.kind == DiskCallKind::Write || c.kind == DiskCallKind::Truncate) unsynced[c.path] = true;
+    if (c.kind == DiskCallKind::Sync) unsynced[c.path] = false;
+    if (c.kind != DiskCallKind::Rename) continue;
+    if (c.path == step(2).filename()) {
+      named = true;
+      for (const auto& [path, yes] : unsynced) EXPECT_FALSE(yes && path.starts_with(temporary)) << path;
+      EXPECT_TRUE(unsynced.contains(temporary));
+    }
+    EXPECT_FALSE(unsynced[c.from]) << c.from;
+    unsynced.erase(c.from);
+    unsynced[fs::path(c.path).parent_path().string()] = true;
+  }
+  EXPECT_TRUE(named);
+  EXPECT_FALSE(unsynced[""]);
+}
+
+TEST_F(FailingDisk, NoSpaceOnce) { every_call("ENOSPC once", DiskFaultKind::Once, ENOSPC); }
+TEST_F(FailingDisk, AnErrorOnce) { every_call("EIO once", DiskFaultKind::Once, EIO); }
+TEST_F(FailingDisk, NoSpaceFromThenOn) { every_call("ENOSPC from then on", DiskFaultKind::FromThenOn, ENOSPC); }
+TEST_F(FailingDisk, AShortWrite) { every_call("a short write", DiskFaultKind::Short, 0); }
+TEST_F(FailingDisk, AShortWriteThenNoSpace) { every_call("short, then ENOSPC", DiskFaultKind::ShortThenFull, ENOSPC); }
+
+// A save of a step that is there already: either the old one or the new one is in place, whole.
+TEST_F(FailingDisk, ReplacingACheckpoint) {
+  std::vector<DiskCall> calls;
+  {
+    const FaultyDisk disk(root());
+    EXPECT_EQ(save(1, kEarlier), kGood);
+    calls = disk.calls();
+  }
+  int refused = 0, succeeded = 0;
+  for (const int error : {EIO, ENOSPC, EINVAL}) {  // EINVAL: a file system that cannot swap two directories
+    for (const DiskCall& call : calls) {
+      if (call.kind != DiskCallKind::Rename && call.kind != DiskCallKind::Sync && !call.path.empty()) continue;
+      SCOPED_TRACE(fmt::format("{} {} #{} of {}", std::strerror(error), call.function, call.nth, call.path));
+      std::vector<std::string> texts;
+      {
+        const FaultyDisk disk(root(), DiskFault{.at = call, .error = error});
+        texts = save(1, kNew);
+        EXPECT_TRUE(disk.struck());
+      }
+      expect_newest(1);
+      expect_holds(1, texts == kGood ? kNew : kEarlier);
+      (texts == kGood ? succeeded : refused) += 1;
+      if (call.function == "renameat2") {
+        EXPECT_EQ(texts, kGood);
+      }
+      EXPECT_EQ(save(1, kEarlier), kGood);
+    }
+  }
+  std::printf("  replacing a checkpoint: %d refused, %d succeeded\n", refused, succeeded);
+  EXPECT_GE(refused, 10);
+}
+
+}  // namespace
+}  // namespace emox
