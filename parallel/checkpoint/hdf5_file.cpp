@@ -51,7 +51,7 @@ std::string library_reason() {
 /// Closes an identifier of any kind with its own function.
 class Handle {
  public:
-  Handle(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
+  Handle(hid_t id, herr_t (*with)(hid_t)) : id_(id), close_(with) {}
   ~Handle() {
     if (id_ >= 0) close_(id_);
   }
@@ -59,6 +59,8 @@ class Handle {
   Handle& operator=(const Handle&) = delete;
   hid_t get() const { return id_; }
   bool good() const { return id_ >= 0; }
+  /// False when the library could not: what it still held of a dataset is lost then.
+  bool close() { return close_(std::exchange(id_, -1)) >= 0; }
 
  private:
   hid_t id_;
@@ -219,9 +221,9 @@ void Hdf5File::create_and_write(const ManifestTensor& entry, std::span<const Ten
   H5Pset_fill_time(properties.get(), H5D_FILL_TIME_NEVER);  // every element is written, once
   H5Pset_obj_track_times(properties.get(), 0);              // as for groups
   const Handle space(space_of(shape), H5Sclose);
-  const Handle set(H5Dcreate2(id_, entry.dataset.c_str(), file_type(entry.dtype), space.get(), H5P_DEFAULT,
-                              properties.get(), H5P_DEFAULT),
-                   H5Dclose);
+  Handle set(H5Dcreate2(id_, entry.dataset.c_str(), file_type(entry.dtype), space.get(), H5P_DEFAULT, properties.get(),
+                        H5P_DEFAULT),
+             H5Dclose);
   require<IoError>(set.good(), "cannot create {} in {}: {}", entry.dataset, path_.string(), library_reason());
   const std::string task = fmt::format("write {} to {}", entry.dataset, path_.string());
   if (!entry.whole()) write_place_in_array(set.get(), entry, task);
@@ -232,6 +234,8 @@ void Hdf5File::create_and_write(const ManifestTensor& entry, std::span<const Ten
     });
     at += block.numel();
   }
+  // Small datasets are written only here, and nothing later would tell.
+  if (!set.close()) fail<IoError>("cannot {}: {}", task, library_reason());
 }
 
 void Hdf5File::read(const ManifestTensor& entry, std::span<const ArraySlice> slices) {
