@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <system_error>
 
 #include "runtime/core/error.h"
 
@@ -37,6 +38,11 @@ fs::path parent_of(const fs::path& path) { return path.has_parent_path() ? path.
 void rename_path(const fs::path& from, const fs::path& to) {
   const bool renamed = std::rename(from.c_str(), to.c_str()) == 0;
   require<IoError>(renamed, "cannot rename {} to {}: {}", from.string(), to.string(), std::strerror(errno));
+}
+
+/// False where the file system cannot, or the disk fails.
+bool swap_paths(const fs::path& a, const fs::path& b) {
+  return renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
 }
 
 }  // namespace
@@ -79,21 +85,29 @@ void sync_to_disk(const fs::path& path) {
 }
 
 void replace_directory(const fs::path& from, const fs::path& to) {
-  if (!fs::exists(to)) {
-    rename_path(from, to);
+  std::error_code ignored;  // what is left then is plainly unfinished
+  const bool replaces = fs::exists(to);
+  const bool swapped = replaces && swap_paths(from, to);
+  // Not every file system can swap. Between the two renames neither is in place, but both are on the disk.
+  const fs::path old = swapped ? from : fs::path(to.string() + ".tmp-old");
+  try {
+    if (replaces && !swapped) {
+      fs::remove_all(old, ignored);
+      rename_path(to, old);
+    }
+    if (!swapped) rename_path(from, to);
     sync_to_disk(parent_of(to));
-    return;
+  } catch (const IoError&) {
+    // What may not be on the disk must not be found there, and what was there before must.
+    if (swapped) {
+      swap_paths(from, to);
+    } else {
+      if (!fs::exists(from) && std::rename(to.c_str(), from.c_str()) != 0) fs::remove_all(to, ignored);
+      if (replaces && !fs::exists(to)) std::rename(old.c_str(), to.c_str());
+    }
+    throw;
   }
-  fs::path old = from;
-  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) != 0) {
-    // Not every file system can swap. Between the two renames neither is in place, but both are on the disk.
-    old = to.string() + ".tmp-old";
-    fs::remove_all(old);
-    rename_path(to, old);
-    rename_path(from, to);
-  }
-  sync_to_disk(parent_of(to));
-  fs::remove_all(old);
+  if (replaces) fs::remove_all(old, ignored);
 }
 
 std::string read_text_file(const fs::path& path) {
