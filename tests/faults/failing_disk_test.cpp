@@ -59,10 +59,9 @@ class FailingDisk : public ::testing::Test {
   }
 
   void expect_holds(int n, unsigned model) const {
-    EXPECT_EQ(verify_checkpoint(step(n)).step, n);
     test::run_ranks(kRanks, [&](Communicator& comm) {
       const CheckpointModel want(model, 1), got(model + 1000, 1);
-      load_checkpoint(comm, step(n), got.pieces());
+      EXPECT_EQ(load_checkpoint(comm, step(n), got.pieces()).step, n);
       EXPECT_TRUE(test::same_bits(got.pieces(), want.pieces())) << "step " << n;
     });
   }
@@ -77,9 +76,11 @@ class FailingDisk : public ::testing::Test {
 
   /// The newest that can be found, by find_latest and by what the directory lists.
   void expect_newest(int n) const {
-    const auto found = find_latest(root(), nullptr);
-    ASSERT_TRUE(found.has_value());
-    EXPECT_EQ(found->path, step(n));
+    test::run_ranks(kRanks, [&](Communicator& comm) {
+      const auto found = find_latest(comm, root(), nullptr);
+      ASSERT_TRUE(found.has_value());
+      EXPECT_EQ(found->path, step(n));
+    });
     EXPECT_EQ(list_checkpoints(root()).front(), step(n));
     const fs::path latest = root() / "latest";
     if (fs::is_symlink(latest)) {
