@@ -3,11 +3,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <system_error>
 
@@ -111,11 +110,17 @@ void replace_directory(const fs::path& from, const fs::path& to) {
 }
 
 std::string read_text_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  require<IoError>(in.good(), "cannot open {}: {}", path.string(), std::strerror(errno));
-  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  require<IoError>(!in.bad(), "cannot read {}", path.string());
-  return text;
+  // Not a stream: those throw exceptions of their own, without the file's name, when a read fails.
+  const Descriptor file(path, O_RDONLY);
+  std::string text;
+  std::array<char, 1 << 16> piece;
+  for (;;) {
+    const ssize_t n = read(file.get(), piece.data(), piece.size());
+    if (n < 0 && errno == EINTR) continue;
+    require<IoError>(n >= 0, "cannot read {}: {}", path.string(), std::strerror(errno));
+    if (n == 0) return text;
+    text.append(piece.data(), static_cast<std::size_t>(n));
+  }
 }
 
 }  // namespace emox

@@ -33,7 +33,7 @@ void sync_to_disk(const std::filesystem::path& path);
 /// rename(2). Where `to` is an existing directory the two swap places, at once where the file system can do so, and
 /// what was there is removed. The parent directory is synced. IoError: both are where they were.
 void replace_directory(const std::filesystem::path& from, const std::filesystem::path& to);
-/// The whole file as text.
+/// The whole file as text. IoError with the system's reason.
 std::string read_text_file(const std::filesystem::path& path);
 
 }  // namespace emox

@@ -84,6 +84,7 @@ Manifest load_checkpoint(Communicator& comm, const fs::path& path, std::span<con
   Plan plan;
   run_together(comm, [&] {
     manifest = read_manifest(path);
+    check_step(path, manifest);
     plan = plan_reads(wanted, manifest, path);
   });
   run_together(comm, [&] {

@@ -50,6 +50,11 @@ void remove_checkpoint(const fs::path& path) {
 
 }  // namespace
 
+void check_step(const fs::path& checkpoint, const Manifest& manifest) {
+  const std::optional<std::int64_t> step = step_of_directory(checkpoint.filename().string());
+  require<IoError>(!step || *step == manifest.step, "{} holds step {}", checkpoint.string(), manifest.step);
+}
+
 void check_file_size(const fs::path& checkpoint, const ManifestFile& file) {
   const fs::path path = checkpoint / file.name;
   std::error_code error;
@@ -68,8 +73,7 @@ void check_file_content(const fs::path& checkpoint, const ManifestFile& file) {
 
 Manifest verify_checkpoint(const fs::path& path) {
   Manifest manifest = read_manifest(path);
-  const std::optional<std::int64_t> step = step_of_directory(path.filename().string());
-  require<IoError>(!step || *step == manifest.step, "{} holds step {}", path.string(), manifest.step);
+  check_step(path, manifest);
   for (const ManifestFile& f : manifest.files) check_file_size(path, f);
   for (const ManifestFile& f : manifest.files) check_file_content(path, f);
   return manifest;
