@@ -207,6 +207,52 @@ TEST_F(FailingDisk, NoSpaceFromThenOn) { every_call("ENOSPC from then on", DiskF
 TEST_F(FailingDisk, AShortWrite) { every_call("a short write", DiskFaultKind::Short, 0); }
 TEST_F(FailingDisk, AShortWriteThenNoSpace) { every_call("short, then ENOSPC", DiskFaultKind::ShortThenFull, ENOSPC); }
 
+// The newest good checkpoint is found and loaded, or the disk's error is told; short reads are nobody's concern.
+TEST_F(FailingDisk, ReadErrors) {
+  EXPECT_EQ(save(2, kNew), kGood);
+  // On one rank: two would share what HDF5 has read of a file, now in this order and now in that.
+  const auto comm = make_self_communicator();
+  const auto load_newest = [&]() -> std::string {
+    try {
+      const auto found = find_latest(*comm, root(), nullptr);
+      if (!found) return "nothing";
+      const CheckpointModel got(1000, 1), want(found->manifest.step == 2 ? kNew : kEarlier, 1);
+      load_checkpoint(*comm, found->path, got.pieces());
+      EXPECT_TRUE(test::same_bits(got.pieces(), want.pieces()));
+      return found->path.filename().string();
+    } catch (const IoError& e) {
+      return e.message();
+    }
+  };
+  std::vector<DiskCall> calls;
+  {
+    const FaultyDisk disk(root());
+    EXPECT_EQ(load_newest(), step(2).filename());
+    calls = disk.calls();
+  }
+  std::map<std::string, int> outcomes;
+  for (const DiskFaultKind kind : {DiskFaultKind::Once, DiskFaultKind::Short})
+    for (const DiskCall& call : calls) {
+      if (kind == DiskFaultKind::Short && call.kind != DiskCallKind::Read) continue;
+      SCOPED_TRACE(fmt::format("{} #{} of {}", call.function, call.nth, call.path));
+      const FaultyDisk disk(root(), DiskFault{.at = call, .kind = kind, .error = EIO});
+      const std::string text = load_newest();
+      EXPECT_TRUE(disk.struck());
+      const bool found = text.starts_with("step-");
+      ++outcomes[fmt::format("{} {}: {}", kind == DiskFaultKind::Once ? "EIO" : "short", name_of(call.kind),
+                             found ? text : "refused")];
+      if (kind == DiskFaultKind::Short) {
+        EXPECT_EQ(text, step(2).filename());
+      }
+      if (found) continue;
+      EXPECT_NE(text.find(root().string()), std::string::npos) << text;
+      EXPECT_NE(text.find(std::strerror(EIO)), std::string::npos) << text;
+    }
+  for (const auto& [what, n] : outcomes) std::printf("  %-32s %3d cases\n", what.c_str(), n);
+  EXPECT_GT(outcomes["EIO read: step-00000001"], 2);
+  EXPECT_GT(outcomes["EIO read: refused"], 2);
+}
+
 // A save of a step that is there already: either the old one or the new one is in place, whole.
 TEST_F(FailingDisk, ReplacingACheckpoint) {
   std::vector<DiskCall> calls;
