@@ -213,9 +213,14 @@ std::string repeated(std::string_view text, std::size_t times) {
   return all;
 }
 
-void replace_all(std::string& text, const std::string& from, const std::string& to) {
-  for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
-    text.replace(at, from.size(), to);
+/// The mark's first place gets all the nesting, the others little: the text must not become gigabytes.
+void put_nesting(std::string& text, std::string_view mark, std::size_t depth, std::string_view open,
+                 std::string_view close) {
+  const std::string quoted = '"' + std::string(mark) + '"';
+  for (std::size_t at = text.find(quoted); at != std::string::npos; at = text.find(quoted, at)) {
+    text.replace(at, quoted.size(), repeated(open, depth) + "0" + repeated(close, depth));
+    depth = std::min<std::size_t>(depth, 2);
+  }
 }
 
 /// Overwrites, inserts, removes or repeats a few bytes.
@@ -269,8 +274,8 @@ std::string edited_text(const json& content, Steer& steer) {
   const std::array<std::size_t, 5> depths = {1, 60, 65, 1000, 100000};
   std::string text = content.is_object() ? signed_text(content) : content.dump(1);
   if (const std::size_t n = depths[steer.below(depths.size())]; text.find('@') != std::string::npos) {
-    replace_all(text, '"' + std::string(kDeepArrays) + '"', repeated("[", n) + repeated("]", n));
-    replace_all(text, '"' + std::string(kDeepObjects) + '"', repeated("{\"a\":", n) + "0" + repeated("}", n));
+    put_nesting(text, kDeepArrays, n, "[", "]");
+    put_nesting(text, kDeepObjects, n, "{\"a\":", "}");
   }
   if (steer.below(4) == 0)
     for (int i = 0; i < 4 && !steer.done(); ++i) edit_text(text, steer);

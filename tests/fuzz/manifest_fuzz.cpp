@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <span>
 #include <stdexcept>
@@ -139,7 +140,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   ++counts.accepted;
   check_round_trip(manifest);
-  if (text == seed().text) return 0;
+  // Files are slow: a part of the manifests must do, the same ones every time.
+  constexpr std::size_t kOneOf = 4;
+  if (text == seed().text || std::hash<std::string>{}(text) % kOneOf != 0) return 0;
   ++(load(text, manifest, steer) ? counts.loaded : counts.unloadable);
   return 0;
 }

@@ -9,7 +9,7 @@ namespace emox::test {
 /// What became of this process's inputs.
 struct FuzzCounts {
   std::int64_t refused = 0;     ///< by parse_manifest
-  std::int64_t accepted = 0;    ///< by parse_manifest; those that differ from a good one were loaded from
+  std::int64_t accepted = 0;    ///< by parse_manifest; a quarter of those that differ from a good one is loaded from
   std::int64_t loaded = 0;      ///< load_checkpoint filled every piece
   std::int64_t unloadable = 0;  ///< load_checkpoint refused
 };

@@ -26,13 +26,13 @@ TEST(ManifestFuzz, RandomInputsAreRefusedOrLoadedAndNothingElseHappens) {
   const test::FuzzCounts after = test::fuzz_counts();
   const std::int64_t refused = after.refused - before.refused, accepted = after.accepted - before.accepted;
   const std::int64_t loaded = after.loaded - before.loaded, unloadable = after.unloadable - before.unloadable;
-  std::printf("  %d manifests: %ld refused, %ld accepted; of these %ld loaded, %ld refused when loaded\n", kInputs,
+  std::printf("  %d manifests: %ld refused, %ld accepted; of these %ld loaded, %ld refused by loading\n", kInputs,
               refused, accepted, loaded, unloadable);
   // The edits are good for something only while they reach every depth.
   EXPECT_EQ(refused + accepted, kInputs);
   EXPECT_GT(refused, kInputs / 2);
-  EXPECT_GT(unloadable, kInputs / 200);
-  EXPECT_GT(loaded, kInputs / 200);
+  EXPECT_GT(unloadable, kInputs / 500);
+  EXPECT_GT(loaded, kInputs / 500);
 }
 
 }  // namespace
