@@ -1,5 +1,9 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+
+#include "launch/bench/checkpoint_bench.h"
 #include "launch/bench/dispatch_bench.h"
 #include "launch/bench/step_bench.h"
 #include "launch/commands/command.h"
@@ -29,15 +33,39 @@ void print_step(const nlohmann::ordered_json& r) {
                100 * op["fraction_of_limit"].get<double>(), op["limit"].get<std::string>());
 }
 
-int run_step_bench(const Arguments& a, const std::string& what) {
+/// UsageError for an option that is another benchmark's.
+void allow(const Arguments& a, const std::string& what, const std::vector<std::string>& options) {
   for (const auto& [option, value] : a.options)
-    require<UsageError>(option == "--json" || option == "--preset" || option == "--steps",
-                        "emox bench {}: {} is for emox bench dispatch", what, option);
+    require<UsageError>(option == "--json" || std::find(options.begin(), options.end(), option) != options.end(),
+                        "emox bench {}: {} is for another benchmark; here: {} --json", what, option,
+                        fmt::join(options, " "));
+}
+
+Recipe recipe_of(const Arguments& a) {
   require<UsageError>(a.positional.size() == 1 || !a.has("--preset"),
                       "emox bench: give a recipe or --preset, not both");
-  Recipe recipe = a.positional.size() == 2
-                      ? load_recipe(a.positional[1], a.overrides)
-                      : parse_recipe(to_ini(bench_preset(a.value("--preset", "small"))), "the preset", a.overrides);
+  return a.positional.size() == 2
+             ? load_recipe(a.positional[1], a.overrides)
+             : parse_recipe(to_ini(bench_preset(a.value("--preset", "small"))), "the preset", a.overrides);
+}
+
+int run_checkpoint_bench(const Arguments& a) {
+  allow(a, "checkpoint", {"--preset", "--dir", "--repeats"});
+  const Recipe recipe = recipe_of(a);
+  CheckpointBenchOptions options;
+  options.directory = a.value("--dir", "bench-checkpoint");
+  if (a.has("--repeats")) options.repeats = whole_number("emox bench", "--repeats", a.value("--repeats"), 1);
+  return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
+    recipe.validate(session.comm().size());
+    const auto result = bench_checkpoint(session, recipe, options);
+    if (session.root()) fmt::print("{}", a.has("--json") ? to_line(result) + "\n" : checkpoint_table(result));
+    return static_cast<int>(kDone);
+  });
+}
+
+int run_step_bench(const Arguments& a, const std::string& what) {
+  allow(a, what, {"--preset", "--steps"});
+  const Recipe recipe = recipe_of(a);
   StepBenchOptions options;
   if (a.has("--steps")) options.steps = whole_number("emox bench", "--steps", a.value("--steps"), 1);
   return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
@@ -55,8 +83,11 @@ int run_step_bench(const Arguments& a, const std::string& what) {
 
 // Plans ranks that need not exist, so one process is enough.
 int run_dispatch_bench(const Arguments& a) {
-  require<UsageError>(a.positional.size() == 1 && a.overrides.empty() && !a.has("--preset") && !a.has("--steps"),
-                      "emox bench dispatch takes no recipe, keys, --preset or --steps: it runs no model");
+  require<UsageError>(a.positional.size() == 1 && a.overrides.empty(),
+                      "emox bench dispatch takes no recipe and no keys: it runs no model");
+  allow(a, "dispatch",
+        {"--replay", "--expert-parallel", "--data-parallel", "--ranks-per-node", "--placement", "--placement-seed",
+         "--width"});
   const auto number = [&](const char* option, int otherwise) {
     return a.has(option) ? whole_number("emox bench", option, a.value(option), 1) : otherwise;
   };
@@ -86,18 +117,19 @@ int run_dispatch_bench(const Arguments& a) {
 }  // namespace
 
 int run_bench(const std::vector<std::string>& args) {
-  const Arguments a =
-      parse_args(args, {.command = "emox bench",
-                        .flags = {"--json"},
-                        .options = {"--preset", "--steps", "--replay", "--expert-parallel", "--data-parallel",
-                                    "--ranks-per-node", "--placement", "--placement-seed", "--width"},
-                        .overrides = true,
-                        .min_positional = 1,
-                        .max_positional = 2,
-                        .positional = "step|ops|dispatch [RECIPE.ini]"});
+  const Arguments a = parse_args(
+      args, {.command = "emox bench",
+             .flags = {"--json"},
+             .options = {"--preset", "--steps", "--replay", "--expert-parallel", "--data-parallel", "--ranks-per-node",
+                         "--placement", "--placement-seed", "--width", "--dir", "--repeats"},
+             .overrides = true,
+             .min_positional = 1,
+             .max_positional = 2,
+             .positional = "step|ops|dispatch|checkpoint [RECIPE.ini]"});
   const std::string& what = a.positional[0];
-  require<UsageError>(what == "step" || what == "ops" || what == "dispatch",
-                      "emox bench: unknown benchmark {}: use step, ops or dispatch", what);
+  require<UsageError>(what == "step" || what == "ops" || what == "dispatch" || what == "checkpoint",
+                      "emox bench: unknown benchmark {}: use step, ops, dispatch or checkpoint", what);
+  if (what == "checkpoint") return run_checkpoint_bench(a);
   return what == "dispatch" ? run_dispatch_bench(a) : run_step_bench(a, what);
 }
 

@@ -9,11 +9,11 @@
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
 #include "runtime/core/error.h"
+#include "runtime/core/version.h"
 
 namespace emox {
 namespace {
 
-constexpr const char* kVersion = "0.1.0";  // as in CMakeLists.txt; a test compares them
 
 // Names that the documentation gives to commands of later versions.
 constexpr std::string_view kNotBuilt[] = {"generate", "data",  "checkpoint", "select", "subset",

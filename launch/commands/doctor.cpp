@@ -10,6 +10,7 @@
 #include "launch/commands/on_ranks.h"
 #include "launch/train/session.h"
 #include "parallel/checkpoint/versions.h"
+#include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
 #include "runtime/ops/basic.h"
 
@@ -32,7 +33,7 @@ double all_reduce_seconds(Session& session, std::int64_t bytes) {
 int diagnose(Session& session, bool json) {
   const double gemm = gemm_rate(session.ctx(), 5);
   const double small = all_reduce_seconds(session, 1024), large = all_reduce_seconds(session, 16 << 20);
-  nlohmann::ordered_json report = {{"version", "0.1.0"},
+  nlohmann::ordered_json report = {{"version", kVersion},
                                    {"processor", processor_name()},
                                    {"compiled_for", cpu::compiled_instructions()},
                                    {"cores", std::thread::hardware_concurrency()},

@@ -83,25 +83,26 @@ std::string help_corpus() {
 }
 
 std::string help_bench() {
-  return "usage: emox bench step|ops [RECIPE.ini] [--preset=small|mid] [--steps N]\n"
+  return "usage: emox bench step|ops|checkpoint [RECIPE.ini] [--preset=small|mid]\n"
          "       emox bench dispatch [--replay FILE] [--expert-parallel N] ...\n"
          "\n"
-         "  step      one training step, against the time its matrix products need\n"
-         "  ops       the same step op by op, against the limits of the machine\n"
-         "  dispatch  ranks and nodes a token visits, planned for ranks that need not\n"
-         "            exist, beside the formulas; or for recorded pools\n"
+         "  step       one training step, against the time its matrix products need\n"
+         "  ops        the same step op by op, against the limits of the machine\n"
+         "  checkpoint saving and loading the state, against plain files in the same place\n"
+         "  dispatch   ranks and nodes a token visits, planned for ranks that need not\n"
+         "             exist, beside the formulas; or for recorded pools\n"
          "\n"
          "options:\n"
-         "  --section.key=value    step, ops: any key of a recipe; see --help SECTION\n"
-         "  --replay FILE          what emox train --record-pools FILE wrote\n"
+         "  --section.key=value    any key of a recipe (not dispatch); see --help SECTION\n"
+         "  --steps N              step, ops: timed steps (10)\n"
+         "  --dir DIR, --repeats N checkpoint: where (bench-checkpoint), how often (5)\n"
+         "  --replay FILE          dispatch: what emox train --record-pools FILE wrote,\n"
+         "    --placement P        placed by: block, random (--placement-seed S), FILE\n"
          "  --expert-parallel N --data-parallel M --ranks-per-node G  planned mesh (8 1 8)\n"
-         "  --placement P          --replay: block, random (--placement-seed S), FILE\n"
-         "  --width D              elements of a row, for the bytes (2048)\n"
+         "  --width D              dispatch: elements of a row, for the bytes (2048)\n"
          "  --json                 one JSON object on the last line\n"
          "\n"
-         "OMP_NUM_THREADS chooses the threads of a rank.\n"
-         "\n"
-         "example: emox bench step --preset=small --json\n";
+         "example: emox bench step --preset=small --json   (OMP_NUM_THREADS: threads)\n";
 }
 
 std::string help_plan() {

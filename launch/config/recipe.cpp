@@ -60,7 +60,6 @@ void validate_parallel(const Recipe& recipe, int ranks) {
 }
 
 void validate_checkpoint(const CheckpointConfig& checkpoint) {
-  require<UsageError>(!checkpoint.async, "checkpoint.async = true: saves are synchronous in this version; use false");
   const std::int64_t every = checkpoint.every_steps, keep = checkpoint.keep_every_steps;
   require<UsageError>(
       keep == 0 || (every > 0 && keep % every == 0),

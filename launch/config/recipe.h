@@ -25,6 +25,8 @@ inline constexpr const char* kMicroBatchMemoryNames[] = {"auto", "hold", "recomp
 inline constexpr const char* kTokenizerNames[] = {"byte", "dolma2"};
 inline constexpr const char* kCommunicatorNames[] = {"auto", "self", "mpi", "nccl"};
 inline constexpr const char* kDispatchNames[] = {"local", "flat", "two_level"};
+enum class WhenBusy : std::uint8_t { Wait, Skip };
+inline constexpr const char* kWhenBusyNames[] = {"wait", "skip"};
 inline constexpr const char* kPlacementNames[] = {"block", "random", "file"};
 
 inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 60;  ///< "any count": no real run reaches it
@@ -141,6 +143,7 @@ struct CheckpointConfig {
   std::int64_t keep_last = 2;
   std::int64_t keep_every_steps = 0;
   bool async = false;
+  WhenBusy when_busy = WhenBusy::Wait;
 
   template <typename V>
   void visit(V&& v) {
@@ -148,7 +151,8 @@ struct CheckpointConfig {
     v.integer("keep_last", keep_last, 1, kMaxCount, "newest checkpoints that are kept");
     v.integer("keep_every_steps", keep_every_steps, 0, kMaxCount,
               "checkpoints at multiples of this stay for good; 0 = none");
-    v.flag("async", async, "write while training goes on");
+    v.flag("async", async, "training stops for a copy in memory only, and goes on while that is written");
+    v.choice("when_busy", when_busy, kWhenBusyNames, "async: a save that is due while another is being written");
   }
 };
 

@@ -10,6 +10,7 @@
 
 #include "launch/config/recipe_file.h"
 #include "runtime/core/error.h"
+#include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
 #include "runtime/ops/basic.h"
 
@@ -43,7 +44,7 @@ nlohmann::ordered_json describe_run(Session& session, const Recipe& recipe, cons
   char stamp[32];
   std::tm tm{};
   std::strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
-  return {{"emox", "0.1.0"},
+  return {{"emox", kVersion},
           {"command", command},
           {"started", stamp},
           {"host", host},

@@ -15,6 +15,7 @@
 #include "launch/train/evaluator.h"
 #include "launch/train/progress.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/saving.h"
 #include "launch/train/sharding.h"
 #include "launch/train/signals.h"
 #include "launch/train/trace.h"
@@ -83,7 +84,7 @@ class Trainer {
       const bool due = recipe_.checkpoint.every_steps > 0 && step % recipe_.checkpoint.every_steps == 0;
       if (due || stop || step == stop_after) {
         if (s_.root()) progress.finish();
-        save(step);
+        saver_->save(step, step, stop || step == stop_after);
       }
       if (recipe_.eval.every_steps > 0 && step % recipe_.eval.every_steps == 0 && step < last && !stop) {
         progress.finish();
@@ -91,6 +92,7 @@ class Trainer {
       }
     }
     progress.finish();
+    saver_->settle();
     if (stop) {
       s_.log().info("stopped by signal {} after step {}; the same command goes on from there", signals.received(),
                     done_);
@@ -101,6 +103,7 @@ class Trainer {
     }
     if (!trace_.empty()) finish_trace(s_, trace_);
     if (pool_trace_ != nullptr) pool_trace_->flush();
+    saver_->throw_failures();
   }
 
  private:
@@ -117,9 +120,10 @@ class Trainer {
     if (found) {
       std::vector<CheckpointPiece> wanted = step_.optimizer().wanted_pieces();
       for (CheckpointPiece& piece : bias_pieces(model_)) wanted.push_back(std::move(piece));
-      load_checkpoint(s_.comm(), found->path, wanted);
+      const LoadReport read = read_checkpoint(s_.comm(), *found, wanted);
       done_ = found->manifest.step;
-      s_.log().info("resumed {} from step {}", recipe_.run.dir, done_);
+      s_.log().info("resumed {} from step {}: {}", recipe_.run.dir, done_,
+                    describe_load(found->manifest, sharding_, read));
     } else {
       model_.initialize(s_.ctx(), static_cast<std::uint64_t>(recipe_.run.seed));
     }
@@ -127,6 +131,7 @@ class Trainer {
       metrics_ = std::make_unique<MetricsSink>(directory_.metrics().string(), done_);
       evaluations_ = std::make_unique<MetricsSink>(directory_.evaluations().string(), done_);
     });
+    saver_ = std::make_unique<RunSaver>(s_, recipe_, directory_.checkpoints(), model_, step_.optimizer(), sharding_);
     read_held_out_documents();
     rate_ = gemm_rate(s_.ctx(), 3);
     announce();
@@ -170,9 +175,10 @@ class Trainer {
                     mesh.data_parallel(), kPlacementNames[static_cast<std::size_t>(recipe_.parallel.placement)],
                     kDispatchNames[static_cast<std::size_t>(recipe_.parallel.dispatch)]);
     const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
-    s_.log().info("memory of a rank: weights and gradients {:.0f} MiB, optimizer {:.0f} MiB, activations {:.0f} MiB",
-                  mib(model_.parameters().bytes()), mib(step_.optimizer().state_bytes()),
-                  mib(step_.activation_bytes()));
+    const auto buffer = static_cast<std::size_t>(saver_->buffer_bytes());
+    s_.log().info("memory of a rank: weights and gradients {:.0f} MiB, optimizer {:.0f} MiB, activations {:.0f} MiB{}",
+                  mib(model_.parameters().bytes()), mib(step_.optimizer().state_bytes()), mib(step_.activation_bytes()),
+                  buffer == 0 ? "" : fmt::format(", copy for saving {:.0f} MiB", mib(buffer)));
     const auto epochs = loader_.epochs(recipe_.total_steps());
     for (std::size_t i = 0; i < epochs.size(); ++i)
       if (epochs[i] > 1.0)
@@ -198,10 +204,14 @@ class Trainer {
     flops = step_flops(recipe_.model, static_cast<std::int64_t>(sequences.size()) * recipe_.model.sequence_length,
                        make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs).attention_segments);
     const double learning_rate = schedule_.learning_rate(step);
-    const StepMetrics m = step_.compute_gradients(step, inputs, stop_requested);
+    const StepMetrics m = step_.compute_gradients(step, inputs, {stop_requested, saver_->finished()});
     step_.update(step, learning_rate, m);
     const double step_s = since(start);
     if (s_.root()) report(step, m, learning_rate, step_s, flops / rate_ / step_s, progress);
+    if (saver_->running() && m.save_finished) {
+      progress.finish();
+      saver_->advance();
+    }
     return m.stop;
   }
 
@@ -244,28 +254,6 @@ class Trainer {
     progress.show(step, m, learning_rate, tokens_per_s, step_s, floor_fraction);
   }
 
-  void save(std::int64_t step) {
-    const Span span(s_.ctx(), "phase.checkpoint");
-    const auto start = Clock::now();
-    CheckpointMeta meta;
-    meta.tokens = step * recipe_.tokens_per_step();
-    meta.seed = static_cast<std::uint64_t>(recipe_.run.seed);
-    meta.recipe = to_ini(recipe_);
-    meta.extra = {{"data_step", step}};
-    meta.mesh = {{"expert_parallel", sharding_.mesh().expert_parallel()},
-                 {"data_parallel", sharding_.mesh().data_parallel()}};
-    if (model_.experts() != nullptr) meta.placement = model_.experts()->placement().to_json();
-    std::vector<CheckpointPiece> pieces = step_.optimizer().owned_pieces();
-    if (s_.root())
-      for (CheckpointPiece& piece : bias_pieces(model_)) pieces.push_back(std::move(piece));
-    const auto path = save_checkpoint(s_.comm(), directory_.checkpoints(), step, pieces, meta);
-    on_root(s_, [&] {
-      prune_checkpoints(directory_.checkpoints(), static_cast<int>(recipe_.checkpoint.keep_last),
-                        recipe_.checkpoint.keep_every_steps);
-    });
-    s_.log().info("saved {} in {:.2f} s", path.string(), since(start));
-  }
-
   void evaluate_now(std::int64_t step, bool final) {
     if (held_out_.sources.empty()) return;
     const std::int64_t tokens = step_.max_tokens();
@@ -292,6 +280,7 @@ class Trainer {
   HeldOutSet held_out_;
   std::unique_ptr<MetricsSink> metrics_, evaluations_;
   std::unique_ptr<PoolTraceWriter> pool_trace_;
+  std::unique_ptr<RunSaver> saver_;
   std::int64_t done_ = 0;
   double rate_ = 1;
 };

@@ -14,7 +14,7 @@
 namespace emox {
 namespace {
 // Places of the single numbers behind counts and document experts in integers_.
-enum Extra : std::int64_t { kDocuments, kPoolSizes, kStop, kExtras };
+enum Extra : std::int64_t { kDocuments, kPoolSizes, kStop, kSaveFinished, kExtras };
 // Places in totals_: losses, the squared gradient norm, dispatch counters; then each rank's received rows.
 enum Total : std::int64_t {
   kCe,
@@ -32,7 +32,7 @@ struct TrainingStep::Sums {
   double ce = 0, z = 0, lb = 0, router_z = 0;
   std::int64_t documents = 0, pool_sizes = 0, document_experts = 0;  // all ranks, after reduce_counts
   std::int64_t local_documents = 0, local_pool_sizes = 0;
-  bool stop = false;
+  bool stop = false, save_finished = false;
 };
 
 TrainingStep::TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, ProcessMesh& mesh,
@@ -126,10 +126,11 @@ void TrainingStep::backward(std::size_t m, bool balanced) {
 
 // Sums the counts (and what rides with them) over the ranks, unless the scope is local: then only the extras are
 // summed.
-void TrainingStep::reduce_counts(bool stop_requested, Sums& sums) {
+void TrainingStep::reduce_counts(const StepVotes& votes, Sums& sums) {
   const Span span(ctx_, "phase.reduce");
   const std::int64_t counts = statistics_.counts.numel(), layers = config_.layers;
-  const std::int64_t extras[kExtras] = {sums.local_documents, sums.local_pool_sizes, stop_requested ? 1 : 0};
+  const std::int64_t extras[kExtras] = {sums.local_documents, sums.local_pool_sizes, votes.stop ? 1 : 0,
+                                        votes.save_finished ? 1 : 0};
   ops::copy_from_host(ctx_, integers_.view().rows(counts + layers, counts + layers + kExtras), extras);
   const bool local = config_.balance_scope == BalanceScope::Local && config_.balance == BalanceMode::Aux;
   {
@@ -142,6 +143,7 @@ void TrainingStep::reduce_counts(bool stop_requested, Sums& sums) {
   sums.documents += v[static_cast<std::size_t>(counts + layers + kDocuments)];
   sums.pool_sizes += v[static_cast<std::size_t>(counts + layers + kPoolSizes)];
   sums.stop = sums.stop || v[static_cast<std::size_t>(counts + layers + kStop)] != 0;
+  sums.save_finished = v[static_cast<std::size_t>(counts + layers + kSaveFinished)] == comm_.size();
   sums.local_documents = sums.local_pool_sizes = 0;
 }
 
@@ -199,7 +201,7 @@ void TrainingStep::add_router_z(Sums& sums) {
 
 // Every count of the step is known before the first backward pass: all micro-batches are held, or their forward pass
 // runs a second time. Without a balance loss nothing waits for the counts.
-void TrainingStep::run_whole_step(std::int64_t step, bool stop_requested, Sums& sums) {
+void TrainingStep::run_whole_step(std::int64_t step, const StepVotes& votes, Sums& sums) {
   const bool balanced = config_.is_moe() && config_.balance == BalanceMode::Aux;
   const std::size_t count = micro_host_.size();
   clear_statistics();
@@ -209,7 +211,7 @@ void TrainingStep::run_whole_step(std::int64_t step, bool stop_requested, Sums& 
     if (!recompute_) head(m, sums);
     if (!balanced) backward(m, false);
   }
-  reduce_counts(stop_requested, sums);
+  reduce_counts(votes, sums);
   add_router_z(sums);
   if (!balanced) return;
   const auto tokens = static_cast<double>(batch_ * config_.sequence_length);
@@ -224,7 +226,7 @@ void TrainingStep::run_whole_step(std::int64_t step, bool stop_requested, Sums& 
 }
 
 // The reference's scope, one statistic a micro-batch index over all ranks, and the local one (design 4.7).
-void TrainingStep::run_micro_batches(std::int64_t step, bool stop_requested, Sums& sums) {
+void TrainingStep::run_micro_batches(std::int64_t step, const StepVotes& votes, Sums& sums) {
   const bool local = config_.balance_scope == BalanceScope::Local;
   double scored = 0;
   for (const MicroBatch& b : micro_host_) scored += static_cast<double>(b.scored);
@@ -234,7 +236,7 @@ void TrainingStep::run_micro_batches(std::int64_t step, bool stop_requested, Sum
     forward(m, step, true);
     count_documents(m, step, sums);
     head(m, sums);
-    reduce_counts(stop_requested, sums);
+    reduce_counts(votes, sums);
     add_router_z(sums);
     double tokens = 0;  // of this statistic: every layer picks k_r experts a token
     for (const std::int64_t c : ops::to_host<std::int64_t>(ctx_, statistics_.counts[0]))
@@ -246,7 +248,7 @@ void TrainingStep::run_micro_batches(std::int64_t step, bool stop_requested, Sum
 }
 
 StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const SequenceInput> local,
-                                            bool stop_requested) {
+                                            const StepVotes& votes) {
   cut(local);
   Sums sums;
   step_counts_.assign(static_cast<std::size_t>(statistics_.counts.numel()), 0);
@@ -258,9 +260,9 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
   if (model_.experts() != nullptr) model_.experts()->counters().clear();
   const bool aux = config_.is_moe() && config_.balance == BalanceMode::Aux;
   if (aux && config_.balance_scope != BalanceScope::Step)
-    run_micro_batches(step, stop_requested, sums);
+    run_micro_batches(step, votes, sums);
   else
-    run_whole_step(step, stop_requested, sums);
+    run_whole_step(step, votes, sums);
   const Span span(ctx_, "phase.reduce");
   optimizer_.reduce_gradients(ctx_);
   return metrics_of(sums);

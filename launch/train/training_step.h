@@ -38,7 +38,14 @@ struct StepMetrics {
   double experts_per_document = 0;  ///< different routed experts that a document used, mean over documents and layers
   double pool_mean = 0;             ///< routed experts in a document's pool, mean over documents and layers
   bool stop = false;                ///< some rank was asked to stop
+  bool save_finished = false;       ///< all ranks said so
   DispatchMetrics dispatch;
+};
+
+/// What a rank has to say that has nothing to do with the step: it rides on the all-reduce of the routing counts.
+struct StepVotes {
+  bool stop = false;           ///< this rank was asked to stop
+  bool save_finished = false;  ///< CheckpointSaver::finished() of this rank
 };
 
 class TrainingStep {
@@ -52,9 +59,8 @@ class TrainingStep {
   std::int64_t share_begin() const { return batch_ * comm_.rank() / comm_.size(); }
   std::int64_t share_end() const { return batch_ * (comm_.rank() + 1) / comm_.size(); }
 
-  /// Losses and gradients of one step, reduced to their owners; parameters are not touched. `stop_requested` reaches
-  /// all ranks.
-  StepMetrics compute_gradients(std::int64_t step, std::span<const SequenceInput> local, bool stop_requested = false);
+  /// Losses and gradients of one step, reduced to their owners; parameters are not touched.
+  StepMetrics compute_gradients(std::int64_t step, std::span<const SequenceInput> local, const StepVotes& votes = {});
   /// Clips and updates. Throws Error when the loss or the norm is not finite: nothing is updated then.
   void update(std::int64_t step, double learning_rate, const StepMetrics& metrics);
 
@@ -78,14 +84,14 @@ class TrainingStep {
   void clear_statistics();
   void count_documents(std::size_t m, std::int64_t step, Sums& sums) const;
   void add_router_z(Sums& sums);
-  void run_whole_step(std::int64_t step, bool stop_requested, Sums& sums);
-  void run_micro_batches(std::int64_t step, bool stop_requested, Sums& sums);
+  void run_whole_step(std::int64_t step, const StepVotes& votes, Sums& sums);
+  void run_micro_batches(std::int64_t step, const StepVotes& votes, Sums& sums);
   StepMetrics metrics_of(const Sums& sums);
   DispatchMetrics dispatch_metrics(std::span<const double> counters, std::span<const double> rows_of_rank) const;
   void forward(std::size_t m, std::int64_t step, bool count);
   void head(std::size_t m, Sums& sums);
   void backward(std::size_t m, bool balanced);
-  void reduce_counts(bool stop_requested, Sums& sums);
+  void reduce_counts(const StepVotes& votes, Sums& sums);
   void balance_loss(double factor, Sums& sums);
   void update_selection_bias(const std::vector<std::int64_t>& counts);
   Activations& slot(std::size_t m) { return slots_[m % slots_.size()]; }
@@ -111,7 +117,7 @@ class TrainingStep {
   std::vector<Activations> slots_;
   std::vector<DeviceBatch> device_batches_;
   std::vector<MicroBatch> micro_host_;
-  Tensor integers_;  ///< i64: counts [L,n_r], document experts [L], then documents, pool sizes, stop
+  Tensor integers_;  ///< i64: counts [L,n_r], document experts [L], then documents, pool sizes, votes
   Tensor p_sum_, z_sum_, balance_, totals_;
   RoutingStatistics statistics_;
   std::vector<std::int64_t> step_counts_;  ///< [L,n_r], whole step, all ranks

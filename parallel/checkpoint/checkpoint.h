@@ -27,14 +27,6 @@ struct CheckpointPiece {
   TensorView view;  ///< host memory, end - begin elements of any shape
 };
 
-/// Adds the arrays of a parameter, each one whole piece; null moments are left out.
-void add_whole(std::vector<CheckpointPiece>& pieces, const std::string& name, const TensorView& weight,
-               const TensorView& exp_avg = {}, const TensorView& exp_avg_sq = {});
-
-/// This rank's share of pieces that all ranks hold alike (the same list on each). Experts, never cut, and other tensors
-/// go, largest first, to the rank with the fewest bytes so far.
-std::vector<CheckpointPiece> divide_among_ranks(std::span<const CheckpointPiece> pieces, int rank, int size);
-
 /// What is saved besides the tensors.
 struct CheckpointMeta {
   std::int64_t tokens = 0;
@@ -49,38 +41,44 @@ struct CheckpointInfo {
   Manifest manifest;
 };
 
-/// Collective; every rank gives the pieces that it alone writes, or none. Writes `directory`/step-NNNNNNNN, replacing
-/// one that is there, and returns its path. All pieces together must hold every element of every array that occurs in
-/// them exactly once, a parameter's both moments or none, and moments of the weight's shape. When that fails, or any
-/// rank does, all throw an IoError with that rank's message (array, elements and ranks are named), nothing of this step
-/// stays behind, and earlier checkpoints are as they were. Leftovers of crashed saves are removed first. `meta` is rank
-/// 0's.
+/// Collective. Writes `directory`/step-NNNNNNNN, replacing one that is there, and returns its path: one save of a
+/// CheckpointSaver (saver.h), which says what is asked of the pieces and what happens when something fails.
 std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem::path& directory, std::int64_t step,
                                       std::span<const CheckpointPiece> mine, const CheckpointMeta& meta);
 
-/// Collective. Fills every rank's pieces from the checkpoint in `path`, however it was cut and whatever number of ranks
-/// wrote it; ranks may want different, overlapping or no elements. Every file's checksum is verified, once across the
-/// job, before HDF5 opens it; then a rank reads what overlaps its pieces, straight into them. IoError, on all ranks: a
-/// damaged file (named), a missing array, another shape (both shapes), another element type; memory is written to only
-/// after all of this has been checked for all pieces.
+/// Collective. Reads the manifest and every file of the checkpoint, each on one of the ranks. Throws an IoError, on all
+/// ranks, that names a file that is missing or damaged; returns the manifest otherwise.
+Manifest verify_checkpoint(Communicator& comm, const std::filesystem::path& path);
+
+/// The newest checkpoint in `directory` whose manifest and files are all intact, verified as above. Says through `log`
+/// (may be null) which newer ones were passed over and why. Nothing when there is none. Collective; rank 0's
+/// `directory` counts.
+std::optional<CheckpointInfo> find_latest(Communicator& comm, const std::filesystem::path& directory, Log* log);
+
+/// What one rank read of a checkpoint's tensors.
+struct LoadReport {
+  std::int64_t bytes = 0;
+  int files = 0;
+};
+
+/// Collective. Fills every rank's pieces from a verified checkpoint, however it was cut and whatever number of ranks
+/// wrote it; ranks may want different, overlapping or no elements. A rank reads what overlaps its pieces, straight into
+/// them, and checks the checksum of every dataset that it reads whole. IoError, on all ranks: a missing array, another
+/// shape (both shapes), another element type, a damaged dataset; memory is written to only after arrays, shapes and
+/// types have been checked for all pieces.
+LoadReport read_checkpoint(Communicator& comm, const CheckpointInfo& verified, std::span<const CheckpointPiece> wanted);
+
+/// Collective. verify_checkpoint and read_checkpoint: no file is opened by HDF5 before its checksum has been verified,
+/// each once across the job.
 Manifest load_checkpoint(Communicator& comm, const std::filesystem::path& path,
                          std::span<const CheckpointPiece> wanted);
 
-/// The newest checkpoint in `directory` whose manifest and files are all intact. Says through `log` (may be null) which
-/// newer ones were passed over and why. Nothing when there is none. Reads every byte of what it looks at.
-std::optional<CheckpointInfo> find_latest(const std::filesystem::path& directory, Log* log);
-/// The same, collective: rank 0 looks, and every rank gets its answer.
-std::optional<CheckpointInfo> find_latest(Communicator& comm, const std::filesystem::path& directory, Log* log);
-
-/// Throws an IoError that names the first file of the checkpoint that is missing or damaged; returns the manifest
-/// otherwise.
-Manifest verify_checkpoint(const std::filesystem::path& path);
-
 /// Removes old checkpoints, on one rank. Kept: the newest `keep_last`, those whose step is a multiple of
 /// `keep_every_steps` (0: none), the newest intact one, and everything newer than that. Without an intact one nothing
-/// is removed. Returns what was removed.
+/// is removed. Returns what was removed. `intact`: the step of a checkpoint known to be so; then nothing is read again.
 std::vector<std::filesystem::path> prune_checkpoints(const std::filesystem::path& directory, int keep_last,
-                                                     std::int64_t keep_every_steps);
+                                                     std::int64_t keep_every_steps,
+                                                     std::optional<std::int64_t> intact = std::nullopt);
 
 /// Removes what crashed saves and removals left in `directory`, on one rank.
 void remove_unfinished_checkpoints(const std::filesystem::path& directory);

@@ -17,21 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A descriptor that closes itself.
-class Descriptor {
- public:
-  Descriptor(const fs::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
-    require<IoError>(fd_ >= 0, "cannot open {}: {}", path.string(), std::strerror(errno));
-  }
-  ~Descriptor() { close(fd_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
-
 fs::path parent_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
 void rename_path(const fs::path& from, const fs::path& to) {
@@ -45,6 +30,12 @@ bool swap_paths(const fs::path& a, const fs::path& b) {
 }
 
 }  // namespace
+
+OpenFile::OpenFile(const fs::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
+  require<IoError>(fd_ >= 0, "cannot open {}: {}", path.string(), std::strerror(errno));
+}
+
+OpenFile::~OpenFile() { close(fd_); }
 
 DurableFile::DurableFile(fs::path path) : path_(std::move(path)), temporary_(path_.string() + ".tmp") {
   fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -77,10 +68,15 @@ void DurableFile::commit() {
 }
 
 void sync_to_disk(const fs::path& path) {
-  const Descriptor file(path, O_RDONLY);
+  const OpenFile file(path, O_RDONLY);
   // Some file systems refuse to sync a directory (EINVAL); they have no stronger promise to give.
-  const bool synced = fsync(file.get()) == 0 || (errno == EINVAL && fs::is_directory(path));
+  const bool synced = fsync(file.descriptor()) == 0 || (errno == EINVAL && fs::is_directory(path));
   require<IoError>(synced, "cannot write {} to the disk: {}", path.string(), std::strerror(errno));
+}
+
+void start_writing_to_disk(const fs::path& path) {
+  const OpenFile file(path, O_WRONLY);
+  sync_file_range(file.descriptor(), 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 void replace_directory(const fs::path& from, const fs::path& to) {
@@ -109,13 +105,37 @@ void replace_directory(const fs::path& from, const fs::path& to) {
   if (replaces) fs::remove_all(old, ignored);
 }
 
+void make_directories(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  require<IoError>(!error, "cannot make the directory {}: {}", path.string(), error.message());
+}
+
+void replace_link(const fs::path& target, const fs::path& link) {
+  const fs::path temporary = link.string() + ".tmp";
+  unlink(temporary.c_str());  // a crash's leftover
+  const bool linked = symlink(target.c_str(), temporary.c_str()) == 0;
+  require<IoError>(linked, "cannot make the link {}: {}", temporary.string(), std::strerror(errno));
+  // A copy of the tree that followed links has a directory here. It is not ours to delete.
+  if (fs::is_directory(fs::symlink_status(link))) rename_path(link, link.string() + ".replaced");
+  rename_path(temporary, link);
+  sync_to_disk(parent_of(link));
+}
+
+std::int64_t bytes_of_file(const fs::path& path) {
+  std::error_code error;
+  const auto bytes = fs::file_size(path, error);
+  require<IoError>(!error, "cannot read {}: {}", path.string(), error.message());
+  return static_cast<std::int64_t>(bytes);
+}
+
 std::string read_text_file(const fs::path& path) {
   // Not a stream: those throw exceptions of their own, without the file's name, when a read fails.
-  const Descriptor file(path, O_RDONLY);
+  const OpenFile file(path, O_RDONLY);
   std::string text;
   std::array<char, 1 << 16> piece;
   for (;;) {
-    const ssize_t n = read(file.get(), piece.data(), piece.size());
+    const ssize_t n = read(file.descriptor(), piece.data(), piece.size());
     if (n < 0 && errno == EINTR) continue;
     require<IoError>(n >= 0, "cannot read {}: {}", path.string(), std::strerror(errno));
     if (n == 0) return text;

@@ -2,11 +2,27 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace emox {
+
+/// A descriptor that closes itself.
+class OpenFile {
+ public:
+  /// `flags` as of open(2), for a file that exists. IoError when it cannot be opened.
+  OpenFile(const std::filesystem::path& path, int flags);
+  ~OpenFile();
+  OpenFile(const OpenFile&) = delete;
+  OpenFile& operator=(const OpenFile&) = delete;
+  int descriptor() const { return fd_; }
+
+ private:
+  int fd_;
+};
 
 /// Writes `path` under another name; commit() puts it in place. Destroyed without commit() it leaves nothing behind.
 /// Every failure is an IoError that names the file and the system's reason.
@@ -30,9 +46,18 @@ class DurableFile {
 
 /// fsync of a file, or of a directory (its list of names).
 void sync_to_disk(const std::filesystem::path& path);
+/// Lets the system begin to write what it holds of the file, where it can; nothing is promised.
+void start_writing_to_disk(const std::filesystem::path& path);
 /// rename(2). Where `to` is an existing directory the two swap places, at once where the file system can do so, and
 /// what was there is removed. The parent directory is synced. IoError: both are where they were.
 void replace_directory(const std::filesystem::path& from, const std::filesystem::path& to);
+/// As mkdir -p; it may be there already, or come to be meanwhile.
+void make_directories(const std::filesystem::path& path);
+/// Makes the symbolic link `link` lead to `target`, or lead there from now on, at once, and syncs its directory. A
+/// directory of that name becomes `link`.replaced.
+void replace_link(const std::filesystem::path& target, const std::filesystem::path& link);
+/// In bytes.
+std::int64_t bytes_of_file(const std::filesystem::path& path);
 /// The whole file as text. IoError with the system's reason.
 std::string read_text_file(const std::filesystem::path& path);
 

@@ -40,12 +40,11 @@ class Hdf5File {
 
  private:
   Hdf5File(std::filesystem::path path, bool write);
-  void create_groups(const std::string& dataset);
   void create_and_write(const ManifestTensor& entry, std::span<const TensorView> blocks);
   std::filesystem::path path_;
   std::set<std::string> groups_;  ///< those created so far
-  bool failed_ = false;           ///< a write failed: what the library still holds cannot reach the file
-  std::int64_t id_ = -1;          ///< hid_t, named by its type so that <hdf5.h> stays in one file
+  bool write_ = false;
+  std::int64_t id_ = -1;  ///< hid_t, named by its type so that <hdf5.h> stays in one file
 };
 
 }  // namespace emox

@@ -32,9 +32,17 @@ bool is_tensor_name(std::string_view name) {
 
 bool is_role(std::string_view role) { return role == "weight" || role == "exp_avg" || role == "exp_avg_sq"; }
 
+std::string_view unit_of(std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const std::size_t at = name.find(kExperts);
+  if (at == std::string_view::npos) return name;
+  return name.substr(0, name.find('.', at + kExperts.size()));
+}
+
 bool is_unfinished(std::string_view name) {
   const std::size_t dot = name.find(".tmp");
-  return dot != std::string_view::npos && step_of_directory(name.substr(0, dot)).has_value();
+  if (dot == std::string_view::npos) return false;
+  return name.substr(0, dot) == kLatestName || step_of_directory(name.substr(0, dot)).has_value();
 }
 
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& directory) {

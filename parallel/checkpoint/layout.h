@@ -17,6 +17,8 @@ namespace emox {
 std::string step_directory_name(std::int64_t step);
 /// The step of such a name; nothing for any other name, an unfinished step-00000123.tmp included.
 std::optional<std::int64_t> step_of_directory(std::string_view name);
+/// Names the checkpoint that was completed last: a symbolic link beside it.
+inline constexpr const char* kLatestName = "latest";
 /// True for what a crashed save or removal leaves.
 bool is_unfinished(std::string_view name);
 /// The checkpoints in a directory, newest first.
@@ -28,6 +30,9 @@ std::string shard_file_name(int rank, int size);
 bool is_tensor_name(std::string_view name);
 /// weight, exp_avg, exp_avg_sq
 bool is_role(std::string_view role);
+
+/// "model.layers.0.mlp.experts.3" for whatever belongs to that expert, otherwise the name itself.
+std::string_view unit_of(std::string_view name);
 
 /// Where an array lies in its HDF5 file: the weight at its name with '/' for '.', a moment beside it. So an expert is
 /// one group with everything that belongs to it: /model/layers/0/mlp/experts/3/gate_proj/{weight,exp_avg,exp_avg_sq}.

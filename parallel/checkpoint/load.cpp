@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 #include <tuple>
+#include <utility>
 
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checkpoint.h"
@@ -9,7 +10,6 @@
 #include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/pieces.h"
-#include "parallel/checkpoint/verify.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -79,31 +79,29 @@ void check_if_whole(const ManifestTensor& t, std::vector<ArraySlice>& slices) {
 
 }  // namespace
 
-Manifest load_checkpoint(Communicator& comm, const fs::path& path, std::span<const CheckpointPiece> wanted) {
-  Manifest manifest;
+LoadReport read_checkpoint(Communicator& comm, const CheckpointInfo& verified,
+                           std::span<const CheckpointPiece> wanted) {
   Plan plan;
-  run_together(comm, [&] {
-    manifest = read_manifest(path);
-    check_step(path, manifest);
-    plan = plan_reads(wanted, manifest, path);
-  });
-  run_together(comm, [&] {
-    // Sizes are cheap: a missing or short file is told before gigabytes are read.
-    for (const ManifestFile& f : manifest.files) check_file_size(path, f);
-    for (std::size_t i = 0; i < manifest.files.size(); ++i)
-      if (static_cast<int>(i % static_cast<std::size_t>(comm.size())) == comm.rank())
-        check_file_content(path, manifest.files[i]);
-  });
+  run_together(comm, [&] { plan = plan_reads(wanted, verified.manifest, verified.path); });
+  LoadReport report;
   run_together(comm, [&] {
     for (auto& [name, datasets] : plan) {
-      Hdf5File file = Hdf5File::open(path / name);
+      Hdf5File file = Hdf5File::open(verified.path / name);
+      ++report.files;
       for (auto& [entry, slices] : datasets) {
         file.read(*entry, slices);
+        for (const ArraySlice& s : slices) report.bytes += static_cast<std::int64_t>(s.view.bytes());
         check_if_whole(*entry, slices);
       }
     }
   });
-  return manifest;
+  return report;
+}
+
+Manifest load_checkpoint(Communicator& comm, const fs::path& path, std::span<const CheckpointPiece> wanted) {
+  CheckpointInfo info{path, verify_checkpoint(comm, path)};
+  read_checkpoint(comm, info, wanted);
+  return std::move(info.manifest);
 }
 
 }  // namespace emox

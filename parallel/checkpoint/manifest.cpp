@@ -117,6 +117,7 @@ json content_of(const Manifest& m) {
           {"extra", m.extra},
           {"placement", m.placement},
           {"mesh", m.mesh},
+          {"libraries", m.libraries},
           {"files", std::move(files)},
           {"tensors", std::move(tensors)}};
 }
@@ -147,6 +148,8 @@ Manifest from_content(const StrictJson& j) {
   m.placement = j.at("placement").json();
   m.mesh = j.at("mesh").json();
   check_placement_and_mesh(m.placement, m.mesh);
+  m.libraries = j.at("libraries").json();
+  if (!m.libraries.is_object()) j.at("libraries").reject("an object");
   std::unordered_set<std::string> files, datasets;
   for (const StrictJson& f : j.at("files").elements()) {
     m.files.push_back(

@@ -35,7 +35,7 @@ struct ManifestTensor {
 };
 
 struct Manifest {
-  static constexpr int kFormatVersion = 2;
+  static constexpr int kFormatVersion = 3;
   std::int64_t step = 0;
   std::int64_t tokens = 0;
   std::uint64_t seed = 0;
@@ -46,6 +46,8 @@ struct Manifest {
   nlohmann::json placement = nullptr;
   /// What the ranks were, or null: {"expert_parallel": ..., "data_parallel": ...}
   nlohmann::json mesh = nullptr;
+  /// Versions of what wrote it, by name.
+  nlohmann::json libraries = nlohmann::json::object();
   std::vector<ManifestFile> files;
   std::vector<ManifestTensor> tensors;
 };

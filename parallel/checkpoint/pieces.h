@@ -22,8 +22,11 @@ struct Stretch {
   std::vector<TensorView> blocks;  ///< its elements, one block after another
 };
 
-/// The pieces, checked, ordered, those that adjoin each other merged, each with its checksum. Empty pieces of arrays
-/// that have elements vanish.
+/// Of the elements of all blocks.
+std::string checksum_of_blocks(std::span<const TensorView> blocks);
+
+/// The pieces, checked, ordered, those that adjoin each other merged; without checksums. Empty pieces of arrays that
+/// have elements vanish.
 std::vector<Stretch> stretches_of(std::span<const CheckpointPiece> pieces, const std::string& file);
 
 }  // namespace emox

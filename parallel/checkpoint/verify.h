@@ -7,8 +7,6 @@
 
 namespace emox {
 
-/// A directory that is named after a step holds that step.
-void check_step(const std::filesystem::path& checkpoint, const Manifest& manifest);
 /// The file is there and has its size.
 void check_file_size(const std::filesystem::path& checkpoint, const ManifestFile& file);
 /// The file has its checksum.

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 #include <hdf5.h>
+#include <xxhash.h>
+
+#include "runtime/core/version.h"
 
 namespace emox {
 
@@ -9,6 +12,14 @@ std::string hdf5_version() {
   unsigned major = 0, minor = 0, release = 0;
   H5get_libversion(&major, &minor, &release);
   return fmt::format("{}.{}.{}", major, minor, release);
+}
+
+nlohmann::json library_versions() {
+  const unsigned x = XXH_versionNumber();
+  return {{"emox", kVersion},
+          {"hdf5", hdf5_version()},
+          {"xxhash", fmt::format("{}.{}.{}", x / 10000, x / 100 % 100, x % 100)},
+          {"compiler", __VERSION__}};
 }
 
 }  // namespace emox

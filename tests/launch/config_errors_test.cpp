@@ -109,7 +109,6 @@ TEST(RecipeErrors, NumbersThatDoNotFitTogether) {
   expect_parts(check_error({"--model.vocab_size=256"}), {"model.vocab_size = 256", "at least 257"});
   expect_parts(check_error({"--data.tokenizer=dolma2"}), {"at least 100278"});
   expect_parts(check_error({"--run.name=a/b"}), {"run.name = 'a/b'"});
-  expect_parts(check_error({"--checkpoint.async=true"}), {"checkpoint.async", "synchronous"});
   expect_parts(check_error({"--checkpoint.every_steps=4", "--checkpoint.keep_every_steps=6"}),
                {"keep_every_steps = 6", "multiple of 4"});
   expect_parts(check_error({"--train.anneal_from_step=5"}), {"train.schedule = linear", "now cosine"});

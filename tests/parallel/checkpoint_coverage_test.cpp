@@ -78,7 +78,7 @@ TEST_F(CheckpointCoverage, Moments) {
 
 TEST_F(CheckpointCoverage, TwoArraysInOnePlace) {
   Pieces pieces;
-  add_whole(pieces, "x.weight", memory_, memory_, memory_);
+  test::add_whole(pieces, "x.weight", memory_, memory_, memory_);
   expect_refused({pieces, {whole("x.exp_avg", memory_)}},
                  "x.exp_avg (weight) and x.weight (exp_avg) have one place in a checkpoint, /x/exp_avg");
 }
@@ -157,7 +157,8 @@ TEST(CheckpointScale, TensOfThousandsOfPiecesComeBack) {
       for (unsigned r = 0; r < 3; ++r)
         memory.push_back(filled ? test::random_tensor({64, 33}, 3 * static_cast<unsigned>(i) + r)
                                 : Tensor({}, DType::F32, {64, 33}));
-      add_whole(arrays, fmt::format("model.layers.{}.weight", i), memory[first], memory[first + 1], memory[first + 2]);
+      test::add_whole(arrays, fmt::format("model.layers.{}.weight", i), memory[first], memory[first + 1],
+                      memory[first + 2]);
     }
     return arrays;
   };

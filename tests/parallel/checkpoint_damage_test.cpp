@@ -41,11 +41,11 @@ class CheckpointDamage : public ::testing::Test {
 };
 
 TEST_F(CheckpointDamage, NoneIsTheNewest) {
-  const auto found = find_latest(root(), nullptr);
+  const auto found = test::latest_in(root());
   ASSERT_TRUE(found.has_value());
   EXPECT_EQ(found->path, newest());
-  EXPECT_EQ(verify_checkpoint(newest()).step, 20);
-  EXPECT_FALSE(find_latest(root() / "nowhere", nullptr).has_value());
+  EXPECT_EQ(test::verified(newest()).step, 20);
+  EXPECT_FALSE(test::latest_in(root() / "nowhere").has_value());
 }
 
 TEST_F(CheckpointDamage, AByteOfHdf5Metadata) {
@@ -91,7 +91,7 @@ TEST_F(CheckpointDamage, AnyByteOfTheManifest) {
 
 TEST_F(CheckpointDamage, ACheckpointUnderAnotherStepsName) {
   fs::rename(newest(), root() / "step-00000030");
-  const auto found = find_latest(root(), nullptr);
+  const auto found = test::latest_in(root());
   ASSERT_TRUE(found.has_value());
   EXPECT_EQ(found->path, root() / "step-00000010");
 }
@@ -101,7 +101,7 @@ TEST_F(CheckpointDamage, TheLogSaysWhatWasSkippedAndWhy) {
   const std::string file = (root() / "log.txt").string();
   {
     Log log(1, file);  // rank 1 keeps off the console
-    EXPECT_TRUE(find_latest(root(), &log).has_value());
+    EXPECT_TRUE(test::latest_in(root(), &log).has_value());
   }
   std::ifstream in(file);
   const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
@@ -111,7 +111,7 @@ TEST_F(CheckpointDamage, TheLogSaysWhatWasSkippedAndWhy) {
 
 TEST_F(CheckpointDamage, NothingIntact) {
   for (const char* step : {"step-00000010", "step-00000020"}) fs::remove(root() / step / "manifest.json");
-  EXPECT_FALSE(find_latest(root(), nullptr).has_value());
+  EXPECT_FALSE(test::latest_in(root()).has_value());
   EXPECT_TRUE(prune_checkpoints(root(), 1, 0).empty());
 }
 

@@ -62,10 +62,10 @@ TEST(CheckpointFailure, AFullDiskOnOneRankFailsAllAndLeavesTheEarlierCheckpoint)
     }
     EXPECT_EQ(names_in(directory.path()), Names{"step-00000001"});
   }
-  EXPECT_EQ(find_latest(directory.path(), nullptr)->manifest.step, 1);
+  EXPECT_EQ(test::latest_in(directory.path())->manifest.step, 1);
   // With room again the same process saves.
   save_model(directory.path(), 2, 6, 2);
-  EXPECT_EQ(find_latest(directory.path(), nullptr)->manifest.step, 2);
+  EXPECT_EQ(test::latest_in(directory.path())->manifest.step, 2);
 }
 
 TEST(CheckpointFailure, NoRoomForAnything) {
@@ -80,7 +80,7 @@ TEST(CheckpointFailure, NoRoomForAnything) {
       EXPECT_NE(text.find("File too large"), std::string::npos) << text;
     EXPECT_EQ(names_in(directory.path()), Names{"step-00000001"});
   }
-  EXPECT_EQ(find_latest(directory.path(), nullptr)->manifest.step, 1);
+  EXPECT_EQ(test::latest_in(directory.path())->manifest.step, 1);
 }
 
 TEST(CheckpointFailure, NoRoomForTheManifest) {
@@ -122,7 +122,7 @@ TEST(CheckpointLeftovers, AreRemovedByTheNextSaveAndNeverFound) {
   for (const char* name : {"step-00000002.tmp", "step-00000001.tmp-old", "step-00000000.tmp-removed"})
     fs::copy(path, directory.path() / name);
   fs::create_directory(directory.path() / "notes.tmp");
-  EXPECT_EQ(find_latest(directory.path(), nullptr)->path, path);
+  EXPECT_EQ(test::latest_in(directory.path())->path, path);
   save_model(directory.path(), 2, 6);
   EXPECT_EQ(names_in(directory.path()), (Names{"notes.tmp", "step-00000001", "step-00000002"}));
   fs::create_directory(directory.path() / "step-00000003.tmp");
@@ -164,7 +164,7 @@ TEST_F(CheckpointPrune, NeverRemovesTheNewestGoodOne) {
   EXPECT_EQ(left(), (std::vector<int>{30, 40, 50}));
   prune_checkpoints(root(), 0, 0);
   EXPECT_EQ(left(), (std::vector<int>{30, 40, 50}));
-  EXPECT_EQ(find_latest(root(), nullptr)->path, at(30));
+  EXPECT_EQ(test::latest_in(root())->path, at(30));
 }
 
 TEST_F(CheckpointPrune, AnIncompleteOneDoesNotCountAmongTheLast) {

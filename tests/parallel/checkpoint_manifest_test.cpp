@@ -130,9 +130,9 @@ TEST_F(CheckpointManifest, PlacementAndMesh) {
 
 TEST_F(CheckpointManifest, OtherFormatsAndVersions) {
   EXPECT_EQ(refusal("/version", 1),
-            "it has format version 1, this emox reads version 2 only: use the emox that wrote it");
-  EXPECT_EQ(refusal("/version", 3),
-            "it has format version 3, this emox reads version 2 only: use the emox that wrote it");
+            "it has format version 1, this emox reads version 3 only: use the emox that wrote it");
+  EXPECT_EQ(refusal("/version", 4),
+            "it has format version 4, this emox reads version 3 only: use the emox that wrote it");
   EXPECT_EQ(refusal("/format", "other"), "it is not the manifest of an emox checkpoint");
   std::ofstream(file()) << "[1, 2]";
   EXPECT_NE(io_error_of([&] { read_manifest(path()); }).find("the content is [1,2]: not an object"), std::string::npos);

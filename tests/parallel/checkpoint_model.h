@@ -11,6 +11,7 @@
 
 #include "parallel/checkpoint/checkpoint.h"
 #include "runtime/core/error.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 
@@ -108,9 +109,11 @@ std::string io_error_of(const Work& work) {
   return "";
 }
 
+/// Sorted; `latest`, which every save moves, is left out.
 inline std::vector<std::string> names_in(const std::filesystem::path& directory) {
   std::vector<std::string> names;
-  for (const auto& e : std::filesystem::directory_iterator(directory)) names.push_back(e.path().filename().string());
+  for (const auto& e : std::filesystem::directory_iterator(directory))
+    if (e.path().filename() != "latest") names.push_back(e.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }

@@ -6,6 +6,8 @@
 #include <thread>
 
 #include "parallel/checkpoint/layout.h"
+#include "parallel/checkpoint/versions.h"
+#include "runtime/core/version.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {
@@ -32,7 +34,7 @@ TEST(Checkpoint, RoundTripAcrossRankCounts) {
     const TemporaryDirectory directory;
     const auto path = save_model(directory.path(), 12, 5, writers);
     EXPECT_EQ(path, directory.path() / "step-00000012");
-    EXPECT_EQ(test::names_in(path).size(), static_cast<std::size_t>(writers) + 1);
+    EXPECT_EQ(test::names_in(path).size(), static_cast<std::size_t>(writers) + 2);  // index and manifest
     for (const int readers : {1, 2, 4}) expect_loads(path, readers, 5);
   }
 }
@@ -47,8 +49,11 @@ TEST(Checkpoint, ManifestHoldsTheMeta) {
   EXPECT_EQ(m.recipe, meta.recipe);
   EXPECT_EQ(m.extra, meta.extra);
   EXPECT_EQ(m.world_size, 2);
-  ASSERT_EQ(m.files.size(), 2U);
+  ASSERT_EQ(m.files.size(), 3U);
   EXPECT_EQ(m.files[1].name, "shard-00001-of-00002.h5");
+  EXPECT_EQ(m.files[2].name, "index.h5");
+  EXPECT_EQ(m.libraries.at("emox"), kVersion);
+  EXPECT_EQ(m.libraries.at("hdf5"), hdf5_version());
   EXPECT_EQ(m.placement, meta.placement);
   EXPECT_EQ(m.mesh, meta.mesh);
   EXPECT_EQ(m.tensors.size(), CheckpointModel(5).pieces().size());
@@ -59,7 +64,7 @@ TEST(Checkpoint, MoreRanksThanTensors) {
   run_ranks(3, [&](Communicator& comm) {
     const Tensor x = test::random_tensor({4}, 1);
     const std::vector list = {test::whole("x.weight", x)};
-    const auto mine = divide_among_ranks(list, comm.rank(), comm.size());
+    const auto mine = test::divide_among_ranks(list, comm.rank(), comm.size());
     const auto path = save_checkpoint(comm, directory.path(), 1, mine, {});
     const Tensor y({}, DType::F32, {4});
     load_checkpoint(comm, path, std::vector{test::whole("x.weight", y)});
@@ -138,7 +143,7 @@ TEST(CheckpointLayout, WorkIsDividedByBytesAndExpertsStayWhole) {
   std::vector<CheckpointPiece> list;
   const auto add = [&](const std::string& name, Shape shape) {
     memory.emplace_back(Device{}, DType::F32, shape);
-    add_whole(list, name, memory.back(), memory.back(), memory.back());
+    test::add_whole(list, name, memory.back(), memory.back(), memory.back());
   };
   for (int e = 0; e < 16; ++e)
     for (const char* part : {"gate_proj", "up_proj", "down_proj"})
@@ -151,7 +156,7 @@ TEST(CheckpointLayout, WorkIsDividedByBytesAndExpertsStayWhole) {
   std::set<std::pair<std::string, int>> experts;
   for (int rank = 0; rank < 4; ++rank) {
     double bytes = 0;
-    for (const CheckpointPiece& p : divide_among_ranks(list, rank, 4)) {
+    for (const CheckpointPiece& p : test::divide_among_ranks(list, rank, 4)) {
       bytes += static_cast<double>(p.view.bytes());
       EXPECT_TRUE(given.emplace(p.name, p.role).second) << p.name;
       const std::size_t at = p.name.find(".experts.");

@@ -1,9 +1,16 @@
 #include "tests/support/checkpoints.h"
 
+#include <algorithm>
 #include <cstring>
+#include <functional>
+#include <numeric>
+#include <queue>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
-#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/layout.h"
 
 namespace emox::test {
 namespace {
@@ -40,6 +47,53 @@ Arrays load_all(const std::filesystem::path& checkpoint) {
                                            << y.name << " (" << y.role << ") in " << other;
   }
   return ::testing::AssertionSuccess();
+}
+
+std::optional<CheckpointInfo> latest_in(const std::filesystem::path& directory, Log* log) {
+  const auto comm = make_self_communicator();
+  return find_latest(*comm, directory, log);
+}
+
+Manifest verified(const std::filesystem::path& checkpoint) {
+  const auto comm = make_self_communicator();
+  return verify_checkpoint(*comm, checkpoint);
+}
+
+void add_whole(std::vector<CheckpointPiece>& pieces, const std::string& name, const TensorView& weight,
+               const TensorView& exp_avg, const TensorView& exp_avg_sq) {
+  const auto add = [&](const char* role, const TensorView& v) {
+    pieces.push_back({name, role, v.shape(), 0, v.shape().numel(), v});
+  };
+  add("weight", weight);
+  if (!exp_avg.null()) add("exp_avg", exp_avg);
+  if (!exp_avg_sq.null()) add("exp_avg_sq", exp_avg_sq);
+}
+
+std::vector<CheckpointPiece> divide_among_ranks(std::span<const CheckpointPiece> pieces, int rank, int size) {
+  std::unordered_map<std::string_view, std::size_t> index;  // unit -> its place in the order of first appearance
+  std::vector<std::size_t> bytes;
+  for (const CheckpointPiece& p : pieces) {
+    const std::size_t u = index.try_emplace(unit_of(p.name), bytes.size()).first->second;
+    if (u == bytes.size()) bytes.push_back(0);
+    bytes[u] += p.view.bytes();
+  }
+  std::vector<std::size_t> order(bytes.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return bytes[a] > bytes[b]; });
+  using Load = std::pair<std::size_t, int>;  // bytes, rank
+  std::priority_queue<Load, std::vector<Load>, std::greater<>> least;
+  for (int r = 0; r < size; ++r) least.emplace(0, r);
+  std::vector<int> writer(bytes.size(), 0);
+  for (const std::size_t u : order) {
+    const auto [load, r] = least.top();
+    least.pop();
+    least.emplace(load + bytes[u], r);
+    writer[u] = r;
+  }
+  std::vector<CheckpointPiece> mine;
+  for (const CheckpointPiece& p : pieces)
+    if (writer[index.at(unit_of(p.name))] == rank) mine.push_back(p);
+  return mine;
 }
 
 }  // namespace emox::test

@@ -1,0 +1,67 @@
+// When and how a training run saves: at once, or in the background beside the next steps; and what it says about it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "launch/config/recipe.h"
+#include "launch/train/session.h"
+#include "launch/train/sharding.h"
+#include "model/optim/optimizer.h"
+#include "model/transformer/language_model.h"
+#include "parallel/checkpoint/saver.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+
+class RunSaver {
+ public:
+  /// Collective. `directory` is the run's checkpoints/. Everything must outlive this object. Where checkpoint.async is
+  /// set, takes the memory for a copy of what this rank saves.
+  RunSaver(Session& session, const Recipe& recipe, std::filesystem::path directory, const LanguageModel& model,
+           const Optimizer& optimizer, Sharding& sharding);
+
+  /// This rank's vote in the step's all-reduce.
+  bool finished() const { return saver_.finished(); }
+  bool running() const { return saver_.running(); }
+  /// Collective. Takes the running save a stage further; every rank must have voted for it.
+  void advance();
+
+  /// Collective: saves the state after `step`. In the background this returns when the state is copied, and a failure
+  /// is reported at a later step and by throw_failures(); otherwise it throws. While another save is running it waits
+  /// for that, or leaves this step out if checkpoint.when_busy says so and it is not the `last` one.
+  void save(std::int64_t step, std::int64_t optimizer_step, bool last);
+  /// Collective. Waits until nothing is being saved.
+  void settle();
+  /// Throws an IoError when a save in the background failed.
+  void throw_failures() const;
+
+  /// Memory of the copy; 0 without checkpoint.async.
+  std::int64_t buffer_bytes() const { return recipe_.checkpoint.async ? saver_.bytes() : 0; }
+
+ private:
+  CheckpointMeta meta_of(std::int64_t step, std::int64_t optimizer_step);
+  void report(const SavedCheckpoint& saved);
+  void report_failure(const IoError& failure);
+
+  Session& s_;
+  const Recipe& recipe_;
+  const LanguageModel& model_;
+  Sharding& sharding_;
+  CheckpointSaver saver_;
+  std::int64_t step_ = 0;  ///< of the running save
+  std::vector<std::string> failures_;
+};
+
+/// What a model of this rank saves alone: its optimizer's share, and on rank 0 what all ranks hold alike.
+std::vector<CheckpointPiece> pieces_to_save(const LanguageModel& model, const Optimizer& optimizer, bool first_rank);
+
+/// {"expert_parallel": ..., "data_parallel": ...}
+nlohmann::json to_json(const ProcessMesh& mesh);
+
+/// One line: on which ranks the checkpoint was saved, on which it is loaded, what rank 0 read of it.
+std::string describe_load(const Manifest& manifest, Sharding& sharding, const LoadReport& report);
+
+}  // namespace emox

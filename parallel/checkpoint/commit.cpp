@@ -1,0 +1,36 @@
+#include "parallel/checkpoint/commit.h"
+
+#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/checksum.h"
+#include "parallel/checkpoint/durable_file.h"
+#include "parallel/checkpoint/index_file.h"
+#include "parallel/checkpoint/layout.h"
+
+namespace emox {
+
+namespace fs = std::filesystem;
+
+fs::path unfinished_path(const fs::path& directory, std::int64_t step) {
+  return directory / (step_directory_name(step) + ".tmp");
+}
+
+fs::path commit_checkpoint(const fs::path& directory, Manifest& manifest, const Retention& retention) {
+  const fs::path temporary = unfinished_path(directory, manifest.step);
+  const fs::path index = temporary / kIndexFileName;
+  const fs::path final_path = directory / step_directory_name(manifest.step);
+  write_index(index, manifest);
+  manifest.files.push_back({kIndexFileName, bytes_of_file(index), checksum_of_file(index)});
+  {
+    DurableFile file(temporary / "manifest.json");
+    file.write(manifest_text(manifest));
+    file.commit();
+  }
+  replace_directory(temporary, final_path);
+  replace_link(final_path.filename(), directory / kLatestName);
+  // Its files were read back a moment ago: nothing needs to be read again before older ones go.
+  if (retention.keep_last > 0)
+    prune_checkpoints(directory, retention.keep_last, retention.keep_every_steps, manifest.step);
+  return final_path;
+}
+
+}  // namespace emox

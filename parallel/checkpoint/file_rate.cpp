@@ -1,0 +1,57 @@
+#include "parallel/checkpoint/file_rate.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "parallel/checkpoint/durable_file.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t kBlock = std::size_t{16} << 20;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+}  // namespace
+
+double write_plain_file(const fs::path& path, const TensorView& memory) {
+  const auto start = Clock::now();
+  {
+    DurableFile file(path);
+    const std::span<const std::byte> all(static_cast<const std::byte*>(memory.raw()), memory.bytes());
+    for (std::size_t at = 0; at < all.size(); at += kBlock)
+      file.write(all.subspan(at, std::min(kBlock, all.size() - at)));
+    file.commit();
+  }
+  return since(start);
+}
+
+double read_plain_file(const fs::path& path, const TensorView& memory) {
+  const auto start = Clock::now();
+  const OpenFile file(path, O_RDONLY);
+  auto* to = static_cast<std::byte*>(memory.raw());
+  for (std::size_t at = 0; at < memory.bytes();) {
+    const ssize_t n = read(file.descriptor(), to + at, std::min(kBlock, memory.bytes() - at));
+    if (n < 0 && errno == EINTR) continue;
+    require<IoError>(n > 0, "cannot read {}: {}", path.string(), n < 0 ? std::strerror(errno) : "it is too short");
+    at += static_cast<std::size_t>(n);
+  }
+  return since(start);
+}
+
+void drop_from_cache(const fs::path& path) {
+  const OpenFile file(path, O_RDONLY);
+  const int failed = posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED);
+  require<IoError>(failed == 0, "cannot drop {} from the cache: {}", path.string(), std::strerror(failed));
+}
+
+}  // namespace emox

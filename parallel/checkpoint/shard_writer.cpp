@@ -1,0 +1,59 @@
+#include "parallel/checkpoint/shard_writer.h"
+
+#include <chrono>
+
+#include "parallel/checkpoint/checksum.h"
+#include "parallel/checkpoint/durable_file.h"
+#include "parallel/checkpoint/hdf5_file.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// Calls `before` with every stretch and writes it.
+template <typename Before>
+void write_datasets(const fs::path& path, std::span<const Stretch> stretches, const Before& before) {
+  make_directories(path.parent_path());
+  Hdf5File file = Hdf5File::create(path);
+  for (const Stretch& s : stretches) {
+    before(s);
+    file.write(s.entry, s.blocks);
+  }
+  file.close();
+}
+
+/// The library does not do it. The name too: the rank that renames the directory may be on another host.
+void sync_file_and_name(const fs::path& path) {
+  sync_to_disk(path);
+  sync_to_disk(path.parent_path());
+}
+
+}  // namespace
+
+WrittenShard write_shard(const fs::path& directory, const std::string& file_name, std::span<const Stretch> stretches) {
+  const fs::path path = directory / file_name;
+  const auto start = Clock::now();
+  WrittenShard written;
+  // In front of its writing, each stretch: then it comes from a cache.
+  write_datasets(path, stretches, [&](const Stretch& s) { written.checksums.push_back(checksum_of_blocks(s.blocks)); });
+  // The storage works while the file is read back from memory.
+  start_writing_to_disk(path);
+  written.file = {file_name, bytes_of_file(path), checksum_of_file(path)};
+  sync_file_and_name(path);
+  written.seconds = since(start);
+  return written;
+}
+
+double write_shard_unchecked(const fs::path& directory, const std::string& file_name,
+                             std::span<const Stretch> stretches) {
+  const auto start = Clock::now();
+  write_datasets(directory / file_name, stretches, [](const Stretch&) {});
+  sync_file_and_name(directory / file_name);
+  return since(start);
+}
+
+}  // namespace emox
