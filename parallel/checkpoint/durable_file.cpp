@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "runtime/core/error.h"
 
@@ -22,6 +23,12 @@ fs::path parent_of(const fs::path& path) { return path.has_parent_path() ? path.
 void rename_path(const fs::path& from, const fs::path& to) {
   const bool renamed = std::rename(from.c_str(), to.c_str()) == 0;
   require<IoError>(renamed, "cannot rename {} to {}: {}", from.string(), to.string(), std::strerror(errno));
+}
+
+/// Where the next attempt will tell, or what is left is plainly unfinished.
+std::error_code& ignored_error() {
+  thread_local std::error_code error;
+  return error;
 }
 
 /// False where the file system cannot, or the disk fails.
@@ -79,30 +86,44 @@ void start_writing_to_disk(const fs::path& path) {
   sync_file_range(file.descriptor(), 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
-void replace_directory(const fs::path& from, const fs::path& to) {
-  std::error_code ignored;  // what is left then is plainly unfinished
-  const bool replaces = fs::exists(to);
-  const bool swapped = replaces && swap_paths(from, to);
-  // Not every file system can swap. Between the two renames neither is in place, but both are on the disk.
-  const fs::path old = swapped ? from : fs::path(to.string() + ".tmp-old");
+PlacedDirectory::PlacedDirectory(fs::path from, fs::path to) : from_(std::move(from)), to_(std::move(to)) {
   try {
-    if (replaces && !swapped) {
-      fs::remove_all(old, ignored);
-      rename_path(to, old);
-    }
-    if (!swapped) rename_path(from, to);
-    sync_to_disk(parent_of(to));
-  } catch (const IoError&) {
-    // What may not be on the disk must not be found there, and what was there before must.
-    if (swapped) {
-      swap_paths(from, to);
+    const bool replaces = fs::exists(to_);
+    if (replaces && swap_paths(from_, to_)) {
+      old_ = from_;
     } else {
-      if (!fs::exists(from) && std::rename(to.c_str(), from.c_str()) != 0) fs::remove_all(to, ignored);
-      if (replaces && !fs::exists(to)) std::rename(old.c_str(), to.c_str());
+      if (replaces) {
+        // Not every file system can swap. Between the two renames neither is in place, but both are on the disk.
+        const fs::path aside = to_.string() + ".tmp-old";
+        fs::remove_all(aside, ignored_error());
+        rename_path(to_, aside);
+        old_ = aside;
+      }
+      rename_path(from_, to_);
     }
+    sync_to_disk(parent_of(to_));
+  } catch (const IoError&) {
+    take_back();
     throw;
   }
-  if (replaces) fs::remove_all(old, ignored);
+}
+
+PlacedDirectory::~PlacedDirectory() {
+  if (!kept_) take_back();
+}
+
+void PlacedDirectory::take_back() {
+  if (old_ == from_) {
+    swap_paths(from_, to_);
+    return;
+  }
+  if (!fs::exists(from_) && std::rename(to_.c_str(), from_.c_str()) != 0) fs::remove_all(to_, ignored_error());
+  if (!old_.empty()) std::rename(old_.c_str(), to_.c_str());
+}
+
+void PlacedDirectory::keep() {
+  kept_ = true;
+  if (!old_.empty()) fs::remove_all(old_, ignored_error());
 }
 
 void make_directories(const fs::path& path) {
@@ -113,13 +134,29 @@ void make_directories(const fs::path& path) {
 
 void replace_link(const fs::path& target, const fs::path& link) {
   const fs::path temporary = link.string() + ".tmp";
-  unlink(temporary.c_str());  // a crash's leftover
-  const bool linked = symlink(target.c_str(), temporary.c_str()) == 0;
-  require<IoError>(linked, "cannot make the link {}: {}", temporary.string(), std::strerror(errno));
-  // A copy of the tree that followed links has a directory here. It is not ours to delete.
-  if (fs::is_directory(fs::symlink_status(link))) rename_path(link, link.string() + ".replaced");
-  rename_path(temporary, link);
-  sync_to_disk(parent_of(link));
+  const auto lead_to = [&](const fs::path& there) {
+    unlink(temporary.c_str());  // a crash's leftover
+    const bool linked = symlink(there.c_str(), temporary.c_str()) == 0;
+    require<IoError>(linked, "cannot make the link {}: {}", temporary.string(), std::strerror(errno));
+    // A copy of the tree that followed links has a directory here. It is not ours to delete.
+    if (fs::is_directory(fs::symlink_status(link))) rename_path(link, link.string() + ".replaced");
+    rename_path(temporary, link);
+    sync_to_disk(parent_of(link));
+  };
+  const fs::path before = fs::read_symlink(link, ignored_error());
+  try {
+    lead_to(target);
+  } catch (const IoError&) {
+    unlink(temporary.c_str());
+    if (fs::read_symlink(link, ignored_error()) == before) throw;
+    try {
+      require<IoError>(!before.empty(), "{} was not there before", link.string());
+      lead_to(before);
+    } catch (const IoError&) {
+      unlink(link.c_str());
+    }
+    throw;
+  }
 }
 
 std::int64_t bytes_of_file(const fs::path& path) {

@@ -146,10 +146,11 @@ class Crash : public test::MpiJob {
   }
   ~Crash() override { prctl(PR_SET_CHILD_SUBREAPER, 0); }
 
-  /// Two starts in three save every second step, and every other one in the background.
+  /// Two starts in three save every second step, and every other start does so in the background.
   std::string command(const std::string& name, int start) const {
     return EMOX_BINARY " train " + path_ + " --run.dir=" + run(name).string() +
-           " --checkpoint.every_steps=" + (start % 3 == 2 ? "1" : "2");
+           " --checkpoint.every_steps=" + (start % 3 == 2 ? "1" : "2") +
+           " --checkpoint.async=" + (start % 2 == 0 ? "true" : "false");
   }
   fs::path checkpoints(const std::string& name) const { return run(name) / "checkpoints"; }
 

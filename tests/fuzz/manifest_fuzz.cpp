@@ -14,6 +14,7 @@
 #include "parallel/checkpoint/durable_file.h"
 #include "runtime/core/error.h"
 #include "tests/fuzz/manifest_edits.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 

@@ -26,7 +26,7 @@ read -ra libraries <<<"$(pkg-config --libs hdf5-openmpi ompi-c libxxhash fmt gte
 if command -v ccache >/dev/null; then compile=(ccache "${compile[@]}"); fi
 
 sources=(parallel/checkpoint/*.cpp parallel/comm/*.cpp runtime/core/*.cpp runtime/telemetry/*.cpp
-  tests/support/ranks.cpp tests/support/support.cpp tests/fuzz/*.cpp)
+  tests/support/checkpoints.cpp tests/support/ranks.cpp tests/support/support.cpp tests/fuzz/*.cpp)
 objects=()
 for source in "${sources[@]}"; do objects+=("build/fuzz/objects/${source//\//-}.o"); done
 echo "building ${#sources[@]} files with $compiler"

@@ -24,7 +24,8 @@ class TinyModel {
   }
   std::vector<CheckpointPiece> pieces() const {
     std::vector<CheckpointPiece> list;
-    for (std::size_t i = 0; i < memory_.size(); ++i) add_whole(list, fmt::format("many.p{}.weight", i), memory_[i]);
+    for (std::size_t i = 0; i < memory_.size(); ++i)
+      test::add_whole(list, fmt::format("many.p{}.weight", i), memory_[i]);
     return list;
   }
 
@@ -52,7 +53,7 @@ class DamageTable : public ::testing::Test {
   static void save(const fs::path& root, std::int64_t step, unsigned seed) {
     test::run_ranks(2, [&](Communicator& comm) {
       const TinyModel model(seed);
-      save_checkpoint(comm, root, step, divide_among_ranks(model.pieces(), comm.rank(), 2), test::some_meta());
+      save_checkpoint(comm, root, step, test::divide_among_ranks(model.pieces(), comm.rank(), 2), test::some_meta());
     });
   }
 

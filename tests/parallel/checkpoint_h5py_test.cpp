@@ -21,7 +21,7 @@ class CheckpointH5py : public ::testing::Test {
       std::vector<CheckpointPiece> cut, shared;
       for (const CheckpointPiece& p : model.pieces())
         (p.name == "model.embed_tokens.weight" ? cut : shared).push_back(p);
-      std::vector<CheckpointPiece> mine = divide_among_ranks(shared, comm.rank(), comm.size());
+      std::vector<CheckpointPiece> mine = test::divide_among_ranks(shared, comm.rank(), comm.size());
       for (const CheckpointPiece& p : cut)
         mine.push_back(comm.rank() == 0 ? test::part_of(p, 0, 301) : test::part_of(p, 301, p.end));
       save_checkpoint(comm, directory_.path(), 7, mine, test::some_meta());
