@@ -1,4 +1,4 @@
-// A checkpoint is readable without emox: h5py finds every array, equal bit for bit, in the shards.
+// A checkpoint is readable without emox: h5py finds every array, equal bit for bit, in the shards and in index.h5.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -66,10 +66,29 @@ TEST_F(CheckpointH5py, IsInstalled) {
 }
 
 TEST_F(CheckpointH5py, ReadsEveryArray) {
-  const test::CommandResult r = read(checkpoint());
-  EXPECT_EQ(r.exit_code, 0) << r.output;
-  // 26 parameters of the model, three arrays each, one of them in two parts.
-  EXPECT_NE(r.output.find("datasets of 2 shards are equal"), std::string::npos) << r.output;
+  // In place, by a relative path, through the link, and after the directory has moved.
+  const fs::path moved = directory_.path() / "elsewhere" / "copy";
+  fs::create_directory(moved.parent_path());
+  fs::copy(checkpoint(), moved, fs::copy_options::recursive);
+  const std::string here = directory_.path().string();
+  for (const test::CommandResult& r : {read(checkpoint()), read(checkpoint(), "/"), read("step-00000007", here),
+                                       read("latest", here), read(moved), read(".", checkpoint().string())}) {
+    EXPECT_EQ(r.exit_code, 0) << r.output;
+    EXPECT_NE(r.output.find("datasets of 2 shards are equal"), std::string::npos) << r.output;
+    // 26 parameters and their moments; the embedding and its moments are in two pieces each.
+    EXPECT_NE(r.output.find("78 arrays of index.h5 are equal: 75 by external link, 3 virtual"), std::string::npos)
+        << r.output;
+  }
+  fs::remove_all(checkpoint());
+  EXPECT_EQ(read(moved).exit_code, 0);
+}
+
+// Through index.h5 its elements would read as zeros, without a word.
+TEST_F(CheckpointH5py, AMissingShardIsFoundByVerify) {
+  fs::rename(checkpoint() / "shard-00001-of-00002.h5", directory_.path() / "gone.h5");
+  const std::string text = test::io_error_of([&] { test::verified(checkpoint()); });
+  EXPECT_NE(text.find("shard-00001-of-00002.h5 is missing"), std::string::npos) << text;
+  EXPECT_NE(read(checkpoint()).exit_code, 0);
 }
 
 TEST_F(CheckpointH5py, NoticesAnotherValue) {

@@ -83,8 +83,7 @@ def main():
             arrays[key] = numpy.frombuffer(raw.read(), TYPES[e["dtype"]]).reshape(e["shape"])
         paths[key] = e["path"]
     check_shards(checkpoint, arrays)
-    if os.path.exists(os.path.join(checkpoint, "index.h5")):
-        check_index(checkpoint, paths, arrays)
+    check_index(checkpoint, paths, arrays)
 
 
 main()
