@@ -41,9 +41,9 @@ sanitizer_set() {
 stage "packages"
 launch/packages.sh --tests
 if ! $quick; then
-  sanitizer_set asan '^(unit|ranks)$' emox_test_runtime emox_test_model emox_test_data emox_test_parallel
+  sanitizer_set asan '^(unit|ranks)$' emox_test_runtime emox_test_model emox_test_data emox_test_parallel emox_test_faults
   export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp'"
-  sanitizer_set tsan '^ranks$' emox_test_parallel
+  sanitizer_set tsan '^ranks$' emox_test_parallel emox_test_faults
 fi
 stage "build (release, warnings are errors)"
 cmake --preset ci "${configure[@]}"
