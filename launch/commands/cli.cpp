@@ -14,10 +14,9 @@
 namespace emox {
 namespace {
 
-
 // Names that the documentation gives to commands of later versions.
-constexpr std::string_view kNotBuilt[] = {"generate", "data",  "checkpoint", "select", "subset",
-                                          "cluster",  "study", "sweep",      "report", "slurm"};
+constexpr std::string_view kNotBuilt[] = {"generate", "data",  "select", "subset", "cluster",
+                                          "study",    "sweep", "report", "slurm"};
 
 bool is_help(const std::string& arg) { return arg == "--help" || arg == "-h"; }
 
@@ -69,6 +68,8 @@ const std::vector<Command>& commands() {
       {"train", "start a run, or resume it when its directory holds one", run_train, help_train, true},
       {"eval", "loss and bits per byte of a run on held-out documents", run_eval, help_eval, false},
       {"corpus", "build the text corpus that quickstart and tiny read", run_corpus, help_corpus, false},
+      {"checkpoint", "look into checkpoints: info, verify, diff, export, prune", run_checkpoint, help_checkpoint,
+       false},
       {"plan", "memory of each rank before a run is submitted", run_plan, help_plan, true},
       {"bench", "measure a training step, its ops, and dispatch", run_bench, help_bench, true},
       {"doctor", "what this build and this machine can do", run_doctor, help_doctor, false},
@@ -82,6 +83,9 @@ int guarded(const std::function<int()>& body) {
   } catch (const UsageError& error) {
     fmt::print(stderr, "emox: {}\n", error.message());
     return kUsage;
+  } catch (const TryAgainError& error) {
+    fmt::print(stderr, "emox: {}\n", error.message());
+    return kTryAgain;
   } catch (const Error& error) {
     // what() adds the rank and the place in the source, which a report of a failure needs.
     fmt::print(stderr, "emox: {}\n", error.what());

@@ -25,6 +25,7 @@ int run_eval(const std::vector<std::string>& args);
 int run_corpus(const std::vector<std::string>& args);
 int run_bench(const std::vector<std::string>& args);
 int run_doctor(const std::vector<std::string>& args);
+int run_checkpoint(const std::vector<std::string>& args);
 int run_plan(const std::vector<std::string>& args);
 
 std::string help_overview();
@@ -33,12 +34,14 @@ std::string help_eval();
 std::string help_corpus();
 std::string help_bench();
 std::string help_doctor();
+std::string help_checkpoint();
 std::string help_plan();
 
 /// Everything but what main() needs for itself: chooses the command, turns exceptions into messages and exit codes.
 int cli_main(int argc, char** argv);
 
-/// Runs the body; an exception becomes "emox: MESSAGE" on stderr and its exit code: 2 for UsageError, else 1.
+/// Runs the body; an exception becomes "emox: MESSAGE" on stderr and its exit code: 2 for UsageError, 75 for
+/// TryAgainError, else 1.
 int guarded(const std::function<int()>& body);
 
 /// What a command accepts besides --help.

@@ -2,14 +2,20 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
 #include <thread>
 
 #include "launch/bench/gemm_rate.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
+#include "launch/config/recipe_file.h"
+#include "launch/plan/memory.h"
 #include "launch/train/session.h"
 #include "parallel/checkpoint/versions.h"
+#include "runtime/core/error.h"
 #include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
 #include "runtime/ops/basic.h"
@@ -30,7 +36,39 @@ double all_reduce_seconds(Session& session, std::int64_t bytes) {
   return best;
 }
 
-int diagnose(Session& session, bool json) {
+/// Bytes that programs could still take on this machine.
+double available_memory() {
+  std::ifstream in("/proc/meminfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("MemAvailable:")) return 1024 * std::stod(line.substr(line.find(':') + 1));
+  return 0;
+}
+
+/// What the recipe takes on each of the ranks that are there, against what this node has.
+nlohmann::ordered_json memory_budget(Session& session, const Recipe& recipe) {
+  auto plan = plan_memory(recipe, session.comm().size(), session.comm().node_size(), session.ctx().threads);
+  nlohmann::ordered_json budget = plan["most"];
+  budget["of_this_node"] = plan["most"]["total"].get<double>() * session.comm().node_size();
+  budget["available"] = available_memory();
+  return budget;
+}
+
+void print_budget(const Recipe& recipe, const nlohmann::ordered_json& budget) {
+  const auto mib = [&](const char* key) { return budget[key].get<double>() / 1048576; };
+  fmt::print(
+      "\nmemory of the fullest rank for {}, MiB: weights and gradients {:.0f}, optimizer {:.0f}, activations {:.0f}, ",
+      recipe.run.name, mib("weights_and_gradients"), mib("optimizer"), mib("activations"));
+  fmt::print("copy for saving {:.0f}{}, all {:.0f}\n", mib("checkpoint"),
+             recipe.checkpoint.async ? "" : " (checkpoint.async = false)", mib("total"));
+  fmt::print("this node needs {:.0f} MiB at most and has {:.0f} available\n", mib("of_this_node"), mib("available"));
+  if (mib("of_this_node") <= mib("available")) return;
+  fmt::print(
+      "warning: it does not fit: more ranks on more nodes, a larger parallel.expert_parallel, a smaller "
+      "train.micro_batch_sequences{}\n",
+      recipe.checkpoint.async ? ", or checkpoint.async = false" : "");
+}
+
+int diagnose(Session& session, bool json, const Recipe* recipe) {
   const double gemm = gemm_rate(session.ctx(), 5);
   const double small = all_reduce_seconds(session, 1024), large = all_reduce_seconds(session, 16 << 20);
   nlohmann::ordered_json report = {{"version", kVersion},
@@ -46,16 +84,20 @@ int diagnose(Session& session, bool json) {
                                    {"gemm_gflops_per_rank", gemm / 1e9},
                                    {"all_reduce_1_kib_us", small * 1e6},
                                    {"all_reduce_16_mib_ms", large * 1e3}};
+  if (recipe != nullptr) recipe->validate(session.comm().size());
   if (!session.root()) return kDone;
+  if (recipe != nullptr) report["memory"] = memory_budget(session, *recipe);
   if (json) {
     fmt::print("{}\n", report.dump());
     return kDone;
   }
   for (const auto& [key, value] : report.items())
-    fmt::print("{:<22} {}\n", key,
-               value.is_string()         ? value.get<std::string>()
-               : value.is_number_float() ? fmt::format("{:.1f}", value.get<double>())
-                                         : value.dump());
+    if (!value.is_object())
+      fmt::print("{:<22} {}\n", key,
+                 value.is_string()         ? value.get<std::string>()
+                 : value.is_number_float() ? fmt::format("{:.1f}", value.get<double>())
+                                           : value.dump());
+  if (recipe != nullptr) print_budget(*recipe, report["memory"]);
   if (session.comm().size() == 1 && session.ctx().threads > 1)
     fmt::print("\none rank with {} threads; mpirun -n {} would give one rank a core (OMP_NUM_THREADS=1)\n",
                session.ctx().threads, session.ctx().threads);
@@ -69,8 +111,17 @@ int diagnose(Session& session, bool json) {
 }  // namespace
 
 int run_doctor(const std::vector<std::string>& args) {
-  const Arguments a = parse_args(args, {.command = "emox doctor", .flags = {"--json"}});
-  return on_ranks({}, 0, [&](Session& session) { return diagnose(session, a.has("--json")); });
+  const Arguments a = parse_args(args, {.command = "emox doctor",
+                                        .flags = {"--json"},
+                                        .overrides = true,
+                                        .max_positional = 1,
+                                        .positional = "[RECIPE.ini]"});
+  require<UsageError>(!a.positional.empty() || a.overrides.empty(), "emox doctor: {} needs a recipe in front of it",
+                      a.overrides.empty() ? "" : a.overrides.front());
+  std::optional<Recipe> recipe;
+  if (!a.positional.empty()) recipe = load_recipe(a.positional[0], a.overrides);
+  return on_ranks(recipe ? recipe->parallel : ParallelConfig{}, recipe ? recipe->train.threads : 0,
+                  [&](Session& session) { return diagnose(session, a.has("--json"), recipe ? &*recipe : nullptr); });
 }
 
 }  // namespace emox

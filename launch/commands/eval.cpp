@@ -12,6 +12,7 @@
 #include "launch/commands/on_ranks.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/evaluator.h"
+#include "launch/train/find_checkpoint.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/sharding.h"
 #include "runtime/core/error.h"
@@ -20,17 +21,6 @@ namespace emox {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A run directory means its newest intact checkpoint; a checkpoint directory means itself.
-fs::path checkpoint_of(Session& session, const fs::path& path) {
-  if (fs::exists(path / "manifest.json")) return path;
-  require<UsageError>(fs::exists(path), "{} does not exist: give a run directory or one of its checkpoints",
-                      path.string());
-  const auto found = find_latest(session.comm(), path / "checkpoints", &session.log());
-  require<UsageError>(found.has_value(), "{} holds no intact checkpoint (looked in {})", path.string(),
-                      (path / "checkpoints").string());
-  return found->path;
-}
 
 // The run's sharding as far as these ranks allow: any number of ranks can evaluate.
 ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
@@ -43,7 +33,7 @@ ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
 }
 
 int evaluate_checkpoint(Session& session, const fs::path& where, bool json, const std::vector<std::string>& overrides) {
-  const fs::path path = checkpoint_of(session, where);
+  const fs::path path = find_checkpoint(session, where).path;
   const Manifest manifest = read_manifest(path);
   const Recipe recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
   Context& ctx = session.ctx();

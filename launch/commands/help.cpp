@@ -13,7 +13,7 @@ std::string help_overview() {
       "       emox COMMAND --help\n"
       "\n"
       "commands:\n";
-  for (const Command& command : commands()) text += fmt::format("  {:<8} {}\n", command.name, command.summary);
+  for (const Command& command : commands()) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
   return text +
          "\n"
          "first steps:\n"
@@ -34,6 +34,7 @@ std::string help_train() {
          "common keys:\n"
          "  --run.dir=DIR                    where the run is kept (runs/NAME)\n"
          "  --run.stop_after_step=N          save and stop after step N\n"
+         "  --run.warm_start=RUN             begin with another run's weights\n"
          "  --train.steps=N                  length of the run\n"
          "  --train.batch_sequences=N        sequences a step, all ranks together\n"
          "  --train.micro_batch_sequences=N  sequences a rank computes at a time\n"
@@ -105,6 +106,30 @@ std::string help_bench() {
          "example: emox bench step --preset=small --json   (OMP_NUM_THREADS: threads)\n";
 }
 
+std::string help_checkpoint() {
+  return "usage: emox checkpoint info|verify|diff|export|prune ... [--json]\n"
+         "\n"
+         "  info RUN|CHECKPOINT     what is in it, a line for each kind of tensor\n"
+         "    --all                 every tensor\n"
+         "    --no-norms            from the manifest alone: reads no tensors\n"
+         "  verify RUN|CHECKPOINT   every byte (all checkpoints of a RUN); exit 1: damaged\n"
+         "  diff A B                tensors that differ, and by how much, however they are\n"
+         "    --all                 sharded; exit 0: all tensors equal, 1: not\n"
+         "  export RUN|CHECKPOINT --output=FILE.h5    whole tensors in one file\n"
+         "    --moments             optimizer moments as well\n"
+         "    --experts=SPEC        routed experts, 0-3,7 of every layer, or by layer,\n"
+         "                          \"0:0-3;1:7,9\"; files without them are not read\n"
+         "    --only=PREFIX         tensors whose names begin so\n"
+         "    --force               replace FILE.h5\n"
+         "  prune RUN --keep-last=N    never removes the newest intact checkpoint\n"
+         "    --keep-every-steps=M  keep those of every M steps too\n"
+         "    --dry-run             only say what would go\n"
+         "\n"
+         "RUN means its newest intact checkpoint. Ranks share the reading:\n"
+         "\n"
+         "example: mpirun -n 2 emox checkpoint verify runs/quickstart\n";
+}
+
 std::string help_plan() {
   return "usage: emox plan RECIPE.ini [--nodes N | --ranks N] [--section.key=value]...\n"
          "\n"
@@ -122,16 +147,18 @@ std::string help_plan() {
 }
 
 std::string help_doctor() {
-  return "usage: emox doctor [--json]\n"
+  return "usage: emox doctor [RECIPE.ini [--section.key=value]...] [--json]\n"
          "\n"
          "What this build and this machine can do: processor and the instructions emox\n"
          "was compiled for, threads, speed of matrix products, ranks and how fast they\n"
-         "sum, HDF5. Warns when ranks and threads do not fit the cores.\n"
+         "sum, HDF5. Warns when ranks and threads do not fit the cores. With a recipe\n"
+         "also the memory that it takes on these ranks, the copy for saves in the\n"
+         "background included, against what this node has.\n"
          "\n"
          "options:\n"
          "  --json   one JSON object\n"
          "\n"
-         "example: mpirun -n 2 emox doctor\n";
+         "example: mpirun -n 2 emox doctor launch/recipes/quickstart.ini\n";
 }
 
 }  // namespace emox

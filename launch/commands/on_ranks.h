@@ -9,8 +9,9 @@
 
 namespace emox {
 
-/// Returns the body's exit code. An exception on one rank is printed there and ends the whole job with exit code 1, or
-/// 2 for a UsageError, also when the other ranks wait in a collective (design 4.11).
+/// Returns the body's exit code; a body that returns another than 0 does so after its last collective. An exception on
+/// one rank is printed there and ends the whole job with exit code 1, 2 for a UsageError, 75 for a TryAgainError, also
+/// when the other ranks wait in a collective (design 4.11).
 int on_ranks(const ParallelConfig& parallel, std::int64_t threads, const std::function<int(Session&)>& body);
 
 }  // namespace emox

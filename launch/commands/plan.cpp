@@ -42,6 +42,7 @@ int run_plan(const std::vector<std::string>& args) {
   line("  routed experts' weights", "expert_weights");
   line("optimizer", "optimizer");
   line("activations", "activations");
+  line("copy of the state for saving", "checkpoint");
   line("all, before the first step", "total");
   if (plan["forward_twice"].get<bool>()) fmt::print("The forward pass runs twice (train.micro_batch_memory).\n");
   return kDone;

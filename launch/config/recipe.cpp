@@ -101,6 +101,17 @@ bool anneal_may_change(const std::string& name) {
   return std::count(std::begin(kKeys), std::end(kKeys), name) > 0;
 }
 
+// Calls visit(field, its values before, its values now) for every key that differs.
+template <typename Visit>
+void for_changes(const Recipe& before, const Recipe& now, Visit&& visit) {
+  Recipe old_copy = before, new_copy = now;
+  const std::vector<Field> old_fields = fields_of(old_copy), new_fields = fields_of(new_copy);
+  for (std::size_t i = 0; i < new_fields.size(); ++i) {
+    const auto was = old_fields[i].values(), is = new_fields[i].values();
+    if (was != is) visit(new_fields[i], fmt::format("{}", fmt::join(was, " ")), fmt::format("{}", fmt::join(is, " ")));
+  }
+}
+
 }  // namespace
 
 // dolma2: the numbers of the published tokenizer; emox reads token files made with it but cannot encode text with it.
@@ -132,21 +143,27 @@ void Recipe::validate(int ranks) const {
 }
 
 void check_resume(const Recipe& before, const Recipe& now) {
-  Recipe old_copy = before, new_copy = now;
-  const std::vector<Field> old_fields = fields_of(old_copy), new_fields = fields_of(new_copy);
   const bool anneal = now.train.anneal_from_step > 0 && before.train.anneal_from_step == 0 &&
                       before.total_steps() == now.train.anneal_from_step;
   std::vector<std::string> changed;
-  for (std::size_t i = 0; i < new_fields.size(); ++i) {
-    const Field& field = new_fields[i];
-    const auto was = old_fields[i].values(), is = field.values();
-    if (was == is || may_change(field, now) || (anneal && anneal_may_change(field.name()))) continue;
-    changed.push_back(fmt::format("{} (was {}, now {})", field.name(), fmt::join(was, " "), fmt::join(is, " ")));
-  }
+  for_changes(before, now, [&](const Field& field, const std::string& was, const std::string& is) {
+    if (may_change(field, now) || (anneal && anneal_may_change(field.name()))) return;
+    changed.push_back(fmt::format("{} (was {}, now {})", field.name(), was, is));
+  });
   require<UsageError>(changed.empty(),
                       "the run in {} cannot be resumed with other values of {}; restore them, or start a new run "
                       "with another run.dir",
                       now.run.dir, fmt::join(changed, ", "));
+}
+
+std::vector<std::string> list_changes(const Recipe& before, const Recipe& now) {
+  constexpr std::string_view kOwn[] = {"run.name", "run.dir", "run.warm_start", "run.warm_start_state"};
+  std::vector<std::string> changes;
+  for_changes(before, now, [&](const Field& field, const std::string& was, const std::string& is) {
+    if (std::count(std::begin(kOwn), std::end(kOwn), field.name()) == 0)
+      changes.push_back(fmt::format("{}: {} -> {}", field.name(), was, is));
+  });
+  return changes;
 }
 
 }  // namespace emox

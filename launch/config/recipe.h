@@ -15,11 +15,13 @@
 
 namespace emox {
 
+enum class WarmStartState : std::uint8_t { Weights, Optimizer };
 enum class MicroBatchMemory : std::uint8_t { Auto, Hold, Recompute };
 enum class TokenizerKind : std::uint8_t { Byte, Dolma2 };
 enum class CommunicatorKind : std::uint8_t { Auto, Self, Mpi, Nccl };
 enum class PlacementKind : std::uint8_t { Block, Random, File };
 
+inline constexpr const char* kWarmStartStateNames[] = {"weights", "optimizer"};
 inline constexpr const char* kScheduleNames[] = {"cosine", "linear", "constant"};
 inline constexpr const char* kMicroBatchMemoryNames[] = {"auto", "hold", "recompute"};
 inline constexpr const char* kTokenizerNames[] = {"byte", "dolma2"};
@@ -36,6 +38,8 @@ struct RunConfig {
   std::string dir;   ///< empty in a recipe: runs/NAME
   std::int64_t seed = 0;
   std::int64_t stop_after_step = 0;
+  std::string warm_start;
+  WarmStartState warm_start_state = WarmStartState::Weights;
 
   template <typename V>
   void visit(V&& v) {
@@ -44,6 +48,10 @@ struct RunConfig {
     v.integer("seed", seed, 0, kMaxCount, "key of every random draw");
     v.integer("stop_after_step", stop_after_step, 0, kMaxCount,
               "save and end cleanly after this step; schedules still count to train.steps; 0 = never");
+    v.text("warm_start", warm_start,
+           "run or checkpoint whose weights a new run begins with; its own step, data and schedule begin at 0");
+    v.choice("warm_start_state", warm_start_state, kWarmStartStateNames,
+             "what is taken from there: weights, or also the optimizer's moments and its count of steps");
   }
 };
 
@@ -200,5 +208,7 @@ struct Recipe {
 /// of the run directory. An anneal recipe may also change the schedule and the pools of a run that ended where it
 /// starts.
 void check_resume(const Recipe& before, const Recipe& now);
+/// "moe.pool: off -> uniform" for every key that differs, but those that name the run and its start.
+std::vector<std::string> list_changes(const Recipe& before, const Recipe& now);
 
 }  // namespace emox

@@ -1,5 +1,6 @@
 #include "launch/plan/memory.h"
 
+#include "launch/train/saving.h"
 #include "launch/train/sharding.h"
 #include "launch/train/training_step.h"
 
@@ -22,7 +23,10 @@ RankMemory plan_rank_memory(const Recipe& recipe, int ranks, int ranks_per_node,
   m.expert_weights = store.flat_size(ParameterGroup::Expert) * static_cast<std::int64_t>(sizeof(float));
   m.optimizer = static_cast<std::int64_t>(step.optimizer().state_bytes());
   m.activations = static_cast<std::int64_t>(step.activation_bytes());
-  m.total = measurement.bytes();
+  if (recipe.checkpoint.async)
+    for (const CheckpointPiece& p : pieces_to_save(model, step.optimizer(), rank == 0))
+      m.checkpoint += (p.end - p.begin) * static_cast<std::int64_t>(size_of(p.view.dtype()));
+  m.total = measurement.bytes() + m.checkpoint;
   m.recompute = step.recomputes_forward();
   return m;
 }
@@ -41,6 +45,7 @@ nlohmann::ordered_json plan_memory(const Recipe& recipe, int ranks, int ranks_pe
             {"expert_weights", m.expert_weights},
             {"optimizer", m.optimizer},
             {"activations", m.activations},
+            {"checkpoint", m.checkpoint},
             {"total", m.total}};
   };
   return {{"ranks", ranks},

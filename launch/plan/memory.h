@@ -13,6 +13,7 @@ struct RankMemory {
   std::int64_t expert_weights = 0;  ///< of these, the routed experts' weights alone
   std::int64_t optimizer = 0;
   std::int64_t activations = 0;  ///< with scratch, receive buffers as reserved at the start
+  std::int64_t checkpoint = 0;   ///< the copy that is written while training goes on (checkpoint.async)
   std::int64_t total = 0;        ///< everything that is allocated before the first step
   bool recompute = false;        ///< the forward pass runs twice for lack of memory on this machine, or by the recipe
 };

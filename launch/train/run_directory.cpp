@@ -4,11 +4,12 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <ctime>
 #include <fstream>
 #include <sstream>
 
 #include "launch/config/recipe_file.h"
+#include "launch/train/lease_holder.h"
+#include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
@@ -40,13 +41,9 @@ void write_text(const std::filesystem::path& path, const std::string& text) {
 nlohmann::ordered_json describe_run(Session& session, const Recipe& recipe, const std::vector<std::string>& command) {
   char host[256] = "unknown";
   gethostname(host, sizeof host - 1);
-  const std::time_t now = std::time(nullptr);
-  char stamp[32];
-  std::tm tm{};
-  std::strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
   return {{"emox", kVersion},
           {"command", command},
-          {"started", stamp},
+          {"started", utc_now()},
           {"host", host},
           {"processor", processor_name()},
           {"instructions", cpu::compiled_instructions()},
@@ -62,12 +59,7 @@ nlohmann::ordered_json describe_run(Session& session, const Recipe& recipe, cons
 
 std::filesystem::path RunDirectory::log(int rank) const { return root_ / "log" / fmt::format("rank-{:05}.txt", rank); }
 
-bool RunDirectory::has_checkpoints() const {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(checkpoints(), ignored))
-    if (entry.path().filename().string().starts_with("step-") && entry.path().extension().empty()) return true;
-  return false;
-}
+bool RunDirectory::has_checkpoints() const { return !list_checkpoints(checkpoints()).empty(); }
 
 void RunDirectory::prepare(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
                            bool resuming) const {
@@ -98,7 +90,7 @@ std::vector<CheckpointPiece> bias_pieces(const LanguageModel& model) {
   for (std::int64_t l = 0; l < model.config().layers; ++l) {
     const TensorView bias = model.selection_bias()[l];
     pieces.push_back(
-        {fmt::format("model.layers.{}.mlp.gate.selection_bias", l), "weight", bias.shape(), 0, bias.numel(), bias});
+        {fmt::format("model.layers.{}{}", l, kSelectionBiasName), "weight", bias.shape(), 0, bias.numel(), bias});
   }
   return pieces;
 }
@@ -111,13 +103,17 @@ std::vector<CheckpointPiece> weight_pieces(const LanguageModel& model) {
 }
 
 void on_root(Session& session, const std::function<void()>& body) {
+  // What is thrown again: the kinds that have an exit code of their own, and all others.
+  enum Kind : std::int64_t { kOther, kUsageError, kTryAgainError };
   std::string message;
-  bool usage = false;
+  Kind kind = kOther;
   if (session.root()) {
     try {
       body();
     } catch (const UsageError& e) {
-      message = e.message(), usage = true;
+      message = e.message(), kind = kUsageError;
+    } catch (const TryAgainError& e) {
+      message = e.message(), kind = kTryAgainError;
     } catch (const Error& e) {
       message = e.message();
     } catch (const std::exception& e) {
@@ -126,7 +122,7 @@ void on_root(Session& session, const std::function<void()>& body) {
   }
   Context& ctx = session.ctx();
   const Tensor header(ctx.device, DType::I64, {2});
-  const std::int64_t values[2] = {static_cast<std::int64_t>(message.size()), usage ? 1 : 0};
+  const std::int64_t values[2] = {static_cast<std::int64_t>(message.size()), kind};
   ops::copy_from_host(ctx, header, values);
   session.comm().broadcast(header, 0);
   const auto got = ops::to_host<std::int64_t>(ctx, header);
@@ -136,7 +132,8 @@ void on_root(Session& session, const std::function<void()>& body) {
   session.comm().broadcast(text, 0);
   const auto bytes = ops::to_host<std::uint8_t>(ctx, text);
   message.assign(bytes.begin(), bytes.end());
-  if (got[1] != 0) fail<UsageError>("{}", message);
+  if (got[1] == kUsageError) fail<UsageError>("{}", message);
+  if (got[1] == kTryAgainError) fail<TryAgainError>("{}", message);
   fail<IoError>("{}", message);
 }
 

@@ -13,6 +13,7 @@
 #include "launch/bench/gemm_rate.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/evaluator.h"
+#include "launch/train/lease.h"
 #include "launch/train/progress.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/saving.h"
@@ -20,6 +21,7 @@
 #include "launch/train/signals.h"
 #include "launch/train/trace.h"
 #include "launch/train/training_step.h"
+#include "launch/train/warm_start.h"
 #include "model/optim/schedule.h"
 #include "model/transformer/flops.h"
 #include "parallel/expert/pool_trace.h"
@@ -62,7 +64,7 @@ class Trainer {
               static_cast<std::int64_t>(loader_.sources().size())),
         schedule_(schedule_of(recipe)) {
     if (!options.record_pools.empty()) record_pools(options.record_pools);  // refused before anything is made
-    start(command);
+    start(command, options.lease);
   }
 
   void run() {
@@ -78,13 +80,15 @@ class Trainer {
     Progress progress(done_ + 1, last, s_.root());
     bool stop = false;
     while (done_ < stop_after && !stop) {
+      if (lease_ != nullptr) lease_->check();
       const std::int64_t step = done_ + 1;
       stop = one_step(step, signals.received() != 0, progress) && step < stop_after;
       done_ = step;
       const bool due = recipe_.checkpoint.every_steps > 0 && step % recipe_.checkpoint.every_steps == 0;
       if (due || stop || step == stop_after) {
         if (s_.root()) progress.finish();
-        saver_->save(step, step, stop || step == stop_after);
+        confirm_lease();
+        saver_->save(step, step_.optimizer().steps_before() + step, stop || step == stop_after);
       }
       if (recipe_.eval.every_steps > 0 && step % recipe_.eval.every_steps == 0 && step < last && !stop) {
         progress.finish();
@@ -92,6 +96,7 @@ class Trainer {
       }
     }
     progress.finish();
+    confirm_lease();
     saver_->settle();
     if (stop) {
       s_.log().info("stopped by signal {} after step {}; the same command goes on from there", signals.received(),
@@ -107,7 +112,8 @@ class Trainer {
   }
 
  private:
-  void start(const std::vector<std::string>& command) {
+  void start(const std::vector<std::string>& command, const LeaseTiming& timing) {
+    on_root(s_, [&] { lease_ = std::make_unique<RunLease>(directory_.root(), LeaseHolder::self(command), timing); });
     const auto found = find_latest(s_.comm(), directory_.checkpoints(), &s_.log());
     on_root(s_, [&] {
       require<UsageError>(
@@ -122,8 +128,11 @@ class Trainer {
       for (CheckpointPiece& piece : bias_pieces(model_)) wanted.push_back(std::move(piece));
       const LoadReport read = read_checkpoint(s_.comm(), *found, wanted);
       done_ = found->manifest.step;
+      step_.optimizer().set_steps_before(optimizer_steps(found->manifest) - done_);
       s_.log().info("resumed {} from step {}: {}", recipe_.run.dir, done_,
                     describe_load(found->manifest, sharding_, read));
+    } else if (!recipe_.run.warm_start.empty()) {
+      warm_start(s_, recipe_, model_, step_.optimizer());
     } else {
       model_.initialize(s_.ctx(), static_cast<std::uint64_t>(recipe_.run.seed));
     }
@@ -210,6 +219,7 @@ class Trainer {
     if (s_.root()) report(step, m, learning_rate, step_s, flops / rate_ / step_s, progress);
     if (saver_->running() && m.save_finished) {
       progress.finish();
+      confirm_lease();
       saver_->advance();
     }
     return m.stop;
@@ -254,6 +264,11 @@ class Trainer {
     progress.show(step, m, learning_rate, tokens_per_s, step_s, floor_fraction);
   }
 
+  /// Before a checkpoint is begun or put in its place: this job must still have the directory.
+  void confirm_lease() {
+    if (lease_ != nullptr) lease_->confirm();
+  }
+
   void evaluate_now(std::int64_t step, bool final) {
     if (held_out_.sources.empty()) return;
     const std::int64_t tokens = step_.max_tokens();
@@ -271,6 +286,7 @@ class Trainer {
   const Recipe recipe_;
   const std::string trace_;
   RunDirectory directory_;
+  std::unique_ptr<RunLease> lease_;  ///< on rank 0; given back after everything below has ended
   Loader loader_;
   Sharding sharding_;
   LanguageModel model_;

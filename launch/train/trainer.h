@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "launch/config/recipe.h"
+#include "launch/train/lease.h"
 #include "launch/train/session.h"
 
 namespace emox {
@@ -13,11 +14,13 @@ namespace emox {
 struct TrainOptions {
   std::string trace;         ///< file of the timeline (trace.h)
   std::string record_pools;  ///< file of the pools and picks of all layers (pool_trace.h)
+  LeaseTiming lease = {};    ///< of the run directory (lease.h); tests shorten it
 };
 
 /// Starts or resumes the run of recipe.run.dir on the session's ranks. Returns when the last step is done, when
 /// run.stop_after_step is reached, or one step after a stop signal; the state is saved in all three cases. UsageError
-/// before anything else if a file of the options cannot be written.
+/// before anything else if a file of the options cannot be written; TryAgainError, before anything in the directory is
+/// touched, while another job has it.
 void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
            const TrainOptions& options = {});
 

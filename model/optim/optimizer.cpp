@@ -73,7 +73,7 @@ void Optimizer::update(Context& ctx, const AdamWConfig& config, double learning_
         ops::adamw(ctx, store_.weight(slot), store_.grad(slot), g.exp_avg.view().rows(state, state + end - begin),
                    g.exp_avg_sq.view().rows(state, state + end - begin),
                    {learning_rate, config.beta1, config.beta2, config.eps, run.decay ? config.weight_decay : 0.0,
-                    grad_scale, step});
+                    grad_scale, steps_before_ + step});
       }
   }
   const Span span(ctx, "comm.weights");

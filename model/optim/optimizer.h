@@ -34,9 +34,13 @@ class Optimizer {
   void reduce_gradients(Context& ctx);
   /// Sum of squares of the gradients that this rank owns; over ranks, the square of the global norm.
   double owned_square_sum(Context& ctx) const;
-  /// One AdamW update of what this rank owns, `step` counting from 1, gradients multiplied by `grad_scale`; then all
-  /// ranks get the new weights. Collective.
+  /// One AdamW update of what this rank owns, `step` of the run counting from 1, gradients multiplied by `grad_scale`;
+  /// then all ranks get the new weights. Collective.
   void update(Context& ctx, const AdamWConfig& config, double learning_rate, double grad_scale, std::int64_t step);
+
+  /// The moments have seen so many steps before the run's first one (a warm start): bias correction counts them, too.
+  void set_steps_before(std::int64_t steps) { steps_before_ = steps; }
+  std::int64_t steps_before() const { return steps_before_; }
 
   /// All gradients on every rank that holds the parameter, for inspection. Collective.
   void gather_gradients(Context& ctx);
@@ -60,6 +64,7 @@ class Optimizer {
   void for_owned_parts(Visit&& visit) const;
   const ParameterStore& store_;
   std::vector<Group> groups_;
+  std::int64_t steps_before_ = 0;
 };
 
 }  // namespace emox

@@ -37,11 +37,11 @@ std::string checksum_of(const void* data, std::size_t bytes) { return hex(XXH3_1
 std::string checksum_of_file(const std::filesystem::path& path) {
   // Small enough to stay in a core's cache between the read and the sum.
   constexpr std::size_t kPiece = std::size_t{1} << 19;
-  const OpenFile file(path, O_RDONLY);
+  const FileDescriptor file(path, O_RDONLY);
   Checksum checksum;
   std::vector<char> piece(kPiece);
   for (;;) {
-    const ssize_t n = read(file.descriptor(), piece.data(), piece.size());
+    const ssize_t n = read(file.get(), piece.data(), piece.size());
     if (n < 0 && errno == EINTR) continue;
     require<IoError>(n >= 0, "cannot read {}: {}", path.string(), std::strerror(errno));
     if (n == 0) return checksum.hex();

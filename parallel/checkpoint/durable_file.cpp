@@ -38,11 +38,11 @@ bool swap_paths(const fs::path& a, const fs::path& b) {
 
 }  // namespace
 
-OpenFile::OpenFile(const fs::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
+FileDescriptor::FileDescriptor(const fs::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
   require<IoError>(fd_ >= 0, "cannot open {}: {}", path.string(), std::strerror(errno));
 }
 
-OpenFile::~OpenFile() { close(fd_); }
+FileDescriptor::~FileDescriptor() { close(fd_); }
 
 DurableFile::DurableFile(fs::path path) : path_(std::move(path)), temporary_(path_.string() + ".tmp") {
   fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -75,15 +75,15 @@ void DurableFile::commit() {
 }
 
 void sync_to_disk(const fs::path& path) {
-  const OpenFile file(path, O_RDONLY);
+  const FileDescriptor file(path, O_RDONLY);
   // Some file systems refuse to sync a directory (EINVAL); they have no stronger promise to give.
-  const bool synced = fsync(file.descriptor()) == 0 || (errno == EINVAL && fs::is_directory(path));
+  const bool synced = fsync(file.get()) == 0 || (errno == EINVAL && fs::is_directory(path));
   require<IoError>(synced, "cannot write {} to the disk: {}", path.string(), std::strerror(errno));
 }
 
 void start_writing_to_disk(const fs::path& path) {
-  const OpenFile file(path, O_WRONLY);
-  sync_file_range(file.descriptor(), 0, 0, SYNC_FILE_RANGE_WRITE);
+  const FileDescriptor file(path, O_WRONLY);
+  sync_file_range(file.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 PlacedDirectory::PlacedDirectory(fs::path from, fs::path to) : from_(std::move(from)), to_(std::move(to)) {
@@ -168,11 +168,11 @@ std::int64_t bytes_of_file(const fs::path& path) {
 
 std::string read_text_file(const fs::path& path) {
   // Not a stream: those throw exceptions of their own, without the file's name, when a read fails.
-  const OpenFile file(path, O_RDONLY);
+  const FileDescriptor file(path, O_RDONLY);
   std::string text;
   std::array<char, 1 << 16> piece;
   for (;;) {
-    const ssize_t n = read(file.descriptor(), piece.data(), piece.size());
+    const ssize_t n = read(file.get(), piece.data(), piece.size());
     if (n < 0 && errno == EINTR) continue;
     require<IoError>(n >= 0, "cannot read {}: {}", path.string(), std::strerror(errno));
     if (n == 0) return text;

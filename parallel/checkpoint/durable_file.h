@@ -11,14 +11,14 @@
 namespace emox {
 
 /// A descriptor that closes itself.
-class OpenFile {
+class FileDescriptor {
  public:
   /// `flags` as of open(2), for a file that exists. IoError when it cannot be opened.
-  OpenFile(const std::filesystem::path& path, int flags);
-  ~OpenFile();
-  OpenFile(const OpenFile&) = delete;
-  OpenFile& operator=(const OpenFile&) = delete;
-  int descriptor() const { return fd_; }
+  FileDescriptor(const std::filesystem::path& path, int flags);
+  ~FileDescriptor();
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
 
  private:
   int fd_;

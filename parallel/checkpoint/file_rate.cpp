@@ -37,10 +37,10 @@ double write_plain_file(const fs::path& path, const TensorView& memory) {
 
 double read_plain_file(const fs::path& path, const TensorView& memory) {
   const auto start = Clock::now();
-  const OpenFile file(path, O_RDONLY);
+  const FileDescriptor file(path, O_RDONLY);
   auto* to = static_cast<std::byte*>(memory.raw());
   for (std::size_t at = 0; at < memory.bytes();) {
-    const ssize_t n = read(file.descriptor(), to + at, std::min(kBlock, memory.bytes() - at));
+    const ssize_t n = read(file.get(), to + at, std::min(kBlock, memory.bytes() - at));
     if (n < 0 && errno == EINTR) continue;
     require<IoError>(n > 0, "cannot read {}: {}", path.string(), n < 0 ? std::strerror(errno) : "it is too short");
     at += static_cast<std::size_t>(n);
@@ -49,8 +49,8 @@ double read_plain_file(const fs::path& path, const TensorView& memory) {
 }
 
 void drop_from_cache(const fs::path& path) {
-  const OpenFile file(path, O_RDONLY);
-  const int failed = posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED);
+  const FileDescriptor file(path, O_RDONLY);
+  const int failed = posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
   require<IoError>(failed == 0, "cannot drop {} from the cache: {}", path.string(), std::strerror(failed));
 }
 

@@ -62,6 +62,18 @@ void write_place_in_array(hid_t dataset, const ManifestTensor& entry, const std:
   write_attribute(dataset, "shape", {entry.shape.rank()}, extents.data(), task);
 }
 
+/// For transfer: from memory into the entry's dataset.
+auto write_to(hid_t dataset, const ManifestTensor& entry) {
+  return [dataset, type = memory_type(entry.dtype)](hid_t memory, hid_t file, const void* data) {
+    return H5Dwrite(dataset, type, memory, file, H5P_DEFAULT, data);
+  };
+}
+
+/// Small datasets are written only here, and nothing later would tell that they could not be.
+void close_dataset(Handle& set, const std::string& task) {
+  if (!set.close()) fail<IoError>("cannot {}: {}", task, library_reason());
+}
+
 }  // namespace
 
 Hdf5File::Hdf5File(std::filesystem::path path, bool write) : path_(std::move(path)), write_(write) {
@@ -82,33 +94,56 @@ Hdf5File::~Hdf5File() {
     H5Fclose(id_);
 }
 
-void Hdf5File::write(const ManifestTensor& entry, std::span<const TensorView> blocks) {
-  create_and_write(entry, blocks);
-}
-
-void Hdf5File::create_and_write(const ManifestTensor& entry, std::span<const TensorView> blocks) {
-  const auto lock = library_lock();
+std::int64_t Hdf5File::create_dataset(const ManifestTensor& entry) {
   create_groups(id_, entry.dataset, groups_, path_);
   const Shape shape = entry.dataset_shape();
   const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_fill_time(properties.get(), H5D_FILL_TIME_NEVER);  // every element is written, once
   H5Pset_obj_track_times(properties.get(), 0);              // as for groups
   const Handle space(space_of(shape), H5Sclose);
-  Handle set(H5Dcreate2(id_, entry.dataset.c_str(), file_type(entry.dtype), space.get(), H5P_DEFAULT, properties.get(),
-                        H5P_DEFAULT),
-             H5Dclose);
-  require<IoError>(set.good(), "cannot create {} in {}: {}", entry.dataset, path_.string(), library_reason());
+  const hid_t set = H5Dcreate2(id_, entry.dataset.c_str(), file_type(entry.dtype), space.get(), H5P_DEFAULT,
+                               properties.get(), H5P_DEFAULT);
+  require<IoError>(set >= 0, "cannot create {} in {}: {}", entry.dataset, path_.string(), library_reason());
+  return set;
+}
+
+void Hdf5File::write(const ManifestTensor& entry, std::span<const TensorView> blocks) {
+  const auto lock = library_lock();
+  Handle set(create_dataset(entry), H5Dclose);
   const std::string task = fmt::format("write {} to {}", entry.dataset, path_.string());
   if (!entry.whole()) write_place_in_array(set.get(), entry, task);
   std::int64_t at = 0;
   for (const TensorView& block : blocks) {
-    transfer(shape, at, block, task, [&](hid_t memory, hid_t file, const void* data) {
-      return H5Dwrite(set.get(), memory_type(entry.dtype), memory, file, H5P_DEFAULT, data);
-    });
+    transfer(entry.dataset_shape(), at, block, task, write_to(set.get(), entry));
     at += block.numel();
   }
-  // Small datasets are written only here, and nothing later would tell.
-  if (!set.close()) fail<IoError>("cannot {}: {}", task, library_reason());
+  close_dataset(set, task);
+}
+
+void Hdf5File::create_whole(const ManifestTensor& entry) {
+  const auto lock = library_lock();
+  Handle set(create_dataset(entry), H5Dclose);
+  close_dataset(set, fmt::format("create {} in {}", entry.dataset, path_.string()));
+}
+
+void Hdf5File::write_slice(const ManifestTensor& entry, const ArraySlice& slice) {
+  const auto lock = library_lock();
+  Handle set(H5Dopen2(id_, entry.dataset.c_str(), H5P_DEFAULT), H5Dclose);
+  require<IoError>(set.good(), "cannot find {} in {}: {}", entry.dataset, path_.string(), library_reason());
+  const std::string task = fmt::format("write {} to {}", entry.dataset, path_.string());
+  transfer(entry.dataset_shape(), slice.begin, slice.view, task, write_to(set.get(), entry));
+  close_dataset(set, task);
+}
+
+void Hdf5File::write_note(const char* name, const std::string& text) {
+  const auto lock = library_lock();
+  const Handle type(H5Tcopy(H5T_C_S1), H5Tclose), space(H5Screate(H5S_SCALAR), H5Sclose);
+  // Fixed length with the closing zero, so that an empty text is one too.
+  const bool prepared = H5Tset_size(type.get(), text.size() + 1) >= 0 && H5Tset_cset(type.get(), H5T_CSET_UTF8) >= 0;
+  const Handle attribute(
+      prepared ? H5Acreate2(id_, name, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT) : hid_t{-1}, H5Aclose);
+  require<IoError>(attribute.good() && H5Awrite(attribute.get(), type.get(), text.c_str()) >= 0,
+                   "cannot write the attribute {} of {}: {}", name, path_.string(), library_reason());
 }
 
 void Hdf5File::read(const ManifestTensor& entry, std::span<const ArraySlice> slices) {

@@ -32,6 +32,12 @@ class Hdf5File {
   /// Creates the entry's dataset (an absolute path; missing groups are made) of the entry's type; a part of an array
   /// gets the attributes begin, end and shape. The blocks, one after another, are its elements.
   void write(const ManifestTensor& entry, std::span<const TensorView> blocks);
+  /// For an array that does not fit in memory: creates the dataset of a whole array; write_slice must then give every
+  /// element once.
+  void create_whole(const ManifestTensor& entry);
+  void write_slice(const ManifestTensor& entry, const ArraySlice& slice);
+  /// A text attribute of the file's root, for people.
+  void write_note(const char* name, const std::string& text);
   /// Fills the slices. All their elements must be in the entry's dataset, which must have the shape and type that the
   /// entry says. Reads those elements only, straight into the slices' memory.
   void read(const ManifestTensor& entry, std::span<const ArraySlice> slices);
@@ -40,7 +46,7 @@ class Hdf5File {
 
  private:
   Hdf5File(std::filesystem::path path, bool write);
-  void create_and_write(const ManifestTensor& entry, std::span<const TensorView> blocks);
+  std::int64_t create_dataset(const ManifestTensor& entry);  ///< a hid_t, to be closed
   std::filesystem::path path_;
   std::set<std::string> groups_;  ///< those created so far
   bool write_ = false;

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
 
-#include "parallel/checkpoint/coverage.h"
+#include "parallel/checkpoint/arrays.h"
 #include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_library.h"
 #include "parallel/checkpoint/layout.h"
@@ -22,21 +24,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using Pieces = std::vector<const ManifestTensor*>;
-
-/// The pieces of one array, in the order of their elements.
-using Array = std::span<const ManifestTensor* const>;
-
-std::vector<Array> arrays_of(const Pieces& sorted) {
-  std::vector<Array> arrays;
-  for (std::size_t begin = 0, end = 0; begin < sorted.size(); begin = end) {
-    const ManifestTensor& first = *sorted[begin];
-    while (end < sorted.size() && sorted[end]->name == first.name && sorted[end]->role == first.role) ++end;
-    arrays.push_back(Array(sorted).subspan(begin, end - begin));
-  }
-  return arrays;
-}
-
 /// A link of the index: a place in it, and where it leads.
 struct Link {
   std::string file, object;
@@ -44,36 +31,36 @@ struct Link {
 
 /// What the index consists of.
 struct Tree {
-  std::map<std::string, Link> links;      ///< by path: experts that are whole in a file, and other whole arrays
-  std::map<std::string, Array> in_parts;  ///< by path
+  std::map<std::string, Link> links;  ///< by path: experts that are whole in a file, and other whole arrays
+  std::map<std::string, const SavedArray*> in_parts;  ///< by path
 };
 
 /// "/model/layers/0/mlp/experts/3" for an array of that expert, otherwise nothing.
-std::string expert_group(const ManifestTensor& t) {
-  const std::string_view unit = unit_of(t.name);
-  return unit == t.name ? "" : dataset_path(std::string(unit), "weight");
+std::string expert_group(const SavedArray& a) {
+  const std::string_view unit = unit_of(a.name);
+  return unit == a.name ? "" : dataset_path(std::string(unit), "weight");
 }
 
-Tree tree_of(const std::vector<Array>& arrays) {
+Tree tree_of(const std::vector<SavedArray>& arrays) {
   // The one file that holds all of an expert; "" where there are several, or the expert is in parts.
   std::map<std::string, std::string> home;
-  for (const Array& a : arrays) {
-    const std::string group = expert_group(*a.front());
+  for (const SavedArray& a : arrays) {
+    const std::string group = expert_group(a);
     if (group.empty()) continue;
-    const std::string file = a.size() == 1 ? a.front()->file : "";
+    const std::string file = a.pieces.size() == 1 ? a.pieces.front()->file : "";
     const auto [at, added] = home.emplace(group, file);
     if (!added && at->second != file) at->second.clear();
   }
   Tree tree;
-  for (const Array& a : arrays) {
-    const ManifestTensor& t = *a.front();
-    const auto expert = home.find(expert_group(t));
+  for (const SavedArray& a : arrays) {
+    const ManifestTensor& first = *a.pieces.front();
+    const auto expert = home.find(expert_group(a));
     if (expert != home.end() && !expert->second.empty())
-      tree.links.emplace(expert->first, Link{t.file, expert->first});
-    else if (a.size() == 1)
-      tree.links.emplace(dataset_path(t.name, t.role), Link{t.file, t.dataset});
+      tree.links.emplace(expert->first, Link{first.file, expert->first});
+    else if (a.pieces.size() == 1)
+      tree.links.emplace(dataset_path(a.name, a.role), Link{first.file, first.dataset});
     else
-      tree.in_parts.emplace(dataset_path(t.name, t.role), a);
+      tree.in_parts.emplace(dataset_path(a.name, a.role), &a);
   }
   return tree;
 }
@@ -100,18 +87,17 @@ bool map_piece(hid_t properties, hid_t array, const ManifestTensor& piece) {
   return true;
 }
 
-void create_virtual(hid_t file, const std::string& path, Array pieces, const std::string& name) {
-  const ManifestTensor& first = *pieces.front();
+void create_virtual(hid_t file, const std::string& path, const SavedArray& a, const std::string& name) {
   const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_obj_track_times(properties.get(), 0);
-  const Handle array(hdf5::space_of(first.shape), H5Sclose);
-  for (const ManifestTensor* piece : pieces)
+  const Handle array(hdf5::space_of(a.shape), H5Sclose);
+  for (const ManifestTensor* piece : a.pieces)
     if (!map_piece(properties.get(), array.get(), *piece))
       fail<IoError>("cannot map {} into {}: {}", path, name, library_reason());
   H5Sselect_all(array.get());
-  const Handle set(H5Dcreate2(file, path.c_str(), hdf5::file_type(first.dtype), array.get(), H5P_DEFAULT,
-                              properties.get(), H5P_DEFAULT),
-                   H5Dclose);
+  const Handle set(
+      H5Dcreate2(file, path.c_str(), hdf5::file_type(a.dtype), array.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT),
+      H5Dclose);
   require<IoError>(set.good(), "cannot create {} in {}: {}", path, name, library_reason());
 }
 
@@ -153,9 +139,9 @@ std::vector<std::pair<std::string, std::string>> sources_at(hid_t file, const st
 }
 
 /// The datasets that the manifest names exist in their files.
-void check_sources(const fs::path& checkpoint, const Pieces& sorted) {
+void check_sources(const fs::path& checkpoint, const Manifest& manifest) {
   std::map<std::string, std::vector<const ManifestTensor*>> by_file;
-  for (const ManifestTensor* t : sorted) by_file[t->file].push_back(t);
+  for (const ManifestTensor& t : manifest.tensors) by_file[t.file].push_back(&t);
   for (const auto& [name, pieces] : by_file) {
     const std::string path = (checkpoint / name).string();
     const Handle access(hdf5::access_properties(), H5Pclose);
@@ -174,8 +160,7 @@ void check_sources(const fs::path& checkpoint, const Pieces& sorted) {
 }  // namespace
 
 void write_index(const fs::path& path, const Manifest& manifest) {
-  const Pieces sorted = in_order(manifest.tensors);
-  const std::vector<Array> arrays = arrays_of(sorted);
+  const std::vector<SavedArray> arrays = arrays_of(manifest);
   const Tree tree = tree_of(arrays);
   {
     const auto lock = hdf5::library_lock();
@@ -189,9 +174,9 @@ void write_index(const fs::path& path, const Manifest& manifest) {
       if (H5Lcreate_external(link.file.c_str(), link.object.c_str(), id, place.c_str(), H5P_DEFAULT, H5P_DEFAULT) < 0)
         fail<IoError>("cannot link {} in {}: {}", place, path.string(), library_reason());
     }
-    for (const auto& [place, pieces] : tree.in_parts) {
+    for (const auto& [place, array] : tree.in_parts) {
       hdf5::create_groups(id, place, groups, path);
-      create_virtual(id, place, pieces, path.string());
+      create_virtual(id, place, *array, path.string());
     }
     file.close(path);
   }
@@ -200,11 +185,10 @@ void write_index(const fs::path& path, const Manifest& manifest) {
 
 void check_index(const fs::path& checkpoint, const Manifest& manifest) {
   const std::string path = (checkpoint / kIndexFileName).string();
-  const Pieces sorted = in_order(manifest.tensors);
-  const std::vector<Array> arrays = arrays_of(sorted);
+  const std::vector<SavedArray> arrays = arrays_of(manifest);
   const Tree tree = tree_of(arrays);
   const auto lock = hdf5::library_lock();
-  check_sources(checkpoint, sorted);
+  check_sources(checkpoint, manifest);
   const Handle access(hdf5::access_properties(), H5Pclose);
   const Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
   require<IoError>(file.good(), "cannot open {}: {}", path, library_reason());
@@ -215,11 +199,11 @@ void check_index(const fs::path& checkpoint, const Manifest& manifest) {
                      "{}: {} leads to {} in {}, the manifest says {} in {}", path, place, found->object, found->file,
                      link.object, link.file);
   }
-  for (const auto& [place, pieces] : tree.in_parts) {
+  for (const auto& [place, array] : tree.in_parts) {
     std::vector<std::pair<std::string, std::string>> wanted;
-    for (const ManifestTensor* t : pieces) wanted.emplace_back(t->file, t->dataset);
-    require<IoError>(sources_at(file.get(), place, pieces.front()->shape) == wanted,
-                     "{}: {} does not consist of the {} pieces in the manifest", path, place, pieces.size());
+    for (const ManifestTensor* t : array->pieces) wanted.emplace_back(t->file, t->dataset);
+    require<IoError>(sources_at(file.get(), place, array->shape) == wanted,
+                     "{}: {} does not consist of the {} pieces in the manifest", path, place, wanted.size());
   }
 }
 

@@ -27,6 +27,10 @@ class Error : public std::runtime_error {
 struct UsageError : Error {
   using Error::Error;
 };
+/// Nothing is wrong but the moment: the same command may work later. Exit code 75.
+struct TryAgainError : Error {
+  using Error::Error;
+};
 /// Operands that do not fit together: a bug in the caller.
 struct ShapeError : Error {
   using Error::Error;

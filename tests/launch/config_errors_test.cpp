@@ -181,6 +181,24 @@ TEST(Resume, WhatMayChange) {
   EXPECT_NO_THROW(check_resume(before, now));
 }
 
+TEST(Resume, TheBeginningMayNotChange) {
+  const Recipe before = parse_recipe(kGood, "r.ini", {"--run.warm_start=runs/a"});
+  EXPECT_NO_THROW(check_resume(before, before));
+  const Recipe now = parse_recipe(kGood, "r.ini", {"--run.warm_start=runs/b", "--run.warm_start_state=optimizer"});
+  expect_parts(usage_error([&] { check_resume(before, now); }),
+               {"run.warm_start (was runs/a, now runs/b)", "run.warm_start_state (was weights, now optimizer)"});
+}
+
+TEST(ListChanges, EveryKeyButWhatNamesTheRun) {
+  const Recipe before = parse_recipe(kGood, "r.ini");
+  EXPECT_TRUE(list_changes(before, before).empty());
+  const Recipe now = parse_recipe(kGood, "s.ini",
+                                  {"--run.dir=d", "--run.warm_start=runs/r", "--run.warm_start_state=optimizer",
+                                   "--run.seed=9", "--moe.pool=fixed", "--data.source=a:2:x", "--data.source=b:1:y"});
+  EXPECT_EQ(list_changes(before, now), (std::vector<std::string>{"run.seed: 0 -> 9", "moe.pool: uniform -> fixed",
+                                                                 "data.source: a:1:x -> a:2:x b:1:y"}));
+}
+
 TEST(Resume, MicroBatchMayChangeOnlyWhereNothingSeesIt) {
   const auto changed = [](const std::string& key) {
     const Recipe before = parse_recipe(kGood, "r.ini", {key});

@@ -57,7 +57,7 @@ TEST(Recipes, EveryKeySurvivesTheRoundTrip) {
     ++count;
     const std::string before = field.values().empty() ? "" : field.values().front();
     for (const char* text : {"23", "0.123456789012345678", "true", "fixed", "reference", "bias", "local", "constant",
-                             "hold", "dolma2", "mpi", "two_level", "random", "1e-5"}) {
+                             "hold", "skip", "optimizer", "dolma2", "mpi", "two_level", "random", "1e-5"}) {
       try {
         field.set(text, "test");
       } catch (const std::exception&) {

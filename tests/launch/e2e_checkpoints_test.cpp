@@ -69,7 +69,7 @@ TEST_F(ProgramRuns, ADamagedCheckpointIsNamedAndThePreviousOneUsed) {
   for (std::size_t i = 0; i < metrics.size(); ++i) EXPECT_EQ(metrics[i].at("step"), i + 1);
   // Without an intact one the run is not begun anew over what is there.
   for (const auto& entry : fs::directory_iterator(run_ / "checkpoints"))
-    flip_byte(entry.path() / "shard-00000-of-00001.h5");
+    if (!entry.is_symlink()) flip_byte(entry.path() / "shard-00000-of-00001.h5");
   expect(train(""), 2, {(run_ / "checkpoints").string(), "none of them is intact", "--run.dir"});
   EXPECT_EQ(test::read_metrics(run_).size(), 12U);
 }

@@ -1,0 +1,93 @@
+#include "launch/train/find_checkpoint.h"
+
+#include <algorithm>
+#include <system_error>
+
+#include "launch/train/run_directory.h"
+#include "parallel/checkpoint/agreement.h"
+#include "parallel/checkpoint/layout.h"
+#include "parallel/checkpoint/verify.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Follows a link such as checkpoints/latest, so that messages name the step.
+fs::path resolved(const fs::path& argument) {
+  fs::path path = argument.has_filename() ? argument : argument.parent_path();
+  constexpr int kMaxLinks = 40;  // as the system
+  std::error_code ignored;
+  for (int i = 0; i < kMaxLinks && fs::is_symlink(path, ignored); ++i)
+    path = path.parent_path() / fs::read_symlink(path);
+  require<UsageError>(fs::exists(path, ignored), "{} does not exist: give a run directory or one of its checkpoints",
+                      path.string());
+  return path.lexically_normal();
+}
+
+bool is_checkpoint(const fs::path& path) {
+  return fs::exists(path / "manifest.json") || step_of_directory(path.filename().string()).has_value();
+}
+
+/// The newest whose manifest and sizes are right, or "".
+std::string newest_by_sizes(const fs::path& directory, Log& log) {
+  for (const fs::path& path : list_checkpoints(directory)) {
+    try {
+      for (const ManifestFile& file : read_manifest(path).files) check_file_size(path, file);
+      return path.string();
+    } catch (const IoError& e) {
+      log.warn("skipping the checkpoint {}: {}", path.string(), e.message());
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+fs::path checkpoints_directory(const fs::path& argument) {
+  const fs::path path = resolved(argument);
+  return fs::is_directory(path / "checkpoints") ? path / "checkpoints" : path;
+}
+
+FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glance glance) {
+  const fs::path path = resolved(argument);
+  if (is_checkpoint(path)) {
+    require<UsageError>(fs::exists(path / "manifest.json"), "{} has no manifest.json: it is not a complete checkpoint",
+                        path.string());
+    return {path, false};
+  }
+  const fs::path directory = checkpoints_directory(path);
+  std::string found;
+  if (glance == Glance::Content) {
+    if (const auto latest = find_latest(session.comm(), directory, &session.log())) found = latest->path.string();
+  } else {
+    run_together(session.comm(), [&] {
+      if (session.root()) found = newest_by_sizes(directory, session.log());
+    });
+    found = broadcast_text(session.comm(), found, 0);
+  }
+  require<UsageError>(!found.empty(), "{} holds no intact checkpoint (looked in {})", argument.string(),
+                      directory.string());
+  return {found, glance == Glance::Content};
+}
+
+std::vector<fs::path> all_checkpoints(Session& session, const fs::path& argument) {
+  // Rank 0's list: a run that goes on changes what there is.
+  std::string names;
+  on_root(session, [&] {
+    const fs::path path = resolved(argument);
+    for (const fs::path& found :
+         is_checkpoint(path) ? std::vector{path} : list_checkpoints(checkpoints_directory(path)))
+      names += found.string() + '\0';
+    require<UsageError>(!names.empty(), "{} holds no checkpoints (looked in {})", argument.string(),
+                        checkpoints_directory(path).string());
+  });
+  names = broadcast_text(session.comm(), names, 0);
+  std::vector<fs::path> all;
+  for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) all.emplace_back(names.c_str() + at);
+  std::reverse(all.begin(), all.end());
+  return all;
+}
+
+}  // namespace emox

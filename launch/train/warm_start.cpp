@@ -1,0 +1,144 @@
+#include "launch/train/warm_start.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "launch/config/recipe_file.h"
+#include "launch/train/find_checkpoint.h"
+#include "launch/train/run_directory.h"
+#include "parallel/checkpoint/agreement.h"
+#include "parallel/checkpoint/fit.h"
+#include "parallel/checkpoint/strict_json.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+
+FoundCheckpoint source_of(Session& session, const std::string& name) {
+  try {
+    return find_checkpoint(session, name);
+  } catch (const UsageError& e) {
+    fail<UsageError>("run.warm_start = {}: {}", name, e.message());
+  }
+}
+
+bool is_bias(const ManifestTensor& t) { return t.name.ends_with(kSelectionBiasName); }
+
+// Parameters are vectors and matrices.
+Shape shape_of(const std::vector<std::int64_t>& extents) {
+  return extents.size() == 1 ? Shape{extents[0]} : Shape{extents.at(0), extents.at(1)};
+}
+std::vector<std::int64_t> extents_of(const Shape& shape) {
+  require<ShapeError>(shape.rank() == 1 || shape.rank() == 2, "a parameter of shape {}", shape.str());
+  return shape.rank() == 1 ? std::vector{shape[0]} : std::vector{shape[0], shape[1]};
+}
+
+// The arrays of the whole model, on rank 0: it has all but some of the experts itself.
+std::vector<WantedArray> wanted_arrays(Session& session, const LanguageModel& model, bool bias, bool moments) {
+  auto mine = nlohmann::json::array();
+  for (const NamedParameter& p : model.parameters().named())
+    if (session.root() || p.slot.group == ParameterGroup::Expert) mine.push_back({p.name, extents_of(p.slot.shape)});
+  std::vector<WantedArray> wanted;
+  for (const std::string& text : gather_texts(session.comm(), mine.dump()))
+    for (const auto& array : nlohmann::json::parse(text)) {
+      const Shape shape = shape_of(array.at(1).get<std::vector<std::int64_t>>());
+      wanted.push_back({array.at(0), "weight", shape});
+      if (!moments) continue;
+      for (const char* role : {"exp_avg", "exp_avg_sq"}) wanted.push_back({array.at(0), role, shape});
+    }
+  if (bias)
+    for (const CheckpointPiece& p : bias_pieces(model)) wanted.push_back({p.name, p.role, p.shape});
+  return wanted;
+}
+
+// On rank 0.
+void check_fit(const Manifest& source, const fs::path& path, std::span<const WantedArray> wanted, bool bias) {
+  std::vector<ManifestTensor> saved;
+  for (const ManifestTensor& t : source.tensors)
+    if (bias || !is_bias(t)) saved.push_back(t);
+  const auto misfits = describe_misfits(saved, wanted);
+  require<UsageError>(
+      misfits.empty(),
+      "run.warm_start: the checkpoint {} does not fit the model of this recipe:\n  {}\nmake [model] and "
+      "[moe] those of its run where they give shapes, or name another checkpoint",
+      path.string(), fmt::join(misfits, "\n  "));
+}
+
+void say_what_changes(Log& log, const Manifest& source, const fs::path& path, const Recipe& recipe) {
+  if (source.recipe.empty()) {
+    log.info("its recipe is not known");
+    return;
+  }
+  std::vector<std::string> changes;
+  try {
+    changes = list_changes(parse_recipe(source.recipe, (path / "manifest.json").string()), recipe);
+  } catch (const UsageError& e) {
+    log.warn("the recipe of {} cannot be compared with this one: {}", path.string(), e.message());
+    return;
+  }
+  if (changes.empty())
+    log.info("recipe: as there");
+  else
+    log.info("recipe, there -> here:\n  {}", fmt::join(changes, "\n  "));
+}
+
+}  // namespace
+
+std::int64_t optimizer_steps(const Manifest& checkpoint) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / 2;
+  for (const char* key : {"optimizer_step", "data_step"})
+    if (checkpoint.extra.contains(key)) return StrictJson(checkpoint.extra, "extra").at(key).integer(0, kMost);
+  return checkpoint.step;
+}
+
+void warm_start(Session& session, const Recipe& recipe, const LanguageModel& model, Optimizer& optimizer) {
+  require<UsageError>(recipe.train.anneal_from_step == 0,
+                      "run.warm_start begins at step 0, but train.anneal_from_step = {} goes on with a run of so many "
+                      "steps: set it to 0, and train.steps to the steps of the anneal",
+                      recipe.train.anneal_from_step);
+  const bool moments = recipe.run.warm_start_state == WarmStartState::Optimizer;
+  try {
+    const FoundCheckpoint found = source_of(session, recipe.run.warm_start);
+    const fs::path& path = found.path;
+    const Manifest source = read_manifest(path);
+    const auto holds = [&](auto&& what) { return std::any_of(source.tensors.begin(), source.tensors.end(), what); };
+    require<UsageError>(!moments || holds([](const ManifestTensor& t) { return t.role == "exp_avg"; }),
+                        "run.warm_start_state = optimizer, but {} holds no moments; use run.warm_start_state = weights",
+                        path.string());
+    const bool there = holds(is_bias), here = !model.selection_bias().null(), bias = there && here;
+    const auto wanted = wanted_arrays(session, model, bias, moments);
+    on_root(session, [&] { check_fit(source, path, wanted, bias); });
+
+    std::vector<CheckpointPiece> pieces = moments ? optimizer.wanted_pieces() : weight_pieces(model);
+    std::erase_if(pieces, [](const CheckpointPiece& p) { return p.name.ends_with(kSelectionBiasName); });
+    if (bias)
+      for (CheckpointPiece& piece : bias_pieces(model)) pieces.push_back(std::move(piece));
+    if (found.verified)
+      read_checkpoint(session.comm(), {path, source}, pieces);
+    else
+      load_checkpoint(session.comm(), path, pieces);
+
+    optimizer.set_steps_before(moments ? optimizer_steps(source) : 0);
+    Log& log = session.log();
+    log.info("warm start from {} (step {}): {}", path.string(), source.step,
+             moments
+                 ? fmt::format("weights and moments, the optimizer goes on after {} steps", optimizer.steps_before())
+                 : "weights; the optimizer begins anew");
+    if (here && !there) log.info("it has no selection bias: that of this run begins at 0");
+    if (there && !here) log.info("its selection bias is dropped: moe.balance is not bias here");
+    say_what_changes(log, source, path, recipe);
+  } catch (const IoError& e) {
+    fail<UsageError>("run.warm_start = {}: {}", recipe.run.warm_start, e.message());
+  }
+}
+
+}  // namespace emox
