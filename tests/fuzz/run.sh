@@ -25,7 +25,8 @@ read -ra link <<<"$compiler -fsanitize=fuzzer,address,undefined"
 read -ra libraries <<<"$(pkg-config --libs hdf5-openmpi ompi-c libxxhash fmt gtest) -pthread"
 if command -v ccache >/dev/null; then compile=(ccache "${compile[@]}"); fi
 
-sources=(parallel/checkpoint/*.cpp parallel/comm/*.cpp runtime/core/*.cpp runtime/telemetry/*.cpp
+sources=(parallel/checkpoint/*.cpp parallel/comm/*.cpp runtime/core/*.cpp runtime/telemetry/*.cpp runtime/rng/*.cpp
+  runtime/{ops,cpu}/basic.cpp
   tests/support/checkpoints.cpp tests/support/ranks.cpp tests/support/support.cpp tests/fuzz/*.cpp)
 objects=()
 for source in "${sources[@]}"; do objects+=("build/fuzz/objects/${source//\//-}.o"); done
