@@ -53,14 +53,17 @@ std::string help_train() {
 }
 
 std::string help_eval() {
-  return "usage: emox eval RUN|CHECKPOINT [--section.key=value]... [--json]\n"
+  return "usage: emox eval RUN|CHECKPOINT [--section.key=value]... [--json] [--modularity]\n"
          "\n"
          "Loss and bits per byte on the held-out documents of every source, and their\n"
          "mean over sources. RUN is a run directory (its newest checkpoint is read),\n"
          "CHECKPOINT one directory below checkpoints/.\n"
          "\n"
          "options:\n"
-         "  --json   one JSON object: step, experts_kept, domains, mean\n"
+         "  --json        one JSON object: step, experts_kept, domains, mean\n"
+         "  --modularity  instead of the loss (with --json, too): how few experts a\n"
+         "                document uses, and what a token's experts tell about the topic\n"
+         "                and about the token, by layer, with intervals and chance\n"
          "\n"
          "example: emox eval runs/quickstart --json\n";
 }
