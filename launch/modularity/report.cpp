@@ -99,7 +99,7 @@ std::string Modularity::to_text() const {
   for (const std::int64_t top : tops) text += fmt::format("{:<19}", fmt::format("{} experts", top));
   text += fmt::format("{:<19}{}\n", "about the topic", "about the token");
   text += "    ";
-  for (int i = 0; i < 4; ++i) text += fmt::format(" {:>6}{:>6}{:>6}", "", "+-", "chance");
+  for (int i = 0; i < 4; ++i) text += fmt::format(" {:>6}{:>5} {:>6}", "", "+-", "chance");
   text += "\n";
   const std::size_t rows = std::min(layers.size(), kMostRows);
   for (std::size_t i = 0; i < rows; ++i) {
