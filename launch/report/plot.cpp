@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kStyles = 6;
 constexpr double kLabelGap = 14;  // between the lines' labels
+constexpr double kMargin = 0.04;  // below the lowest point
 constexpr double kLeft = 62, kRight = 128, kTop = 30, kBottom = 46;
 
 /// 1, 2 or 5 times a power of ten, so that about five ticks fit.
@@ -31,7 +32,8 @@ class Scale {
         if (p) low_ = std::min(low_, p->low), high_ = std::max(high_, p->high);
     if (high_ - low_ < 1e-6) high_ = low_ + 0.1;
     step_ = tick_step(high_ - low_);
-    low_ = std::floor(low_ / step_) * step_, high_ = std::ceil(high_ / step_) * step_;
+    high_ = std::ceil(high_ / step_) * step_;
+    if (low_ < 0) low_ -= kMargin * (high_ - low_);  // not down to a tick: a rise is rarely far below 0
   }
   double x(double share) const {
     const double least = std::log2(plot_.shares.back());
@@ -43,8 +45,8 @@ class Scale {
   }
   std::vector<double> ticks() const {
     std::vector<double> ticks;
-    const auto count = static_cast<int>(std::lround((high_ - low_) / step_));
-    for (int i = 0; i <= count; ++i) ticks.push_back(low_ + i * step_);
+    const auto last = std::lround(high_ / step_);
+    for (auto i = std::lround(std::ceil(low_ / step_)); i <= last; ++i) ticks.push_back(static_cast<double>(i) * step_);
     return ticks;
   }
   int digits() const { return std::max(0, static_cast<int>(std::ceil(-std::log10(step_) - 1e-9))); }
@@ -63,7 +65,7 @@ std::string axes(const Plot& plot, const Scale& scale) {
     svg += fmt::format("<line class=\"grid\" x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft, right,
                        y, y);
     svg += fmt::format("<text class=\"tick\" text-anchor=\"end\" x=\"{:.1f}\" y=\"{:.1f}\">{:.{}f}</text>\n", kLeft - 6,
-                       y + 4, std::abs(tick) < 1e-9 ? 0.0 : tick, scale.digits());
+                       y + 4, tick, scale.digits());
   }
   for (const double share : plot.shares) {
     svg += fmt::format("<line class=\"axis\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>\n",

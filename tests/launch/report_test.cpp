@@ -208,6 +208,16 @@ TEST(StudyPlot, PutsPointsWhereTheAxesSay) {
   EXPECT_EQ(ill_formed("<html>" + svg + "</html>"), "");
 }
 
+// A point a little below 0 makes room for itself, not for a tick far below; one far below has its ticks.
+TEST(StudyPlot, TheAxisReachesAsLowAsThePoints) {
+  const auto svg_of = [](double low) {
+    return to_svg({"t", "x", "y", {1, .5}, {{"a", {PlotPoint{1, low, low, low}, PlotPoint{.5, 2, 2, 2}}}}});
+  };
+  EXPECT_EQ(svg_of(-0.02).find(">-"), std::string::npos) << svg_of(-0.02);
+  EXPECT_NE(svg_of(-0.02).find(">0.0</text>"), std::string::npos) << svg_of(-0.02);
+  EXPECT_NE(svg_of(-1.2).find(">-1</text>"), std::string::npos) << svg_of(-1.2);
+}
+
 TEST(StudyPlot, LabelsDoNotOverlap) {
   Plot plot{"t", "x", "y", {1, .5}, {}};
   for (const char* name : {"a", "b", "c"})
