@@ -15,8 +15,8 @@ namespace emox {
 namespace {
 
 // Names that the documentation gives to commands of later versions.
-constexpr std::string_view kNotBuilt[] = {"generate", "data",  "select", "subset", "cluster",
-                                          "study",    "sweep", "report", "slurm"};
+constexpr std::string_view kNotBuilt[] = {"generate", "data",  "select", "subset",
+                                          "cluster",  "sweep", "report", "slurm"};
 
 bool is_help(const std::string& arg) { return arg == "--help" || arg == "-h"; }
 
@@ -67,6 +67,7 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> table = {
       {"train", "start a run, or resume it when its directory holds one", run_train, help_train, true},
       {"eval", "loss and bits per byte of a run on held-out documents", run_eval, help_eval, false},
+      {"study", "train EMO and its baselines, and report how they compare", run_study, help_study, true},
       {"corpus", "build the text corpus that quickstart and tiny read", run_corpus, help_corpus, false},
       {"checkpoint", "look into checkpoints: info, verify, diff, export, prune", run_checkpoint, help_checkpoint,
        false},

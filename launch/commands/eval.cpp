@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/config/recipe_file.h"
+#include "launch/modularity/report.h"
 #include "launch/train/evaluator.h"
 #include "launch/train/find_checkpoint.h"
 #include "launch/train/run_directory.h"
@@ -32,10 +34,15 @@ ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
   return parallel;
 }
 
-int evaluate_checkpoint(Session& session, const fs::path& where, bool json, const std::vector<std::string>& overrides) {
+struct EvalOptions {
+  bool json = false, modularity = false;
+  std::vector<std::string> overrides;
+};
+
+int evaluate_checkpoint(Session& session, const fs::path& where, const EvalOptions& options) {
   const fs::path path = find_checkpoint(session, where).path;
   const Manifest manifest = read_manifest(path);
-  const Recipe recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
+  const Recipe recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), options.overrides);
   Context& ctx = session.ctx();
   Sharding sharding(session.comm(), recipe.model, parallel_for(recipe, session.comm().size()));
   LanguageModel model(recipe.model, ctx, false, sharding.experts());
@@ -58,13 +65,18 @@ int evaluate_checkpoint(Session& session, const fs::path& where, bool json, cons
   Activations activations = model.reserve(arena, tokens);
   model.reserve_scratch(arena, tokens, ctx.threads);
   DeviceBatch batch(ctx.device, tokens);
+  std::optional<HeldOutRouting> routing;
+  if (options.modularity) routing.emplace(model, held_out.sources);
   const Evaluation e = evaluate(ctx, model, session.comm(), held_out.sources, tokenizer->eos(), manifest.step,
-                                activations, batch, tokens);
+                                activations, batch, tokens, routing ? routing->observer() : PassObserver{});
+  const Modularity modularity = routing ? routing->measure(session.comm(), manifest.step) : Modularity{};
   if (session.root()) {
-    if (json)
-      fmt::print("{}\n", e.to_json().dump());
+    nlohmann::ordered_json whole = e.to_json();
+    if (routing) whole["modularity"] = modularity.to_json();
+    if (options.json)
+      fmt::print("{}\n", whole.dump());
     else
-      fmt::print("{}", e.to_text());
+      fmt::print("{}", routing ? modularity.to_text() : e.to_text());
   }
   return kDone;
 }
@@ -73,13 +85,13 @@ int evaluate_checkpoint(Session& session, const fs::path& where, bool json, cons
 
 int run_eval(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = "emox eval",
-                                        .flags = {"--json"},
+                                        .flags = {"--json", "--modularity"},
                                         .overrides = true,
                                         .min_positional = 1,
                                         .max_positional = 1,
                                         .positional = "RUN|CHECKPOINT"});
   return on_ranks({}, 0, [&](Session& session) {
-    return evaluate_checkpoint(session, a.positional[0], a.has("--json"), a.overrides);
+    return evaluate_checkpoint(session, a.positional[0], {a.has("--json"), a.has("--modularity"), a.overrides});
   });
 }
 

@@ -53,14 +53,17 @@ std::string help_train() {
 }
 
 std::string help_eval() {
-  return "usage: emox eval RUN|CHECKPOINT [--section.key=value]... [--json]\n"
+  return "usage: emox eval RUN|CHECKPOINT [--section.key=value]... [--json] [--modularity]\n"
          "\n"
          "Loss and bits per byte on the held-out documents of every source, and their\n"
          "mean over sources. RUN is a run directory (its newest checkpoint is read),\n"
          "CHECKPOINT one directory below checkpoints/.\n"
          "\n"
          "options:\n"
-         "  --json   one JSON object: step, experts_kept, domains, mean\n"
+         "  --json        one JSON object: step, experts_kept, domains, mean\n"
+         "  --modularity  instead of the loss (with --json, too): how few experts a\n"
+         "                document uses, and what a token's experts tell about the topic\n"
+         "                and about the token, by layer, with intervals and chance\n"
          "\n"
          "example: emox eval runs/quickstart --json\n";
 }
@@ -128,6 +131,28 @@ std::string help_checkpoint() {
          "RUN means its newest intact checkpoint. Ranks share the reading:\n"
          "\n"
          "example: mpirun -n 2 emox checkpoint verify runs/quickstart\n";
+}
+
+std::string help_study() {
+  return "usage: emox study RECIPE.ini [--seeds N] [--cells LIST] [--section.key=value]...\n"
+         "\n"
+         "Trains the recipe (EMO) and its baselines one after another on all ranks, with\n"
+         "the same data order and initial values, into run.dir/cells, and writes\n"
+         "run.dir/retention.csv and report.html. The same command goes on where it was\n"
+         "stopped (SIGUSR1, SIGTERM, SIGINT); finished cells are not run again.\n"
+         "\n"
+         "options:\n"
+         "  --seeds N     seeds of every cell, from run.seed on (3)\n"
+         "  --cells LIST  emo,standard (default), or any of these, or all:\n"
+         "                  fixed-pool       pools of a quarter of the routed experts\n"
+         "                  quarter-free     about a quarter of the documents without pool\n"
+         "                  local-balance    load balance of every rank by itself\n"
+         "                  label-pools      experts divided over the data labels\n"
+         "                  no-shared        the shared experts are routed ones\n"
+         "  --help SECTION  every key of a section\n"
+         "\n"
+         "example: mpirun -n 2 emox study launch/recipes/quickstart.ini \\\n"
+         "           --run.dir=runs/quickstart-study\n";
 }
 
 std::string help_plan() {

@@ -15,18 +15,19 @@ namespace {
 
 /// One window of a document: what the model reads and what it should say.
 struct Window {
+  std::size_t document = 0;  // in its domain
   std::vector<std::int32_t> tokens, labels;
 };
 
-void append_windows(std::vector<Window>& out, const std::vector<std::int32_t>& document, std::int32_t eos,
-                    std::size_t length) {
+void append_windows(std::vector<Window>& out, std::size_t number, const std::vector<std::int32_t>& document,
+                    std::int32_t eos, std::size_t length) {
   std::vector<std::int32_t> text{eos};
   text.insert(text.end(), document.begin(), document.end());
   text.push_back(eos);
   for (std::size_t begin = 0; begin + 1 < text.size(); begin += length) {
     const std::size_t end = std::min(begin + length, text.size() - 1);
     const auto at = [&](std::size_t i) { return text.begin() + static_cast<std::ptrdiff_t>(i); };
-    out.push_back({{at(begin), at(end)}, {at(begin + 1), at(end + 1)}});
+    out.push_back({number, {at(begin), at(end)}, {at(begin + 1), at(end + 1)}});
   }
 }
 
@@ -34,6 +35,7 @@ void append_windows(std::vector<Window>& out, const std::vector<std::int32_t>& d
 struct Pass {
   std::size_t domain = 0;
   std::vector<SequenceInput> sequences;
+  std::vector<ScoredWindow> windows;
 };
 
 void append_passes(std::vector<Pass>& out, std::size_t domain, const std::vector<Window>& windows,
@@ -42,11 +44,12 @@ void append_passes(std::vector<Pass>& out, std::size_t domain, const std::vector
   for (std::size_t i = 0; i < windows.size(); ++i) {
     const auto size = static_cast<std::int64_t>(windows[i].tokens.size());
     if (tokens + size > max_tokens) {
-      out.push_back({domain, {}});
+      out.push_back({domain, {}, {}});
       tokens = 0;
     }
     tokens += size;
     out.back().sequences.push_back({windows[i].tokens, windows[i].labels, static_cast<std::int64_t>(i), 0});
+    out.back().windows.push_back({domain, windows[i].document, windows[i].tokens});
   }
 }
 
@@ -104,7 +107,7 @@ std::string Evaluation::to_text() const {
 
 Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const std::vector<HeldOut>& held_out,
                     std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch,
-                    std::int64_t max_tokens) {
+                    std::int64_t max_tokens, const PassObserver& observer) {
   const Span span(ctx, "phase.evaluation");
   const ModelConfig& config = model.config();
   const auto length = static_cast<std::size_t>(config.sequence_length);
@@ -124,7 +127,7 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
     for (std::size_t i = 0; i < source.documents.size(); ++i) {
       d.tokens += static_cast<std::int64_t>(source.documents[i].size()) + 1;
       if (static_cast<int>(i) % comm.size() == comm.rank())
-        append_windows(windows[s], source.documents[i], eos, length);
+        append_windows(windows[s], i, source.documents[i], eos, length);
     }
     append_passes(passes, s, windows[s], max_tokens);
     result.domains.push_back(d);
@@ -134,6 +137,7 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
   for (const Pass& pass : passes) {
     const MicroBatch micro = make_micro_batch(config, eos, pass.sequences);
     batch.upload(ctx, micro);
+    if (observer) observer(pass.windows);
     model.forward(ctx, activations, batch, micro.documents, pools, nullptr);
     sums[pass.domain] += model.loss(ctx, activations, batch, false, 1.0, 0.0, {}).ce;
   }

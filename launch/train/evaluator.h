@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,11 +33,20 @@ struct Evaluation {
   std::string to_text() const;
 };
 
+/// A stretch of a held-out document that one forward pass reads.
+struct ScoredWindow {
+  std::size_t domain = 0, document = 0;  ///< in the order of `held_out`
+  std::span<const std::int32_t> tokens;
+};
+/// Told of every forward pass of this rank before it begins: its windows, in the order of the batch; none when only
+/// other ranks have something to score.
+using PassObserver = std::function<void(std::span<const ScoredWindow>)>;
+
 /// Scores every document on its own: the model reads EOS and the document, and predicts the document and its EOS.
 /// Longer documents are cut into windows of the model's sequence length. Documents are dealt to the ranks in turn.
 /// `activations` and `batch` are memory for `max_tokens` tokens; no pool, or one of moe.eval_pool experts (spec 3.7).
 Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const std::vector<HeldOut>& held_out,
                     std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch,
-                    std::int64_t max_tokens);
+                    std::int64_t max_tokens, const PassObserver& observer = {});
 
 }  // namespace emox

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
 
 namespace emox {
 namespace {
@@ -18,8 +19,8 @@ std::string format_duration(double seconds) {
   return fmt::format("{} s", s);
 }
 
-Progress::Progress(std::int64_t first_step, std::int64_t last_step, bool enabled)
-    : last_step_(last_step), enabled_(enabled), terminal_(isatty(STDERR_FILENO) == 1) {
+Progress::Progress(std::int64_t first_step, std::int64_t last_step, bool enabled, RunOfMany among)
+    : last_step_(last_step), among_(std::move(among)), enabled_(enabled), terminal_(isatty(STDERR_FILENO) == 1) {
   (void)first_step;
 }
 
@@ -40,9 +41,14 @@ void Progress::show(std::int64_t step, const StepMetrics& m, double learning_rat
                                               (d.bytes_intra_node + d.bytes_inter_node) / 1048576, d.rows_max_over_mean)
                                 : "";
   const std::string line = fmt::format(
-      "step {}/{}  loss {:.4f}  ce {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  {:.0f} % of GEMM{}  left {}", step,
-      last_step_, m.loss(), m.ce, m.grad_norm, learning_rate, tokens_per_s, 100 * gemm_floor_fraction, dispatch,
-      format_duration(static_cast<double>(last_step_ - step) * mean_step_s_));
+      "{}step {}/{}  loss {:.4f}  ce {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  {:.0f} % of GEMM{}  left {}{}",
+      among_.label.empty() ? "" : among_.label + "  ", step, last_step_, m.loss(), m.ce, m.grad_norm, learning_rate,
+      tokens_per_s, 100 * gemm_floor_fraction, dispatch,
+      format_duration(static_cast<double>(last_step_ - step) * mean_step_s_),
+      among_.later_steps > 0
+          ? fmt::format(", {} for all",
+                        format_duration(static_cast<double>(last_step_ - step + among_.later_steps) * mean_step_s_))
+          : "");
   std::fprintf(stderr, terminal_ ? "\r\033[K%s" : "%s\n", line.c_str());
   std::fflush(stderr);
   open_ = terminal_;

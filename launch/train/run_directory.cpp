@@ -61,6 +61,15 @@ std::filesystem::path RunDirectory::log(int rank) const { return root_ / "log" /
 
 bool RunDirectory::has_checkpoints() const { return !list_checkpoints(checkpoints()).empty(); }
 
+std::optional<nlohmann::json> RunDirectory::evaluation_after(std::int64_t step) const {
+  std::ifstream in(evaluations());
+  for (std::string line; std::getline(in, line) && !in.eof();) {  // a line without its end is torn
+    nlohmann::json record = nlohmann::json::parse(line, nullptr, false);
+    if (record.is_object() && record.value("step", std::int64_t{-1}) == step) return record;
+  }
+  return std::nullopt;
+}
+
 void RunDirectory::prepare(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
                            bool resuming) const {
   on_root(session, [&] {

@@ -3,6 +3,8 @@
 
 #include <filesystem>
 #include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,8 @@ class RunDirectory {
   std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
   std::filesystem::path log(int rank) const;
   bool has_checkpoints() const;
+  /// The record of eval.jsonl that was written after that step; nothing when there is none, or only part of it.
+  std::optional<nlohmann::json> evaluation_after(std::int64_t step) const;
 
   /// Collective. Rank 0 makes the directories, refuses a run whose recipe may not change so (UsageError), and writes
   /// recipe.ini and run.json. `resuming` is decided by find_latest.

@@ -55,6 +55,7 @@ class Trainer {
       : s_(session),
         recipe_(recipe),
         trace_(options.trace),
+        among_(options.among),
         directory_(recipe.run.dir),
         loader_(loader_config(recipe)),
         sharding_(session.comm(), recipe.model, recipe.parallel),
@@ -74,10 +75,11 @@ class Trainer {
         recipe_.run.stop_after_step > 0 ? std::min(recipe_.run.stop_after_step, last) : last;
     if (done_ >= stop_after) {
       s_.log().info("nothing to do: {} already holds step {} of {}", recipe_.run.dir, done_, last);
+      if (done_ == last && recipe_.eval.final && lacks_evaluation()) evaluate_now(done_, true);
       return;
     }
     if (!trace_.empty()) begin_trace(s_);
-    Progress progress(done_ + 1, last, s_.root());
+    Progress progress(done_ + 1, last, s_.root(), among_);
     bool stop = false;
     while (done_ < stop_after && !stop) {
       if (lease_ != nullptr) lease_->check();
@@ -269,6 +271,13 @@ class Trainer {
     if (lease_ != nullptr) lease_->confirm();
   }
 
+  /// True on all ranks when the run ended between its last checkpoint and the evaluation.
+  bool lacks_evaluation() {
+    std::int64_t lacks = s_.root() && !directory_.evaluation_after(done_) ? 1 : 0;
+    s_.comm().broadcast(TensorView(&lacks, DType::I64, {1}), 0);
+    return lacks != 0;
+  }
+
   void evaluate_now(std::int64_t step, bool final) {
     if (held_out_.sources.empty()) return;
     const std::int64_t tokens = step_.max_tokens();
@@ -285,6 +294,7 @@ class Trainer {
   Session& s_;
   const Recipe recipe_;
   const std::string trace_;
+  const RunOfMany among_;
   RunDirectory directory_;
   std::unique_ptr<RunLease> lease_;  ///< on rank 0; given back after everything below has ended
   Loader loader_;

@@ -6,6 +6,7 @@
 
 #include "launch/config/recipe.h"
 #include "launch/train/lease.h"
+#include "launch/train/progress.h"
 #include "launch/train/session.h"
 
 namespace emox {
@@ -15,6 +16,7 @@ struct TrainOptions {
   std::string trace;         ///< file of the timeline (trace.h)
   std::string record_pools;  ///< file of the pools and picks of all layers (pool_trace.h)
   LeaseTiming lease = {};    ///< of the run directory (lease.h); tests shorten it
+  RunOfMany among = {};      ///< what the progress line says of the runs that this one is among
 };
 
 /// Starts or resumes the run of recipe.run.dir on the session's ranks. Returns when the last step is done, when

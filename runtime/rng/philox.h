@@ -16,7 +16,8 @@ enum class RngPurpose : std::uint32_t {
   DataOrder = 3,
   Placement = 4,
   Test = 5,
-  DataMixture = 6
+  DataMixture = 6,
+  Shuffle = 8
 };
 
 using PhiloxCounter = std::array<std::uint32_t, 4>;

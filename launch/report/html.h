@@ -1,0 +1,20 @@
+// The report of a study: one HTML file that needs nothing else, and the same in a few lines of text.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launch/report/retention.h"
+
+namespace emox {
+
+/// Retention curves (mean and by domain), the figures under every plot, and the paper's beside them. A pure function:
+/// the same rows give the same bytes. Well-formed as XML, too. Figures that the rows lack are shown as missing.
+/// UsageError for rows without any.
+std::string report_html(const std::vector<RetentionRow>& rows, const std::string& title);
+
+/// What the rows say, for a terminal of 80 columns: the full models, and what a quarter, an eighth ... of the experts
+/// costs them.
+std::string report_summary(const std::vector<RetentionRow>& rows);
+
+}  // namespace emox

@@ -1,0 +1,36 @@
+// Line plots as inline SVG: labelled axes, a label at the end of every line. Deterministic text.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace emox {
+
+struct PlotPoint {
+  double x = 0;
+  double y = 0, low = 0, high = 0;  ///< low = high: no whisker
+};
+
+struct PlotLine {
+  std::string label;
+  std::vector<std::optional<PlotPoint>> points;  ///< one that is missing breaks the line
+};
+
+struct Plot {
+  std::string title, x_label, y_label;
+  std::vector<double> shares;  ///< of the experts kept, falling: the x axis, halves equally far apart
+  std::vector<PlotLine> lines;
+  double width = 720, height = 380;
+};
+
+/// Colours, dashes and markers are those of classes s0 .. s5, which plot_style() defines for light and dark pages.
+std::string to_svg(const Plot& plot);
+std::string plot_style();
+
+/// & < > " as entities.
+std::string escape_markup(const std::string& text);
+/// 100 %, 12.5 %
+std::string percent_text(double share);
+
+}  // namespace emox

@@ -1,0 +1,57 @@
+// `emox eval --modularity` as a program.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/support/support.h"
+#include "tests/support/training.h"
+
+namespace emox {
+namespace {
+
+using test::CommandResult;
+
+TEST(ProgramModularity, MeasuresACheckpointAndRefusesADenseOne) {
+  const test::TemporaryDirectory directory;
+  Recipe recipe = test::tiny_recipe(test::make_text_sources(directory.path()));
+  recipe.train.steps = 3, recipe.train.warmup_steps = 0, recipe.eval.final = false, recipe.data.eval_documents = 6;
+  recipe.run.dir = (directory.path() / "run").string();
+  const std::string path = test::write_recipe(directory.path() / "tiny.ini", recipe).string();
+  const auto emox = [](const std::string& arguments) {
+    return test::run_command("OMP_NUM_THREADS=1 " EMOX_BINARY " " + arguments);
+  };
+  const CommandResult trained = emox("train " + path);
+  ASSERT_EQ(trained.exit_code, 0) << trained.output;
+
+  const CommandResult text = emox("eval " + recipe.run.dir + " --modularity");
+  ASSERT_EQ(text.exit_code, 0) << text.output;
+  EXPECT_NE(text.output.find("modularity after step 3: 24 documents of 4 domains"), std::string::npos) << text.output;
+
+  const CommandResult out = emox("eval " + recipe.run.dir + " --modularity --json");
+  ASSERT_EQ(out.exit_code, 0) << out.output;
+  const auto json = nlohmann::json::parse(out.output.substr(out.output.find('{')));
+  const auto& m = json.at("modularity");
+  EXPECT_EQ(m.at("layers").size(), 2U);
+  std::int64_t tokens = 0;
+  for (const auto& domain : json.at("domains")) tokens += domain.at("tokens").get<std::int64_t>();
+  EXPECT_EQ(m.at("tokens"), tokens);
+  double mean = 0;
+  for (const auto& layer : m.at("layers")) {
+    const auto& value = layer.at("surface").at("share_of_possible");
+    EXPECT_LE(value.at("low"), value.at("value"));
+    EXPECT_GE(value.at("high"), value.at("value"));
+    mean += value.at("value").get<double>() / 2;
+  }
+  EXPECT_NEAR(m.at("mean").at("surface").at("share_of_possible").at("value").get<double>(), mean, 1e-12);
+  EXPECT_FALSE(nlohmann::json::parse(emox("eval " + recipe.run.dir + " --json").output).contains("modularity"));
+
+  const std::string dense = (directory.path() / "dense").string();
+  const CommandResult trained_dense = emox("train " + path + " --moe.num_experts=0 --run.dir=" + dense);
+  ASSERT_EQ(trained_dense.exit_code, 0) << trained_dense.output;
+  const CommandResult refused = emox("eval " + dense + " --modularity");
+  EXPECT_EQ(refused.exit_code, 2) << refused.output;
+  EXPECT_NE(refused.output.find("dense"), std::string::npos) << refused.output;
+}
+
+}  // namespace
+}  // namespace emox

@@ -1,0 +1,200 @@
+// A study: which cells it has, and that stopping, resuming and repeating it changes nothing.
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "data/loader/loader.h"
+#include "launch/config/recipe_file.h"
+#include "launch/report/retention.h"
+#include "launch/study/cells.h"
+#include "launch/train/run_directory.h"
+#include "model/transformer/language_model.h"
+#include "runtime/core/error.h"
+#include "tests/support/support.h"
+#include "tests/support/training.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+using Names = std::vector<std::string>;
+
+Recipe base_recipe() {
+  Recipe r = test::tiny_recipe({"a:1:a", "b:1:b"});
+  r.run.name = "tiny", r.run.dir = "runs/s", r.run.seed = 4, r.model.pool_max = r.model.routed_experts();
+  return r;
+}
+
+TEST(StudyCells, AreNamedOnTheCommandLine) {
+  EXPECT_EQ(parse_cells("standard,emo"), (Names{"standard", "emo"}));
+  EXPECT_EQ(parse_cells("all").size(), std::size(kCellModels));
+  for (const auto& [text, part] :
+       {std::pair{"emo,standrad", "did you mean standard?"}, std::pair{"emo,emo", "emo stands there twice"},
+        std::pair{"", "there is no cell ''"}, std::pair{"emo,", "there is no cell ''"}}) {
+    try {
+      (void)parse_cells(text);
+      ADD_FAILURE() << text;
+    } catch (const UsageError& e) {
+      EXPECT_NE(e.message().find(part), std::string::npos) << e.message();
+    }
+  }
+}
+
+TEST(StudyCells, DifferInTheirExpertsOnly) {
+  const Recipe base = base_recipe();
+  const auto cells = study_cells(base, parse_cells("all"), 2, 3);
+  ASSERT_EQ(cells.size(), 14U);
+  EXPECT_EQ(cells[0].recipe.run.dir, "runs/s/cells/emo-seed4");
+  EXPECT_EQ(cells[8].recipe.run.name, "standard-seed5");
+  const std::map<std::string, Names> changes{{"emo", {}},
+                                             {"standard", {"moe.pool: uniform -> off"}},
+                                             {"fixed-pool", {"moe.pool: uniform -> fixed"}},
+                                             {"quarter-free", {}},
+                                             {"local-balance", {"moe.balance_scope: step -> local"}},
+                                             {"label-pools", {"moe.pool: uniform -> label"}},
+                                             {"no-shared", {"moe.shared_experts: 1 -> 0"}}};
+  for (const StudyCell& cell : cells) {
+    SCOPED_TRACE(cell.recipe.run.name);
+    Recipe same_seed = base;
+    same_seed.run.seed = cell.seed, same_seed.eval.final = true;
+    const Names found = list_changes(same_seed, cell.recipe);
+    for (const std::string& change : found) EXPECT_TRUE(change.starts_with("moe.")) << change;
+    for (const std::string& change : changes.at(cell.model))
+      EXPECT_EQ(std::count(found.begin(), found.end(), change), 1) << change;
+    EXPECT_EQ(found.empty(), cell.model == "emo");
+    EXPECT_EQ(cell.recipe.model.num_experts, base.model.num_experts);
+    EXPECT_EQ(cell.recipe.model.top_k, base.model.top_k);
+  }
+}
+
+TEST(StudyCells, AQuarterOfTheDocumentsIsFree) {
+  Recipe base = base_recipe();
+  for (const auto& [experts, least] : {std::pair{32, 3}, std::pair{128, 8}, std::pair{9, 2}}) {
+    base.model.num_experts = experts, base.model.pool_min = least, base.model.pool_max = experts - 1;
+    const ModelConfig m = study_cells(base, {"quarter-free"}, 1, 1)[0].recipe.model;
+    const auto draws = static_cast<double>(m.pool_max - m.pool_min + 1);
+    const double free = static_cast<double>(m.pool_max - m.routed_experts() + 1) / draws;
+    EXPECT_NEAR(free, 0.25, 1 / draws) << experts;
+  }
+}
+
+TEST(StudyCells, StartFromTheSameValues) {
+  const auto cells = study_cells(base_recipe(), {"emo", "standard", "fixed-pool"}, 1, 1);
+  Context ctx;
+  std::vector<std::unique_ptr<LanguageModel>> models;
+  for (const StudyCell& cell : cells) {
+    models.push_back(std::make_unique<LanguageModel>(cell.recipe.model, ctx, false));
+    models.back()->initialize(ctx, static_cast<std::uint64_t>(cell.recipe.run.seed));
+  }
+  for (const NamedParameter& p : models[0]->parameters().named())
+    for (std::size_t i = 1; i < models.size(); ++i)
+      EXPECT_EQ(test::values_of<float>(models[i]->parameters().weight(p.slot)),
+                test::values_of<float>(models[0]->parameters().weight(p.slot)))
+          << p.name;
+}
+
+TEST(StudyCells, RefuseWhatCannotBeCompared) {
+  const auto message = [](Recipe r, const char* model) -> std::string {
+    try {
+      (void)study_cells(r, {model}, 1, 1);
+    } catch (const UsageError& e) {
+      return e.message();
+    }
+    return "(accepted)";
+  };
+  Recipe r = base_recipe();
+  r.train.micro_batch_sequences = r.train.batch_sequences;
+  EXPECT_NE(message(r, "local-balance").find("local-balance on one rank"), std::string::npos);
+  r.model.pool = PoolMode::Off;
+  EXPECT_NE(message(r, "emo").find("moe.pool not off"), std::string::npos);
+  r = base_recipe();
+  r.model.pool = PoolMode::Label;
+  EXPECT_NE(message(r, "label-pools").find("the same as emo"), std::string::npos);
+  r = base_recipe();
+  r.data.source = {"a:1:a", "b:1:b", "c:1:c", "d:1:d", "e:1:e"};  // 8 routed experts, 3 picks
+  EXPECT_NE(message(r, "label-pools").find("5"), std::string::npos) << message(r, "label-pools");
+}
+
+class ProgramStudy : public testing::Test {
+ protected:
+  ProgramStudy() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
+    recipe_.train.steps = 4, recipe_.train.warmup_steps = 1, recipe_.data.eval_documents = 4, recipe_.run.seed = 4;
+    recipe_.checkpoint.every_steps = 2;
+    recipe_.run.dir = study_.string();
+    path_ = test::write_recipe(directory_.path() / "tiny.ini", recipe_).string();
+  }
+  test::CommandResult emox(const std::string& arguments) const {
+    return test::run_command("OMP_NUM_THREADS=1 " EMOX_BINARY " " + arguments);
+  }
+  std::string study(const std::string& arguments, const std::string& part) const {
+    const test::CommandResult r = emox("study " + path_ + " --seeds 1 " + arguments);
+    EXPECT_EQ(r.exit_code, 0) << r.output;
+    EXPECT_NE(r.output.find(part), std::string::npos) << part << " in:\n" << r.output;
+    return r.output;
+  }
+  fs::path cell(const std::string& name) const { return study_ / "cells" / name; }
+  static std::string text_of(const fs::path& file) {
+    std::ifstream in(file);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+
+  test::TemporaryDirectory directory_;
+  const fs::path study_ = directory_.path() / "study";
+  Recipe recipe_;
+  std::string path_;
+};
+
+TEST_F(ProgramStudy, StoppedResumedAndRepeated) {
+  study("--run.stop_after_step=2", "the study is not complete");
+  EXPECT_FALSE(fs::exists(study_ / "retention.csv"));
+  EXPECT_FALSE(fs::exists(cell("standard-seed4")));
+  const std::string output = study("", "With all experts EMO is ");
+  EXPECT_NE(output.find("1/2 emo-seed4  step 3/4"), std::string::npos) << output;
+  EXPECT_NE(output.find(" for all"), std::string::npos) << output;
+  EXPECT_NE(output.find("2/2 standard-seed4  step 1/4"), std::string::npos) << output;
+
+  // A cell is the run that `emox train` makes of its recipe.
+  const std::string alone = (directory_.path() / "alone").string();
+  ASSERT_EQ(emox("train " + path_ + " --moe.pool=off --run.dir=" + alone).exit_code, 0);
+  test::expect_same_history(cell("standard-seed4"), alone, 4);
+
+  const std::string csv = text_of(study_ / "retention.csv"), html = text_of(study_ / "report.html");
+  const auto rows = read_retention(csv, "retention.csv");
+  ASSERT_EQ(rows.size(), 8U);  // two models, four domains
+  for (const RetentionRow& row : rows) {
+    const auto record = RunDirectory(cell(row.model + "-seed4")).evaluation_after(4);
+    ASSERT_TRUE(record);
+    EXPECT_EQ(row.loss, record->at("domains").at(row.domain).at("loss").get<double>());
+    EXPECT_EQ(row.experts_kept, 9);
+  }
+  EXPECT_EQ(rows[0].domain, SourceSpec::parse(recipe_.data.source[0]).label);
+
+  const auto trained = fs::last_write_time(cell("emo-seed4") / "metrics.jsonl");
+  study("", "cell 2 of 2, standard-seed4: finished");
+  EXPECT_EQ(fs::last_write_time(cell("emo-seed4") / "metrics.jsonl"), trained);
+  EXPECT_EQ(text_of(study_ / "retention.csv"), csv);
+  EXPECT_EQ(text_of(study_ / "report.html"), html);
+
+  // Killed between the last checkpoint and the evaluation: only that is made up for.
+  const std::string evaluations = text_of(cell("emo-seed4") / "eval.jsonl");
+  std::ofstream(cell("emo-seed4") / "eval.jsonl") << evaluations.substr(0, evaluations.size() / 2);
+  EXPECT_EQ(study("", "nothing to do").find("emo-seed4  step "), std::string::npos);
+  EXPECT_EQ(text_of(study_ / "retention.csv"), csv);
+}
+
+TEST_F(ProgramStudy, RefusesOtherValuesAndOtherDirectories) {
+  study("--run.stop_after_step=2", "not complete");
+  const auto refused = [&](const std::string& arguments, const std::string& part) {
+    const test::CommandResult r = emox("study " + path_ + " " + arguments);
+    EXPECT_EQ(r.exit_code, 2) << r.output;
+    EXPECT_NE(r.output.find(part), std::string::npos) << part << " in:\n" << r.output;
+  };
+  refused("--seeds 1 --train.learning_rate=0.5", "train.learning_rate");
+  refused("--run.dir=" + cell("emo-seed4").string(), "holds a training run");
+  refused("--data.source=all:1:" + std::string(EMOX_SOURCE_DIR) + "/README.md", "README.md");
+  refused("--cells emo,fixd-pool", "did you mean fixed-pool?");
+  refused("--seeds 0", "--seeds");
+}
+
+}  // namespace
+}  // namespace emox

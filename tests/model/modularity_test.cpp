@@ -1,0 +1,210 @@
+// Measures of modularity on routing whose answer is known in closed form.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+#include <random>
+
+#include "model/modularity/contingency.h"
+#include "model/modularity/measures.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+constexpr double kShares[] = {0.125, 0.25};
+
+/// Documents of equal length: `count` picks for every expert and token that `uses(domain, token, expert)` allows.
+template <typename Uses>
+std::vector<DocumentPicks> documents_of(int domains, int each, int tokens, int experts, std::int64_t count,
+                                        const Uses& uses) {
+  std::vector<DocumentPicks> documents;
+  for (int i = 0; i < domains * each; ++i) {
+    DocumentPicks d{i % domains, {}};
+    for (int t = 0; t < tokens; ++t)
+      for (int e = 0; e < experts; ++e)
+        if (uses(i % domains, t, e)) d.picks.push_back({t, e, count});
+    documents.push_back(std::move(d));
+  }
+  return documents;
+}
+
+double correction_bits(std::int64_t surplus, std::int64_t picks) {
+  return static_cast<double>(surplus) / (2.0 * static_cast<double>(picks) * std::numbers::ln2);
+}
+
+// Four domains, each with two experts of eight for itself, whatever the token: all of the topic, nothing of the token.
+TEST(ModularityMeasures, DomainsWithTheirOwnExperts) {
+  const auto documents = documents_of(4, 5, 10, 8, 3, [](int domain, int, int e) { return e / 2 == domain; });
+  const std::int64_t picks = 4 * 5 * 10 * 2 * 3;
+  const LayerModularity m = measure_layer(documents, 8, kShares, 0);
+  EXPECT_EQ(m.concentration[0].top, 1);
+  EXPECT_DOUBLE_EQ(m.concentration[0].value.value, 0.5);
+  EXPECT_EQ(m.concentration[1].top, 2);
+  EXPECT_DOUBLE_EQ(m.concentration[1].value.value, 1.0);
+  EXPECT_NEAR(standard_error(m.concentration[0].value, documents), 0, 1e-12);  // all documents are alike
+  EXPECT_NEAR(m.topic.correction, correction_bits(8 + 4 - 8 - 1, picks), 1e-12);
+  EXPECT_NEAR(m.topic.bits.value, 2 + m.topic.correction, 1e-12);
+  EXPECT_NEAR(m.topic.possible, 2, 1e-12);
+  EXPECT_NEAR(m.topic.normalized.value, 1 + m.topic.correction / 2, 1e-12);
+  EXPECT_NEAR(m.surface.correction, correction_bits(8 + 10 - 80 - 1, picks), 1e-12);
+  EXPECT_NEAR(m.surface.bits.value, m.surface.correction, 1e-12);
+  EXPECT_NEAR(m.surface.possible, 3, 1e-12);  // the experts' entropy, below that of ten tokens
+  // Documents that exchange their domains still have two experts each: they say something about any labels.
+  EXPECT_GT(m.topic.chance, 0.1);
+  EXPECT_LT(m.topic.chance, 1.0);
+}
+
+// Sixteen tokens, eight experts, expert = token mod 8 in every document: all of the token, nothing of the topic.
+TEST(ModularityMeasures, ExpertsThatBelongToTokens) {
+  const auto documents = documents_of(4, 5, 16, 8, 3, [](int, int t, int e) { return t % 8 == e; });
+  const std::int64_t picks = 4 * 5 * 16 * 3;
+  const LayerModularity m = measure_layer(documents, 8, kShares, 0);
+  EXPECT_DOUBLE_EQ(m.concentration[1].value.value, 0.25);
+  EXPECT_NEAR(m.surface.possible, 3, 1e-12);
+  EXPECT_NEAR(m.surface.bits.value, 3 + correction_bits(8 + 16 - 16 - 1, picks), 1e-12);
+  EXPECT_NEAR(m.surface.normalized.value, m.surface.bits.value / 3, 1e-12);
+  EXPECT_NEAR(m.topic.bits.value, correction_bits(8 + 4 - 32 - 1, picks), 1e-12);
+  EXPECT_NEAR(m.topic.chance, m.topic.bits.value, 1e-12);  // documents are alike: exchanging them changes nothing
+  EXPECT_LT(std::abs(m.surface.chance), 0.05);             // picks have exchanged their tokens
+}
+
+// Every domain has a token and an expert for itself: the document alone explains the token, and chance shows it.
+TEST(ModularityMeasures, ChanceShowsWhatTheDocumentExplains) {
+  const auto documents =
+      documents_of(4, 5, 4, 4, 30, [](int domain, int t, int e) { return t == domain && e == domain; });
+  const LayerModularity m = measure_layer(documents, 4, kShares, 0);
+  EXPECT_NEAR(m.surface.bits.value, 2 + m.surface.correction, 1e-12);
+  EXPECT_NEAR(m.surface.chance, m.surface.bits.value, 1e-12);
+}
+
+std::vector<DocumentPicks> draw_independent(std::mt19937_64& random, int documents, int length, int domains, int tokens,
+                                            int experts) {
+  std::vector<DocumentPicks> all;
+  for (int i = 0; i < documents; ++i) {
+    std::vector<std::int64_t> cells(static_cast<std::size_t>(tokens * experts), 0);
+    for (int p = 0; p < length; ++p) ++cells[random() % cells.size()];
+    DocumentPicks d{i % domains, {}};
+    for (int c = 0; c < tokens * experts; ++c)
+      if (cells[static_cast<std::size_t>(c)] > 0)
+        d.picks.push_back({c / experts, c % experts, cells[static_cast<std::size_t>(c)]});
+    all.push_back(std::move(d));
+  }
+  return all;
+}
+
+// 2 N ln 2 I is chi-squared with (a - 1)(b - 1) degrees of freedom when nothing depends on anything: the correction
+// takes its mean away, and what is left is within 4 of its standard deviations.
+TEST(ModularityMeasures, IndependentPicksTellNothing) {
+  std::mt19937_64 random(7);
+  const int length = 400, documents_drawn = 100, domains = 5, tokens = 20, experts = 16;
+  const auto documents = draw_independent(random, documents_drawn, length, domains, tokens, experts);
+  const LayerModularity m = measure_layer(documents, experts, kShares, 0);
+  const double picks = length * documents_drawn;
+  for (const auto& [info, others] : {std::pair{&m.topic, domains}, std::pair{&m.surface, tokens}}) {
+    const double freedom = (others - 1.0) * (experts - 1.0), unit = 1 / (2 * picks * std::numbers::ln2);
+    EXPECT_NEAR(info->bits.value, 0, 4 * std::sqrt(2 * freedom) * unit);
+    EXPECT_NEAR(info->chance, 0, 4 * std::sqrt(2 * freedom) * unit);
+    EXPECT_NEAR(info->correction, -freedom * unit, 1e-12);
+  }
+  // Picks dealt at random are what these are.
+  for (const Concentration& c : m.concentration) {
+    EXPECT_NEAR(c.value.value, c.chance, 5 * standard_error(c.value, documents));
+    EXPECT_GT(c.value.value, c.share);  // the best of a finite document are above average
+  }
+}
+
+// Documents are of two kinds, so that picks of one document go together. In 95 % of samples the interval must hold the
+// value of the world, which is that of the two domains' mean distributions.
+TEST(ModularityMeasures, IntervalsHoldTheTruthInNineteenOfTwentySamples) {
+  const double kinds[2][2][4] = {{{.7, .1, .1, .1}, {.3, .5, .1, .1}}, {{.1, .1, .1, .7}, {.1, .1, .5, .3}}};
+  const auto world = [&](int domain, int e) { return (kinds[domain][0][e] + kinds[domain][1][e]) / 2; };
+  double truth = 0, entropy = 0;
+  for (int e = 0; e < 4; ++e) {
+    const double all = (world(0, e) + world(1, e)) / 2;
+    entropy -= all * std::log2(all);
+    for (int d = 0; d < 2; ++d) truth += world(d, e) / 2 * std::log2(world(d, e) / all);
+  }
+  ASSERT_GT(entropy, 1);  // the domains' entropy of one bit is the bound
+  std::mt19937_64 random(3);
+  int bits = 0, normalized = 0;
+  constexpr int kSamples = 400;
+  for (int s = 0; s < kSamples; ++s) {
+    std::vector<DocumentPicks> documents;
+    for (int i = 0; i < 80; ++i) {
+      const double* p = kinds[i % 2][random() % 2];
+      std::discrete_distribution<int> draw(p, p + 4);
+      std::int64_t counts[4] = {};
+      for (int n = 0; n < 100; ++n) ++counts[draw(random)];
+      DocumentPicks d{i % 2, {}};
+      for (int e = 0; e < 4; ++e)
+        if (counts[e] > 0) d.picks.push_back({0, e, counts[e]});
+      documents.push_back(std::move(d));
+    }
+    const LayerModularity m = measure_layer(documents, 4, kShares, 0);
+    const auto holds = [&](const Measured& v) {
+      return std::abs(v.value - truth) <= kHalfInterval * standard_error(v, documents);
+    };
+    bits += holds(m.topic.bits), normalized += holds(m.topic.normalized);
+    EXPECT_TRUE(std::isnan(m.surface.normalized.value));  // one token: nothing to tell
+  }
+  for (const int held : {bits, normalized}) {
+    EXPECT_GE(held, kSamples * 0.91);
+    EXPECT_LE(held, kSamples * 0.985);
+  }
+}
+
+TEST(ModularityMeasures, StandardErrorIsOfDocumentsInsideDomains) {
+  const std::vector<DocumentPicks> documents{{0, {{0, 0, 1}}}, {0, {{0, 0, 1}}}, {1, {{0, 0, 1}}}};
+  // Domain 0: mean 2, 2 / 1 * (1 + 1) = 4; domain 1 has one document: 3 * 3.
+  EXPECT_DOUBLE_EQ(standard_error({0, {1, 3, -3}}, documents), std::sqrt(13.0));
+  EXPECT_THROW((void)standard_error({0, {1, 3}}, documents), ShapeError);
+}
+
+// Two layers that route alike say nothing new: the mean has the error of one. With influences that cancel it has none.
+TEST(ModularityMeasures, MeanOverLayersKnowsThatLayersGoTogether) {
+  std::mt19937_64 random(5);
+  const auto documents = draw_independent(random, 30, 200, 3, 6, 8);
+  const LayerModularity one = measure_layer(documents, 8, kShares, 0);
+  const LayerModularity both[] = {one, one};
+  const LayerModularity mean = mean_over_layers(both);
+  EXPECT_DOUBLE_EQ(mean.surface.bits.value, one.surface.bits.value);
+  EXPECT_DOUBLE_EQ(mean.topic.chance, one.topic.chance);
+  EXPECT_DOUBLE_EQ(standard_error(mean.concentration[1].value, documents),
+                   standard_error(one.concentration[1].value, documents));
+  LayerModularity opposite = one;
+  for (double& x : opposite.topic.bits.influence) x = -x;
+  const LayerModularity against[] = {one, opposite};
+  EXPECT_NEAR(standard_error(mean_over_layers(against).topic.bits, documents), 0, 1e-15);
+  EXPECT_GT(standard_error(one.topic.bits, documents), 0);
+}
+
+TEST(ModularityMeasures, RepeatAndRefuse) {
+  std::mt19937_64 random(9);
+  const auto documents = draw_independent(random, 12, 50, 3, 6, 8);
+  const LayerModularity a = measure_layer(documents, 8, kShares, 4), b = measure_layer(documents, 8, kShares, 4);
+  EXPECT_EQ(a.surface.chance, b.surface.chance);
+  EXPECT_EQ(a.topic.chance, b.topic.chance);
+  EXPECT_EQ(a.concentration[0].chance, b.concentration[0].chance);
+  EXPECT_NE(measure_layer(documents, 8, kShares, 5).surface.chance, a.surface.chance);
+  EXPECT_THROW(measure_layer({}, 8, kShares, 0), ShapeError);
+  const std::vector<DocumentPicks> empty{{0, {}}}, outside{{0, {{0, 8, 1}}}};
+  EXPECT_THROW(measure_layer(empty, 8, kShares, 0), ShapeError);
+  EXPECT_THROW(measure_layer(outside, 8, kShares, 0), ShapeError);
+  EXPECT_THROW(mean_over_layers({}), ShapeError);
+}
+
+TEST(ModularityMeasures, ContingencyOfAKnownTable) {
+  Contingency table(2, 2);  // 3/8 1/8 / 1/8 3/8
+  table.add(0, 0, 3), table.add(0, 1, 1), table.add(1, 0, 1), table.add(1, 1, 2), table.add(1, 1, 1);
+  EXPECT_EQ(table.total(), 8);
+  EXPECT_DOUBLE_EQ(table.row_entropy(), 1);
+  EXPECT_DOUBLE_EQ(table.column_entropy(), 1);
+  EXPECT_NEAR(table.information(), 1 - (-.75 * std::log2(.75) - .25 * std::log2(.25)), 1e-12);
+  EXPECT_NEAR(table.pointwise(0, 0), std::log2(1.5), 1e-12);
+  EXPECT_DOUBLE_EQ(table.row_surprise(0), 1);
+  EXPECT_NEAR(table.miller_madow(), correction_bits(2 + 2 - 4 - 1, 8), 1e-12);
+}
+
+}  // namespace
+}  // namespace emox
