@@ -16,7 +16,9 @@ enum class RngPurpose : std::uint32_t {
   DataOrder = 3,
   Placement = 4,
   Test = 5,
-  DataMixture = 6
+  DataMixture = 6,
+  ExpertSelection = 7,
+  Calibration = 8
 };
 
 using PhiloxCounter = std::array<std::uint32_t, 4>;
