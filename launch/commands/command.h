@@ -26,6 +26,8 @@ int run_corpus(const std::vector<std::string>& args);
 int run_bench(const std::vector<std::string>& args);
 int run_doctor(const std::vector<std::string>& args);
 int run_checkpoint(const std::vector<std::string>& args);
+int run_select(const std::vector<std::string>& args);
+int run_subset(const std::vector<std::string>& args);
 int run_plan(const std::vector<std::string>& args);
 
 std::string help_overview();
@@ -35,6 +37,8 @@ std::string help_corpus();
 std::string help_bench();
 std::string help_doctor();
 std::string help_checkpoint();
+std::string help_select();
+std::string help_subset();
 std::string help_plan();
 
 /// Everything but what main() needs for itself: chooses the command, turns exceptions into messages and exit codes.

@@ -7,6 +7,7 @@
 
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/lease.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"

@@ -11,7 +11,8 @@ namespace emox::test {
 namespace {
 
 ExpertSubset example() {
-  ExpertSubset s{6, 2, {{0, 3}, {1}}, {{0.1, 0.2, 0.25, 1.0 / 3}, {0.5, 0.1, 0.1, 0.3}}, {}};
+  ExpertSubset s{
+      6, 2, {{0, 3}, {1}}, {{0.1, 0.2, 0.25, 1.0 / 3}, {0.5, 0.1, 0.1, 0.3}}, nlohmann::ordered_json::object()};
   s.provenance["method"] = "layerwise";
   return s;
 }
