@@ -18,6 +18,7 @@ build_packages=(
 test_packages=(
   hdf5-tools                     # h5ls: checkpoints are readable without emox
   iproute2                       # ip: two nodes on one machine
+  python3-h5py                   # the same with Python
 )
 
 wanted=("${build_packages[@]}")

@@ -26,24 +26,28 @@ export CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$cores}
 configure=()
 if command -v ccache >/dev/null; then configure+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 
-# sanitizer_set PRESET LABELS TARGET...: builds these test executables and runs their tests. The longest ones, which repeat in
-# fifty steps what others do in one, are left to the whole suite, and so are those that measure the memory of the process.
+# sanitizer_set PRESET LABELS EXCLUDED TARGET...: builds these test executables and runs their tests. The longest ones, which
+# repeat in fifty steps or eight meshes what others do in a few, are left to the whole suite, and so are those that measure the
+# memory of the process.
 sanitizer_set() {
-  local preset=$1 labels=$2
-  shift 2
+  local preset=$1 labels=$2 excluded=$3
+  shift 3
   stage "build for $preset"
   cmake --preset "$preset" "${configure[@]}"
   cmake --build --preset "$preset" --target "$@"
   stage "tests under $preset"
-  ctest --preset "$preset" -L "$labels" -E '^house\.|FiftyStepsAgree|ManyStepsAgree|CheckpointCost'
+  ctest --preset "$preset" -L "$labels" -E "^house\.|FiftyStepsAgree|ManyStepsAgree|AChainOfMeshes|TheSameMeshGoesOn|$excluded"
 }
 
 stage "packages"
 launch/packages.sh --tests
 if ! $quick; then
-  sanitizer_set asan '^(unit|ranks)$' emox_test_runtime emox_test_model emox_test_data emox_test_parallel
+  sanitizer_set asan '^(unit|ranks)$' CheckpointCost emox_test_runtime emox_test_model emox_test_data \
+    emox_test_parallel emox_test_faults
   export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp'"
-  sanitizer_set tsan '^ranks$' emox_test_parallel
+  # Failing disks: a save in the background has all the threads that there are.
+  sanitizer_set tsan '^ranks$' 'CheckpointCost|WarmStart|FailingDisk\.(Sees|Every|NoSpace(Once|From)|AnError|AShort|Read|Repl)' \
+    emox_test_parallel emox_test_faults
 fi
 stage "build (release, warnings are errors)"
 cmake --preset ci "${configure[@]}"

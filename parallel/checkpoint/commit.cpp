@@ -25,11 +25,16 @@ fs::path commit_checkpoint(const fs::path& directory, Manifest& manifest, const 
     file.write(manifest_text(manifest));
     file.commit();
   }
-  replace_directory(temporary, final_path);
+  PlacedDirectory placed(temporary, final_path);
   replace_link(final_path.filename(), directory / kLatestName);
+  placed.keep();
   // Its files were read back a moment ago: nothing needs to be read again before older ones go.
-  if (retention.keep_last > 0)
-    prune_checkpoints(directory, retention.keep_last, retention.keep_every_steps, manifest.step);
+  try {
+    if (retention.keep_last > 0)
+      prune_checkpoints(directory, retention.keep_last, retention.keep_every_steps, manifest.step);
+  } catch (const fs::filesystem_error&) {
+    // The new one is complete all the same. The next save tries again.
+  }
   return final_path;
 }
 

@@ -3,13 +3,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "runtime/core/error.h"
 
@@ -23,6 +23,17 @@ fs::path parent_of(const fs::path& path) { return path.has_parent_path() ? path.
 void rename_path(const fs::path& from, const fs::path& to) {
   const bool renamed = std::rename(from.c_str(), to.c_str()) == 0;
   require<IoError>(renamed, "cannot rename {} to {}: {}", from.string(), to.string(), std::strerror(errno));
+}
+
+/// Where the next attempt will tell, or what is left is plainly unfinished.
+std::error_code& ignored_error() {
+  thread_local std::error_code error;
+  return error;
+}
+
+/// False where the file system cannot, or the disk fails.
+bool swap_paths(const fs::path& a, const fs::path& b) {
+  return renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
 }
 
 }  // namespace
@@ -75,22 +86,44 @@ void start_writing_to_disk(const fs::path& path) {
   sync_file_range(file.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
-void replace_directory(const fs::path& from, const fs::path& to) {
-  if (!fs::exists(to)) {
-    rename_path(from, to);
-    sync_to_disk(parent_of(to));
+PlacedDirectory::PlacedDirectory(fs::path from, fs::path to) : from_(std::move(from)), to_(std::move(to)) {
+  try {
+    const bool replaces = fs::exists(to_);
+    if (replaces && swap_paths(from_, to_)) {
+      old_ = from_;
+    } else {
+      if (replaces) {
+        // Not every file system can swap. Between the two renames neither is in place, but both are on the disk.
+        const fs::path aside = to_.string() + ".tmp-old";
+        fs::remove_all(aside, ignored_error());
+        rename_path(to_, aside);
+        old_ = aside;
+      }
+      rename_path(from_, to_);
+    }
+    sync_to_disk(parent_of(to_));
+  } catch (const IoError&) {
+    take_back();
+    throw;
+  }
+}
+
+PlacedDirectory::~PlacedDirectory() {
+  if (!kept_) take_back();
+}
+
+void PlacedDirectory::take_back() {
+  if (old_ == from_) {
+    swap_paths(from_, to_);
     return;
   }
-  fs::path old = from;
-  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) != 0) {
-    // Not every file system can swap. Between the two renames neither is in place, but both are on the disk.
-    old = to.string() + ".tmp-old";
-    fs::remove_all(old);
-    rename_path(to, old);
-    rename_path(from, to);
-  }
-  sync_to_disk(parent_of(to));
-  fs::remove_all(old);
+  if (!fs::exists(from_) && std::rename(to_.c_str(), from_.c_str()) != 0) fs::remove_all(to_, ignored_error());
+  if (!old_.empty()) std::rename(old_.c_str(), to_.c_str());
+}
+
+void PlacedDirectory::keep() {
+  kept_ = true;
+  if (!old_.empty()) fs::remove_all(old_, ignored_error());
 }
 
 void make_directories(const fs::path& path) {
@@ -101,13 +134,29 @@ void make_directories(const fs::path& path) {
 
 void replace_link(const fs::path& target, const fs::path& link) {
   const fs::path temporary = link.string() + ".tmp";
-  unlink(temporary.c_str());  // a crash's leftover
-  const bool linked = symlink(target.c_str(), temporary.c_str()) == 0;
-  require<IoError>(linked, "cannot make the link {}: {}", temporary.string(), std::strerror(errno));
-  // A copy of the tree that followed links has a directory here. It is not ours to delete.
-  if (fs::is_directory(fs::symlink_status(link))) rename_path(link, link.string() + ".replaced");
-  rename_path(temporary, link);
-  sync_to_disk(parent_of(link));
+  const auto lead_to = [&](const fs::path& there) {
+    unlink(temporary.c_str());  // a crash's leftover
+    const bool linked = symlink(there.c_str(), temporary.c_str()) == 0;
+    require<IoError>(linked, "cannot make the link {}: {}", temporary.string(), std::strerror(errno));
+    // A copy of the tree that followed links has a directory here. It is not ours to delete.
+    if (fs::is_directory(fs::symlink_status(link))) rename_path(link, link.string() + ".replaced");
+    rename_path(temporary, link);
+    sync_to_disk(parent_of(link));
+  };
+  const fs::path before = fs::read_symlink(link, ignored_error());
+  try {
+    lead_to(target);
+  } catch (const IoError&) {
+    unlink(temporary.c_str());
+    if (fs::read_symlink(link, ignored_error()) == before) throw;
+    try {
+      require<IoError>(!before.empty(), "{} was not there before", link.string());
+      lead_to(before);
+    } catch (const IoError&) {
+      unlink(link.c_str());
+    }
+    throw;
+  }
 }
 
 std::int64_t bytes_of_file(const fs::path& path) {
@@ -118,11 +167,17 @@ std::int64_t bytes_of_file(const fs::path& path) {
 }
 
 std::string read_text_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  require<IoError>(in.good(), "cannot open {}: {}", path.string(), std::strerror(errno));
-  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  require<IoError>(!in.bad(), "cannot read {}", path.string());
-  return text;
+  // Not a stream: those throw exceptions of their own, without the file's name, when a read fails.
+  const FileDescriptor file(path, O_RDONLY);
+  std::string text;
+  std::array<char, 1 << 16> piece;
+  for (;;) {
+    const ssize_t n = read(file.get(), piece.data(), piece.size());
+    if (n < 0 && errno == EINTR) continue;
+    require<IoError>(n >= 0, "cannot read {}: {}", path.string(), std::strerror(errno));
+    if (n == 0) return text;
+    text.append(piece.data(), static_cast<std::size_t>(n));
+  }
 }
 
 }  // namespace emox

@@ -48,17 +48,36 @@ class DurableFile {
 void sync_to_disk(const std::filesystem::path& path);
 /// Lets the system begin to write what it holds of the file, where it can; nothing is promised.
 void start_writing_to_disk(const std::filesystem::path& path);
-/// rename(2). Where `to` is an existing directory the two swap places, at once where the file system can do so, and
-/// what was there is removed. The parent directory is synced.
-void replace_directory(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// A directory that has got its name, by rename(2), and may still lose it.
+class PlacedDirectory {
+ public:
+  /// Renames `from` to `to` and syncs their parent. Where `to` is a directory the two swap places, at once where the
+  /// file system can do so. IoError: both are where they were.
+  PlacedDirectory(std::filesystem::path from, std::filesystem::path to);
+  /// Unless kept, both go back; where the disk does not even allow that, `to` is removed.
+  ~PlacedDirectory();
+  PlacedDirectory(const PlacedDirectory&) = delete;
+  PlacedDirectory& operator=(const PlacedDirectory&) = delete;
+  /// It stays, and what was there before is removed.
+  void keep();
+
+ private:
+  void take_back();
+  const std::filesystem::path from_, to_;
+  std::filesystem::path old_;  ///< where that lies which was there before; empty: nothing was
+  bool kept_ = false;
+};
+
 /// As mkdir -p; it may be there already, or come to be meanwhile.
 void make_directories(const std::filesystem::path& path);
 /// Makes the symbolic link `link` lead to `target`, or lead there from now on, at once, and syncs its directory. A
-/// directory of that name becomes `link`.replaced.
+/// directory of that name becomes `link`.replaced. IoError: it leads where it did, or, where the disk does not allow
+/// that, is gone.
 void replace_link(const std::filesystem::path& target, const std::filesystem::path& link);
 /// In bytes.
 std::int64_t bytes_of_file(const std::filesystem::path& path);
-/// The whole file as text.
+/// The whole file as text. IoError with the system's reason.
 std::string read_text_file(const std::filesystem::path& path);
 
 }  // namespace emox

@@ -21,6 +21,22 @@ constexpr const char* kFormat = "emox checkpoint";
 constexpr std::string_view kHead = "{\n \"checksum\": \"";
 constexpr std::string_view kAfterChecksum = "\",\n";
 constexpr std::size_t kChecksumDigits = 32;
+/// How deep lists and objects may lie in each other. The JSON library parses in a loop, but copies and prints by
+/// recursion, and a text of brackets must not exhaust the stack.
+constexpr int kDeepest = 64;
+
+void check_depth(std::string_view text) {
+  int depth = 0;
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted && c == '\\') ++i;
+    if (c == '"') quoted = !quoted;
+    if (quoted) continue;
+    if (c == '[' || c == '{') require<IoError>(++depth <= kDeepest, "it is nested more than {} deep", kDeepest);
+    if (c == ']' || c == '}') --depth;
+  }
+}
 
 DType dtype_from(const StrictJson& j) {
   const std::string name = j.text();
@@ -62,7 +78,8 @@ Shape shape_from(const StrictJson& j) {
 /// A file's name in a manifest must not lead out of the checkpoint.
 std::string file_name_from(const StrictJson& j) {
   std::string name = j.text();
-  if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos)
+  if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
+      name.find('\0') != std::string::npos)
     j.reject("the name of a file in the checkpoint");
   return name;
 }
@@ -176,7 +193,8 @@ ManifestTensor tensor_from_json(const json& value, const std::string& place) {
                    .checksum = checksum_from(j.at("xxh3_128"))};
   if (!is_tensor_name(t.name)) j.at("name").reject("the name of a tensor");
   if (!is_role(t.role)) j.at("role").reject("weight, exp_avg or exp_avg_sq");
-  if (!t.dataset.starts_with("/")) j.at("dataset").reject("the path of a dataset");
+  if (!t.dataset.starts_with("/") || t.dataset.find('\0') != std::string::npos)
+    j.at("dataset").reject("the path of a dataset");
   const std::int64_t n = t.shape.numel();
   // An empty array is [0, 0); no other piece is empty.
   t.begin = j.at("begin").integer(0, std::max<std::int64_t>(n - 1, 0));
@@ -199,15 +217,21 @@ std::string signed_text(json content) {
 }
 
 std::string manifest_text(const Manifest& manifest) {
+  constexpr const char* kTask = "the checkpoint's recipe or extra data cannot be written";
   try {
-    return signed_text(content_of(manifest));
+    std::string text = signed_text(content_of(manifest));
+    check_depth(text);
+    return text;
   } catch (const json::exception& e) {
-    fail<IoError>("the checkpoint's recipe or extra data cannot be written as JSON: {}", e.what());
+    fail<IoError>("{} as JSON: {}", kTask, e.what());
+  } catch (const IoError& e) {
+    fail<IoError>("{}: {}", kTask, e.message());
   }
 }
 
-Manifest parse_manifest(const std::string& text, const std::string& file) {
+Manifest parse_manifest(const std::string& text, const std::string& where) {
   try {
+    check_depth(text);
     const json content = json::parse(text);
     const StrictJson j(content, "");
     // Told before the checksum: another version may compute that differently.
@@ -215,9 +239,9 @@ Manifest parse_manifest(const std::string& text, const std::string& file) {
     check_own_checksum(text);
     return from_content(j);
   } catch (const json::exception& e) {
-    fail<IoError>("{} is damaged: {}", file, e.what());
+    fail<IoError>("{} is damaged: {}", where, e.what());
   } catch (const IoError& e) {
-    fail<IoError>("{} cannot be used: {}", file, e.message());
+    fail<IoError>("{} cannot be used: {}", where, e.message());
   }
 }
 

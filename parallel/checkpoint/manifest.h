@@ -63,10 +63,10 @@ void check_placement_and_mesh(const nlohmann::json& placement, const nlohmann::j
 std::string manifest_text(const Manifest& manifest);
 /// The text of any content with its checksum in front; one that the content holds already is replaced.
 std::string signed_text(nlohmann::json content);
-/// The manifest of such a text, checked: its checksum, every field, that its pieces make whole arrays. IoError that
-/// names `file`, where the text is from, when it is damaged or of another version.
-Manifest parse_manifest(const std::string& text, const std::string& file);
-/// The same of `checkpoint`/manifest.json. IoError also when it is missing.
+/// Checks the text of a manifest: its checksum, every field, that its pieces make whole arrays. IoError beginning with
+/// `where` when it is damaged or of another version; nothing else, whatever the text.
+Manifest parse_manifest(const std::string& text, const std::string& where);
+/// parse_manifest of `checkpoint`/manifest.json. IoError naming the file when it cannot be read.
 Manifest read_manifest(const std::filesystem::path& checkpoint);
 
 }  // namespace emox

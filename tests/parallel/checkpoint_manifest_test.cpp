@@ -1,6 +1,7 @@
 // A manifest with a good checksum but bad content, as a faulty program would write it, is refused with the place.
 #include <gtest/gtest.h>
 
+#include "tests/fuzz/manifest_edits.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {
@@ -135,6 +136,45 @@ TEST_F(CheckpointManifest, OtherFormatsAndVersions) {
   EXPECT_EQ(refusal("/format", "other"), "it is not the manifest of an emox checkpoint");
   std::ofstream(file()) << "[1, 2]";
   EXPECT_NE(io_error_of([&] { read_manifest(path()); }).find("the content is [1,2]: not an object"), std::string::npos);
+}
+
+std::string nested(std::size_t depth) { return std::string(depth, '[') + "0" + std::string(depth, ']'); }
+
+// The JSON library parses it in a loop, but copies and prints it by recursion.
+TEST_F(CheckpointManifest, DeepNestingIsRefusedBeforeItExhaustsTheStack) {
+  const std::string good = manifest_text(read_manifest(path()));
+  const auto with_extra = [&](const std::string& extra) {
+    const std::string key = "\"extra\": ";
+    const std::size_t at = good.find(key) + key.size();
+    std::string text = good;
+    return test::signed_again(text.replace(at, good.find("\n }", at) + 3 - at, extra));
+  };
+  for (const std::size_t depth : {64, 1000, 1000000}) {
+    const std::string text = io_error_of([&] { parse_manifest(with_extra(nested(depth)), "here"); });
+    EXPECT_EQ(text, "here cannot be used: it is nested more than 64 deep");
+  }
+  // What may be read may be written, and only that. Brackets in texts nest nothing.
+  const std::string most = "[\"" + std::string(100, '[') + "\\\"[\"," + nested(62) + "]";
+  Manifest manifest = parse_manifest(with_extra(most), "here");
+  EXPECT_EQ(manifest.extra, json::parse(most));
+  EXPECT_EQ(parse_manifest(manifest_text(manifest), "here").extra, manifest.extra);
+  manifest.extra = json::array({manifest.extra});
+  EXPECT_EQ(io_error_of([&] { manifest_text(manifest); }),
+            "the checkpoint's recipe or extra data cannot be written: it is nested more than 64 deep");
+  for (const char* text : {"[", "[[[[", "{\"a\": [", "\"[", "]]]]"})
+    EXPECT_NE(io_error_of([&] { parse_manifest(text, "here"); }).find("here is damaged: "), std::string::npos);
+}
+
+// C functions would end them there, and take them for others.
+TEST_F(CheckpointManifest, NamesWithAZeroInThem) {
+  const std::string file("shard-00000-of-00002.h5\0x", 25), dataset("/x/weight\0", 10);
+  json content = good_;
+  content["files"][0]["name"] = content["tensors"][0]["file"] = file;
+  write(content);
+  EXPECT_NE(io_error_of([&] { read_manifest(path()); }).find("not the name of a file in the checkpoint"),
+            std::string::npos);
+  EXPECT_EQ(refusal("/tensors/2/dataset", dataset),
+            "tensors[2].dataset is \"/x/weight\\u0000\": not the path of a dataset");
 }
 
 TEST_F(CheckpointManifest, AWholePieceIsComparedWithItsOwnChecksumAndAPartIsNot) {

@@ -17,12 +17,12 @@
 
 namespace emox::test {
 
-/// Parameters under published names: two layers of three experts, an embedding as large as all of them, odd shapes.
+/// Parameters under published names: layers of three experts, an embedding as large as two of them, odd shapes.
 class CheckpointModel {
  public:
-  explicit CheckpointModel(unsigned seed) : seed_(seed) {
+  explicit CheckpointModel(unsigned seed, int layers = 2) : seed_(seed) {
     add("model.embed_tokens.weight", {97, 8});
-    for (int l = 0; l < 2; ++l) {
+    for (int l = 0; l < layers; ++l) {
       const std::string layer = "model.layers." + std::to_string(l) + ".";
       add(layer + "pre_attention_layernorm.weight", {8});
       add(layer + "mlp.gate.weight", {3, 8});

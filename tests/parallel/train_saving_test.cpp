@@ -122,12 +122,9 @@ TEST_F(TrainSaving, FailuresInTheBackgroundAreSaidAndEndTheRunWithAnError) {
   }
   for (const int step : {5, 10, 15})
     EXPECT_NE(log_of("run").find(fmt::format("the save of step {} failed, training goes on", step)), std::string::npos);
-  EXPECT_EQ(test::read_metrics(run("run")).size(), 20U);
-  // What failed came after the checkpoint's own renaming.
-  fs::remove_all(checkpoints / "latest");
-  fs::remove_all(checkpoints / "latest.replaced");
+  EXPECT_EQ(saved_steps("run"), std::set<std::int64_t>{});
   train_on("whole", {2, 1});
-  EXPECT_TRUE(test::same_arrays(checkpoint("run", 20), checkpoint("whole", 20)));
+  EXPECT_EQ(test::read_metrics(run("run")), test::read_metrics(run("whole")));
 }
 
 TEST_F(TrainSaving, OldCheckpointsGoOnlyWhenANewOneIsInPlace) {
