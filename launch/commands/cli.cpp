@@ -15,8 +15,7 @@ namespace emox {
 namespace {
 
 // Names that the documentation gives to commands of later versions.
-constexpr std::string_view kNotBuilt[] = {"generate", "data",  "select", "subset",
-                                          "cluster",  "sweep", "report", "slurm"};
+constexpr std::string_view kNotBuilt[] = {"generate", "data", "cluster", "sweep", "report", "slurm"};
 
 bool is_help(const std::string& arg) { return arg == "--help" || arg == "-h"; }
 
@@ -71,6 +70,8 @@ const std::vector<Command>& commands() {
       {"corpus", "build the text corpus that quickstart and tiny read", run_corpus, help_corpus, false},
       {"checkpoint", "look into checkpoints: info, verify, diff, export, prune", run_checkpoint, help_checkpoint,
        false},
+      {"select", "the experts that a domain, documents or a prompt need, as a file", run_select, help_select, false},
+      {"subset", "cut a smaller model with some of the experts out of a run", run_subset, help_subset, false},
       {"plan", "memory of each rank before a run is submitted", run_plan, help_plan, true},
       {"bench", "measure a training step, its ops, and dispatch", run_bench, help_bench, true},
       {"doctor", "what this build and this machine can do", run_doctor, help_doctor, false},

@@ -27,6 +27,8 @@ int run_bench(const std::vector<std::string>& args);
 int run_doctor(const std::vector<std::string>& args);
 int run_checkpoint(const std::vector<std::string>& args);
 int run_study(const std::vector<std::string>& args);
+int run_select(const std::vector<std::string>& args);
+int run_subset(const std::vector<std::string>& args);
 int run_plan(const std::vector<std::string>& args);
 
 std::string help_overview();
@@ -37,6 +39,8 @@ std::string help_bench();
 std::string help_doctor();
 std::string help_checkpoint();
 std::string help_study();
+std::string help_select();
+std::string help_subset();
 std::string help_plan();
 
 /// Everything but what main() needs for itself: chooses the command, turns exceptions into messages and exit codes.

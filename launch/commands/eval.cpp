@@ -1,97 +1,139 @@
+// `emox eval`: held-out loss of a checkpoint, with all of its experts or with some.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
-#include <cstdint>
 #include <cstdio>
-#include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "data/loader/heldout.h"
-#include "data/tokenize/tokenizer.h"
 #include "launch/commands/command.h"
+#include "launch/commands/loaded_model.h"
 #include "launch/commands/on_ranks.h"
-#include "launch/config/recipe_file.h"
+#include "launch/commands/selection_arguments.h"
 #include "launch/modularity/report.h"
 #include "launch/train/evaluator.h"
-#include "launch/train/find_checkpoint.h"
-#include "launch/train/run_directory.h"
-#include "launch/train/sharding.h"
 #include "runtime/core/error.h"
 
 namespace emox {
 namespace {
 
-namespace fs = std::filesystem;
+constexpr const char* kCommand = "emox eval";
 
-// The run's sharding as far as these ranks allow: any number of ranks can evaluate.
-ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
-  ParallelConfig parallel = recipe.parallel;
-  parallel.placement = PlacementKind::Block;
-  if (parallel.dispatch == DispatchKind::Local) parallel.dispatch = DispatchKind::Flat;
-  parallel.expert_parallel = std::min<std::int64_t>(parallel.expert_parallel, ranks);
-  while (ranks % parallel.expert_parallel != 0) --parallel.expert_parallel;
-  return parallel;
-}
+class Evaluator {
+ public:
+  Evaluator(Session& session, const std::string& where, const std::vector<std::string>& overrides)
+      : session_(session), loaded_(session, where, overrides) {
+    held_out_ = read_held_out(loaded_.sources, loaded_.recipe.data.eval_documents, *loaded_.tokenizer);
+    require<UsageError>(!held_out_.sources.empty(),
+                        "no source of {} has held-out documents ({}); `emox corpus` writes such "
+                        "directories, name them with --data.source=LABEL:WEIGHT:PATH",
+                        loaded_.path.string(), fmt::join(held_out_.skipped, "; "));
+    for (const std::string& skipped : held_out_.skipped) session.log().warn("not evaluated: {}", skipped);
+  }
 
-struct EvalOptions {
-  bool json = false, modularity = false;
-  std::vector<std::string> overrides;
+  Evaluation all_experts() {
+    if (loaded_.recipe.model.is_moe()) loaded_.model->keep_all_experts(session_.ctx());
+    return run(held_out_.sources);
+  }
+  /// The loss and what the experts tell about topic and token.
+  std::pair<Evaluation, Modularity> modularity() {
+    HeldOutRouting routing(*loaded_.model, held_out_.sources);
+    Evaluation e = run(held_out_.sources, routing.observer());
+    return {std::move(e), routing.measure(session_.comm(), loaded_.manifest.step)};
+  }
+  Evaluation kept_experts(const ExpertSubset& subset, const std::string& source) {
+    subset.check_model(loaded_.recipe.model, source);
+    return run_with(subset, held_out_.sources);
+  }
+  /// Each domain with the experts that its own training documents choose.
+  Evaluation experts_of_each_domain(const SelectionOptions& options) {
+    std::optional<Evaluation> all;
+    for (const HeldOut& domain : held_out_.sources) {
+      const ExpertSubset subset = loaded_.select_for_domain(session_, loaded_.source(domain.label), options);
+      Evaluation e = run_with(subset, {domain});
+      if (all)
+        all->domains.push_back(std::move(e.domains[0]));
+      else
+        all = std::move(e);
+    }
+    return *all;
+  }
+
+ private:
+  Evaluation run_with(const ExpertSubset& subset, const std::vector<HeldOut>& domains) {
+    loaded_.model->keep_experts(session_.ctx(), subset.routed);
+    Evaluation e = run(domains);
+    e.experts_kept = subset.mean_keep();
+    return e;
+  }
+  Evaluation run(const std::vector<HeldOut>& domains, const PassObserver& observer = {}) {
+    InferenceMemory& memory = *loaded_.memory;
+    return evaluate(session_.ctx(), *loaded_.model, session_.comm(), domains, loaded_.tokenizer->eos(),
+                    loaded_.manifest.step, memory.activations, memory.batch, memory.max_tokens, observer);
+  }
+
+  Session& session_;
+  LoadedModel loaded_;
+  HeldOutSet held_out_;
 };
 
-int evaluate_checkpoint(Session& session, const fs::path& where, const EvalOptions& options) {
-  const fs::path path = find_checkpoint(session, where).path;
-  const Manifest manifest = read_manifest(path);
-  const Recipe recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), options.overrides);
-  Context& ctx = session.ctx();
-  Sharding sharding(session.comm(), recipe.model, parallel_for(recipe, session.comm().size()));
-  LanguageModel model(recipe.model, ctx, false, sharding.experts());
-  load_checkpoint(session.comm(), path, weight_pieces(model));
-  std::vector<SourceSpec> sources;
-  for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
-  const auto tokenizer = make_tokenizer(recipe.data.tokenizer_name());
-  const HeldOutSet held_out = read_held_out(sources, recipe.data.eval_documents, *tokenizer);
-  require<UsageError>(!held_out.sources.empty(),
-                      "no source of {} has held-out documents ({}); `emox corpus` writes such "
-                      "directories, name them with --data.source=LABEL:WEIGHT:PATH",
-                      path.string(), fmt::join(held_out.skipped, "; "));
-  for (const std::string& skipped : held_out.skipped) session.log().warn("not evaluated: {}", skipped);
-
-  const std::int64_t tokens = recipe.train.micro_batch_sequences * recipe.model.sequence_length;
-  Arena measure = Arena::measuring(ctx.device);
-  (void)model.reserve(measure, tokens);
-  model.reserve_scratch(measure, tokens, ctx.threads);
-  Arena arena(ctx.device, measure.peak());
-  Activations activations = model.reserve(arena, tokens);
-  model.reserve_scratch(arena, tokens, ctx.threads);
-  DeviceBatch batch(ctx.device, tokens);
-  std::optional<HeldOutRouting> routing;
-  if (options.modularity) routing.emplace(model, held_out.sources);
-  const Evaluation e = evaluate(ctx, model, session.comm(), held_out.sources, tokenizer->eos(), manifest.step,
-                                activations, batch, tokens, routing ? routing->observer() : PassObserver{});
-  const Modularity modularity = routing ? routing->measure(session.comm(), manifest.step) : Modularity{};
-  if (session.root()) {
-    nlohmann::ordered_json whole = e.to_json();
-    if (routing) whole["modularity"] = modularity.to_json();
-    if (options.json)
-      fmt::print("{}\n", whole.dump());
-    else
-      fmt::print("{}", routing ? modularity.to_text() : e.to_text());
+void print_modularity(const std::pair<Evaluation, Modularity>& result, bool json) {
+  if (!json) {
+    fmt::print("{}", result.second.to_text());
+    return;
   }
-  return kDone;
+  nlohmann::ordered_json whole = result.first.to_json();
+  whole["modularity"] = result.second.to_json();
+  fmt::print("{}\n", whole.dump());
 }
 
 }  // namespace
 
 int run_eval(const std::vector<std::string>& args) {
-  const Arguments a = parse_args(args, {.command = "emox eval",
-                                        .flags = {"--json", "--modularity"},
-                                        .overrides = true,
-                                        .min_positional = 1,
-                                        .max_positional = 1,
-                                        .positional = "RUN|CHECKPOINT"});
+  const Arguments a =
+      parse_args(args, {.command = kCommand,
+                        .flags = {"--json", "--modularity"},
+                        .options = {"--experts", "--keep", "--layer-budgets", "--method", "--examples", "--seed"},
+                        .overrides = true,
+                        .min_positional = 1,
+                        .max_positional = 1,
+                        .positional = "RUN|CHECKPOINT"});
+  const bool choose = a.has("--keep") || a.has("--layer-budgets");
+  require<UsageError>(!choose || !a.has("--experts"), "{}: --experts names the experts already: leave out --keep",
+                      kCommand);
+  for (const char* option : {"--method", "--examples", "--seed"})
+    require<UsageError>(choose || !a.has(option), "{}: {} says how experts are chosen, but not how many: add --keep=K",
+                        kCommand, option);
+  require<UsageError>(!a.has("--modularity") || (!choose && !a.has("--experts")),
+                      "{}: --modularity looks at the whole model: leave out --keep and --experts", kCommand);
+  std::optional<SelectionOptions> options;
+  if (choose) options = selection_options(kCommand, a);
+  std::optional<ExpertSubset> subset;
+  if (a.has("--experts")) subset = ExpertSubset::from_file(a.value("--experts"));
   return on_ranks({}, 0, [&](Session& session) {
-    return evaluate_checkpoint(session, a.positional[0], {a.has("--json"), a.has("--modularity"), a.overrides});
+    Evaluator evaluator(session, a.positional[0], a.overrides);
+    if (a.has("--modularity")) {
+      const auto result = evaluator.modularity();
+      if (session.root()) print_modularity(result, a.has("--json"));
+      return static_cast<int>(kDone);
+    }
+    std::optional<Evaluation> some;
+    if (subset) some = evaluator.kept_experts(*subset, a.value("--experts"));
+    if (options) some = evaluator.experts_of_each_domain(*options);
+    const Evaluation full = evaluator.all_experts();
+    if (!session.root()) return static_cast<int>(kDone);
+    if (a.has("--json")) {
+      nlohmann::ordered_json json = (some ? *some : full).to_json();
+      if (some) json["full"] = full.to_json();
+      fmt::print("{}\n", json.dump());
+    } else if (some) {
+      fmt::print("with {} experts a layer{}:\n{}\nwith all {}:\n{}", some->experts_kept,
+                 options ? ", chosen for each domain" : "", some->to_text(), full.experts_kept, full.to_text());
+    } else {
+      fmt::print("{}", full.to_text());
+    }
+    return static_cast<int>(kDone);
   });
 }
 

@@ -53,19 +53,62 @@ std::string help_train() {
 }
 
 std::string help_eval() {
-  return "usage: emox eval RUN|CHECKPOINT [--section.key=value]... [--json] [--modularity]\n"
+  return "usage: emox eval RUN|CHECKPOINT [--experts=FILE | --keep=K | --modularity]\n"
+         "                 [--section.key=value]... [--json]\n"
          "\n"
          "Loss and bits per byte on the held-out documents of every source, and their\n"
          "mean over sources. RUN is a run directory (its newest checkpoint is read),\n"
          "CHECKPOINT one directory below checkpoints/.\n"
          "\n"
          "options:\n"
-         "  --json        one JSON object: step, experts_kept, domains, mean\n"
-         "  --modularity  instead of the loss (with --json, too): how few experts a\n"
-         "                document uses, and what a token's experts tell about the topic\n"
-         "                and about the token, by layer, with intervals and chance\n"
+         "  --experts=FILE  with the experts of a file of emox select, and with all\n"
+         "  --keep=K        each domain with the K experts a layer (shared ones count)\n"
+         "                  that its own training documents choose, and with all\n"
+         "  --layer-budgets=K,K,... --method=M --examples=N --seed=N\n"
+         "                  how they are chosen: see emox select --help\n"
+         "  --modularity    instead of the loss: how few experts a document uses, what a\n"
+         "                  token's experts tell about topic and token, and by chance\n"
+         "  --json          one JSON object: step, experts_kept, domains, mean; with\n"
+         "                  fewer experts also full: the same of the whole model\n"
          "\n"
          "example: emox eval runs/quickstart --json\n";
+}
+
+std::string help_subset() {
+  return "usage: emox subset RUN|CHECKPOINT --experts=FILE.json --output=DIR [--json]\n"
+         "\n"
+         "Cuts a smaller model out: the experts of a file of emox select, with router\n"
+         "rows and moments, and everything that is no expert. DIR becomes a run with\n"
+         "one checkpoint of the same step and a recipe of fewer experts; evaluate it,\n"
+         "resume it on any ranks, or begin another run with it (run.warm_start).\n"
+         "\n"
+         "  --experts=FILE.json  all layers must keep equally many\n"
+         "  --output=DIR         a directory that does not exist yet\n"
+         "  --json               one JSON object: output, experts_kept, tensors, bytes\n"
+         "\n"
+         "example: emox subset runs/tiny --experts=perl.json --output=runs/perl\n";
+}
+
+std::string help_select() {
+  return "usage: emox select RUN|CHECKPOINT --domain=L|--documents=FILE|--prompt=TEXT\n"
+         "                   --keep=K --output=FILE.json [options]\n"
+         "\n"
+         "Chooses the experts of each layer that some text needs, and writes their\n"
+         "numbers and scores. No held-out document is read.\n"
+         "\n"
+         "  --domain=L        training documents of the run's data source L\n"
+         "  --documents=FILE  .npy: token file; .jsonl: a text a line; else one text\n"
+         "  --prompt=TEXT     this text\n"
+         "  --keep=K          experts that a layer keeps, shared ones included\n"
+         "  --layer-budgets=K,K,...  for each layer its own number\n"
+         "  --method=M        layerwise (default): probabilities, the layers before\n"
+         "                    pruned; global: probabilities; easy-ep: outputs; random\n"
+         "  --examples=N      documents, at most (32 of a domain, else all)\n"
+         "  --seed=N          of random, and of which documents (0)\n"
+         "  --force           replace FILE.json\n"
+         "  --json            one JSON object: output, experts_kept, provenance\n"
+         "\n"
+         "example: emox select runs/tiny --domain=perl --keep=8 --output=perl.json\n";
 }
 
 std::string help_corpus() {

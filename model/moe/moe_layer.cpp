@@ -3,21 +3,32 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
+#include "runtime/ops/expert_scores.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/telemetry/log.h"
 #include "runtime/telemetry/spans.h"
 
 namespace emox {
+namespace {
+
+/// The first elements of the memory of `x` as [rows, width].
+TensorView front(const TensorView& x, std::int64_t rows, std::int64_t width) {
+  return x.reshape({x.numel()}).rows(0, rows * width).reshape({rows, width});
+}
+
+}  // namespace
 
 MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore& store, ExpertParallel& experts)
     : config_(config),
       layer_(layer),
       experts_(&experts),
-      dispatcher_(experts.make_dispatcher(layer, config.routed_top_k())) {
+      dispatcher_(experts.make_dispatcher(layer, config.routed_top_k())),
+      choices_(config.routed_experts()) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   const std::int64_t d = config.d_model, f = config.expert_ff, routed = config.routed_experts();
   const std::vector<std::int32_t> held = experts.placement().experts_of(layer, experts.rank());
@@ -69,6 +80,29 @@ MoeLayer::Scratch MoeLayer::reserve_scratch(Arena& arena, std::int64_t tokens) c
           arena.growing(DType::F32, {rows})};
 }
 
+OutputNorms MoeLayer::reserve_norms(Arena& arena, std::int64_t tokens) const {
+  return {arena.f32({tokens * config_.routed_top_k()}), arena.f32({config_.shared_experts * tokens}),
+          arena.f32({tokens, config_.d_model})};
+}
+
+void MoeLayer::keep(Context& ctx, const std::vector<std::int32_t>& experts, TensorView selection_bias,
+                    const ParameterStore& store) {
+  const std::int64_t n = config_.routed_experts();
+  choices_ = static_cast<std::int64_t>(experts.size());
+  require<ShapeError>(choices_ > 0 && experts.front() >= 0 && experts.back() < n &&
+                          std::adjacent_find(experts.begin(), experts.end(), std::greater_equal<>()) == experts.end(),
+                      "layer {}: the kept experts must rise within [0, {})", layer_, n);
+  for (Tensor* t : {&kept_ids_, &kept_rows_, &kept_bias_}) *t = Tensor();
+  if (choices_ == n) return;
+  kept_ids_ = Tensor(ctx.device, DType::I32, {choices_});
+  ops::copy_from_host(ctx, kept_ids_, experts.data());
+  kept_rows_ = Tensor(ctx.device, DType::F32, {choices_, config_.d_model});
+  ops::gather_rows(ctx, kept_rows_, store.weight(router_).rows(0, n), kept_ids_);
+  if (selection_bias.null()) return;
+  kept_bias_ = Tensor(ctx.device, DType::F32, {choices_});
+  ops::gather_elements(ctx, kept_bias_, selection_bias, kept_ids_);
+}
+
 // How many rows arrive is known now; before anything is written, so that growing loses nothing and changes no result.
 void MoeLayer::make_room(Context& ctx, const Saved& saved, const Scratch& scratch) const {
   const std::int64_t rows = saved.handle->rows, before = saved.rows->capacity();
@@ -85,19 +119,21 @@ void MoeLayer::make_room(Context& ctx, const Saved& saved, const Scratch& scratc
 }
 
 ops::TopkResult MoeLayer::cut(const Saved& s, std::int64_t t) const {
-  return {s.route.p.rows(0, t), s.route.lse.rows(0, t), s.route.ids.rows(0, t), s.route.gates.rows(0, t)};
+  return {front(s.route.p, t, choices_), s.route.lse.rows(0, t), front(s.route.ids, t, picks()),
+          front(s.route.gates, t, picks())};
 }
 
 TensorView MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch,
                            const DeviceBatch& batch, const std::vector<PoolDocument>& documents, const PoolPlan& pools,
                            TensorView selection_bias, const ParameterStore& store) const {
-  const std::int64_t t = batch.tokens(), n = config_.routed_experts(),
-                     docs = static_cast<std::int64_t>(documents.size());
-  const TensorView logits = scratch.logits.rows(0, t);
+  const std::int64_t t = batch.tokens(), n = choices_, docs = static_cast<std::int64_t>(documents.size());
+  const bool some = !kept_ids_.view().null();
+  const TensorView logits = front(scratch.logits, t, n);
   const ops::TopkResult out = cut(saved, t);
-  ops::matmul_nt(ctx, logits, x, store.weight(router_).rows(0, n));
+  ops::matmul_nt(ctx, logits, x, some ? kept_rows_.view() : store.weight(router_).rows(0, n));
   TensorView pool;
   if (pools.by_label != nullptr) {
+    require<ShapeError>(!some, "layer {}: pools by label are of all experts, some are kept", layer_);
     pool = scratch.pool.rows(0, docs);
     std::vector<std::uint8_t> mask;
     for (const PoolDocument& d : documents) {
@@ -106,44 +142,57 @@ TensorView MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const
     }
     ops::copy_from_host(ctx, pool, mask.data());
   } else if (pools.sizes != nullptr) {
-    pool = scratch.pool.rows(0, docs);
+    pool = front(scratch.pool, docs, n);
+    const TensorView scores = front(scratch.scores, docs, n);
     std::vector<std::int32_t> sizes;
     for (const PoolDocument& d : documents)
       sizes.push_back(static_cast<std::int32_t>(std::min(n, pools.sizes->size(pools.step, layer_, d))));
     ops::copy_from_host(ctx, scratch.sizes.rows(0, docs), sizes.data());
     ops::router_softmax(ctx, out.p, logits);  // p is free until the restricted softmax
-    ops::document_scores(ctx, scratch.scores.rows(0, docs), out.p, batch.pool_segments());
-    ops::document_pools(ctx, pool, scratch.scores.rows(0, docs), scratch.sizes.rows(0, docs));
+    ops::document_scores(ctx, scores, out.p, batch.pool_segments());
+    ops::document_pools(ctx, pool, scores, scratch.sizes.rows(0, docs));
   }
-  ops::masked_topk(ctx, out, logits, pool, batch.pool_segments(), selection_bias, config_.normalize_gates);
+  ops::masked_topk(ctx, out, logits, pool, batch.pool_segments(), some ? kept_bias_.view() : selection_bias,
+                   config_.normalize_gates);
   return pool;
 }
 
 void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
                            const DeviceBatch& batch, const std::vector<PoolDocument>& documents, const PoolPlan& pools,
-                           TensorView selection_bias, const LayerStatistics* statistics,
-                           const ParameterStore& store) const {
+                           TensorView selection_bias, const LayerStatistics* statistics, const ParameterStore& store,
+                           const OutputNorms* norms) const {
   const std::int64_t t = batch.tokens();
   DispatchHandle& handle = *saved.handle;
   {
     const Span span(ctx, "layer.router");
-    const TensorView pool = route(ctx, x, saved, scratch, batch, documents, pools, selection_bias, store);
+    TensorView pool = route(ctx, x, saved, scratch, batch, documents, pools, selection_bias, store);
     const ops::TopkResult r = cut(saved, t);
     if (statistics != nullptr) {
-      ops::router_statistics(ctx, statistics->counts, statistics->p_sum, statistics->z_sum, r);
-      ops::document_experts(ctx, statistics->document_experts, r.ids, batch.pool_segments(), config_.routed_experts());
+      ops::router_statistics(ctx, statistics->counts.rows(0, choices_), statistics->p_sum.rows(0, choices_),
+                             statistics->z_sum, r);
+      ops::document_experts(ctx, statistics->document_experts, r.ids, batch.pool_segments(), choices_);
+    }
+    if (!kept_ids_.view().null()) {  // from here on, experts have their own numbers again; pools would not
+      ops::translate_ids(ctx, r.ids, kept_ids_);
+      pool = {};
     }
     const DocumentPools document_pools{pool, batch.pool_segments()};
     experts_->decided(ctx, layer_, r.ids, document_pools);
     dispatcher_->plan(ctx, handle, r.ids, document_pools);
     make_room(ctx, saved, scratch);
   }
-  dispatcher_->dispatch_start(ctx, x, saved.route.gates.rows(0, t), handle);
+  dispatcher_->dispatch_start(ctx, x, cut(saved, t).gates, handle);
   {  // while rows travel
     const Span span(ctx, "layer.shared_expert");
     for (std::size_t s = 0; s < shared_.size(); ++s) {
       const auto begin = static_cast<std::int64_t>(s) * t;
-      shared_[s].forward_add(ctx, y, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t), store);
+      const TensorView out = norms == nullptr ? y : norms->scratch.rows(0, t);
+      if (norms != nullptr) ops::zero(ctx, out);
+      shared_[s].forward_add(ctx, out, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t),
+                             store);
+      if (norms == nullptr) continue;
+      ops::row_norms(ctx, norms->shared.rows(begin, begin + t), out);
+      ops::add(ctx, y, out);
     }
   }
   const std::int64_t rows = handle.rows;
@@ -158,11 +207,18 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
   }
   dispatcher_->combine_start(ctx, out, handle);
   dispatcher_->combine_finish(ctx, y, handle);
+  if (norms == nullptr) return;
+  // The norms go home as gradients of the gates do; the rows that travel with them are of no use there.
+  const TensorView row_norms = scratch.drow_gates->rows(rows);
+  ops::row_norms(ctx, row_norms, out);
+  dispatcher_->dispatch_backward_start(ctx, out, row_norms, handle);
+  dispatcher_->dispatch_backward_finish(ctx, norms->scratch.rows(0, t), front(norms->routed, t, picks()), handle, 0.0F);
 }
 
 void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved,
                         const Scratch& scratch, const AuxiliaryGradients& auxiliary,
                         const ParameterStore& store) const {
+  require<ShapeError>(kept_ids_.view().null(), "layer {} trains with all of its experts, some are kept", layer_);
   DispatchHandle& handle = *saved.handle;
   const std::int64_t t = dx.dim(0), rows = handle.rows, n = config_.routed_experts();
   const TensorView in = saved.rows->rows(rows), gates = saved.row_gates->rows(rows), hidden = saved.hidden->rows(rows);

@@ -2,6 +2,7 @@
 // shared experts on the spot.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -30,6 +31,13 @@ struct LayerStatistics {
 struct AuxiliaryGradients {
   TensorView balance;  ///< f32 [n_r] d loss / d p_i; null: no balance loss
   float z = 0;         ///< weight / divisor of the squared log-sum-exp
+};
+
+/// How large the experts' outputs are, as one rank's tokens see them: for choosing experts (spec 6.2).
+struct OutputNorms {
+  TensorView routed;   ///< [T * k_r] |g E_i(x)| of each pick, in the order of ids
+  TensorView shared;   ///< [n_s * T] |E_s(x)|
+  TensorView scratch;  ///< [T,D]
 };
 
 /// How documents are restricted in one forward pass.
@@ -65,12 +73,23 @@ class MoeLayer {
   MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore& store, ExpertParallel& experts);
   Saved reserve(Arena& arena, std::int64_t tokens) const;
   Scratch reserve_scratch(Arena& arena, std::int64_t tokens) const;
+  OutputNorms reserve_norms(Arena& arena, std::int64_t tokens) const;
+
+  /// From now on the router sees only these routed experts (rising), and a token picks at most so many (spec 6.1); all
+  /// n_r of them lift that. Its rows, and of `selection_bias` (f32 [n_r] or null) the elements, are taken as they are
+  /// now; the experts stay where they are. Only for evaluation: backward() is a ShapeError.
+  void keep(Context& ctx, const std::vector<std::int32_t>& experts, TensorView selection_bias,
+            const ParameterStore& store);
+  /// Routed picks of a token: k_r, or as many as experts are kept.
+  std::int64_t picks() const { return std::min(config_.routed_top_k(), choices_); }
 
   /// y[T,D] += experts(x), x[T,D] normed. `documents` are the host side of batch's pool segments.
-  /// selection_bias f32 [n_r] or null. Statistics are added to when given (not null).
+  /// selection_bias f32 [n_r] or null. Statistics are added to when given (not null); with kept experts their first
+  /// elements are those experts. `norms` are assigned when given; that costs one more exchange.
   void forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
                    const DeviceBatch& batch, const std::vector<PoolDocument>& documents, const PoolPlan& pools,
-                   TensorView selection_bias, const LayerStatistics* statistics, const ParameterStore& store) const;
+                   TensorView selection_bias, const LayerStatistics* statistics, const ParameterStore& store,
+                   const OutputNorms* norms = nullptr) const;
   /// dx[T,D] assigned; parameters' gradients accumulated.
   void backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved, const Scratch& scratch,
                 const AuxiliaryGradients& auxiliary, const ParameterStore& store) const;
@@ -93,6 +112,10 @@ class MoeLayer {
   ParameterSlot down_;    ///< [n_local,D,F]
   std::vector<FeedForward> shared_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
+  std::int64_t choices_;  ///< routed experts that the router sees
+  Tensor kept_ids_;       ///< i32 [choices], null while all are seen
+  Tensor kept_rows_;      ///< [choices,D] of the router
+  Tensor kept_bias_;      ///< [choices] or null
 };
 
 }  // namespace emox

@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <numeric>
+
+#include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
+#include "runtime/ops/expert_scores.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/loss.h"
 #include "runtime/ops/matmul.h"
@@ -93,12 +97,66 @@ void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threa
 void LanguageModel::forward(Context& ctx, Activations& a, const DeviceBatch& batch,
                             const std::vector<PoolDocument>& documents, const PoolPlan& pools,
                             const RoutingStatistics* statistics) {
+  forward_blocks(ctx, a, batch, documents, pools, {config_.layers, statistics, nullptr});
+  const std::int64_t t = batch.tokens();
+  ops::rms_norm(ctx, a.final_normed.rows(0, t), a.final_rstd.rows(0, t), a.output.rows(0, t),
+                store_.weight(final_norm_), static_cast<float>(config_.norm_eps));
+}
+
+void LanguageModel::observe(Context& ctx, Activations& a, const DeviceBatch& batch,
+                            const std::vector<PoolDocument>& documents, const Observation& observation) {
+  forward_blocks(ctx, a, batch, documents, {}, observation);
+}
+
+OutputScores LanguageModel::reserve_output_scores(Arena& arena, std::int64_t tokens) const {
+  return {arena.allocate(DType::F64, {config_.layers, config_.num_experts}), arena.f32({tokens, config_.d_model}),
+          arena.allocate(DType::F64, {tokens}), blocks_.front().moe->reserve_norms(arena, tokens)};
+}
+
+void LanguageModel::keep_experts(Context& ctx, const std::vector<std::vector<std::int32_t>>& routed) {
+  require<ShapeError>(config_.is_moe() && !store_.training(), "experts are kept in evaluation of MoE models only");
+  require<ShapeError>(routed.size() == blocks_.size(), "experts of {} layers to keep, the model has {}", routed.size(),
+                      blocks_.size());
+  for (std::size_t l = 0; l < blocks_.size(); ++l)
+    blocks_[l].moe->keep(ctx, routed[l], selection_bias(static_cast<std::int64_t>(l)), store_);
+}
+
+void LanguageModel::keep_all_experts(Context& ctx) {
+  std::vector<std::int32_t> all(static_cast<std::size_t>(config_.routed_experts()));
+  std::iota(all.begin(), all.end(), 0);
+  keep_experts(ctx, {blocks_.size(), all});
+}
+
+TensorView LanguageModel::selection_bias(std::int64_t layer) const {
+  return selection_bias_.view().null() ? TensorView{} : selection_bias_.view()[layer];
+}
+
+// What the layer's experts add, apart from the residual stream, so that its direction can be compared.
+void LanguageModel::observe_outputs(Context& ctx, std::int64_t layer, TensorView y, TensorView normed,
+                                    const MoeLayer::Saved& saved, const OutputScores& o) const {
+  const std::int64_t t = y.dim(0), shared = config_.shared_experts,
+                     picks = blocks_[static_cast<std::size_t>(layer)].moe->picks();
+  const auto front = [](const TensorView& x, Shape shape) {
+    return x.reshape({x.numel()}).rows(0, shape.numel()).reshape(shape);
+  };
+  const TensorView output = o.output.rows(0, t), change = o.change.rows(0, t);
+  ops::output_change(ctx, change, normed, output);
+  ops::add_expert_scores(ctx, o.sums[layer], front(saved.route.ids, {t, picks}), front(o.norms.routed, {t, picks}),
+                         front(o.norms.shared, {shared, t}), change);
+  ops::add(ctx, y, output);
+}
+
+void LanguageModel::forward_blocks(Context& ctx, Activations& a, const DeviceBatch& batch,
+                                   const std::vector<PoolDocument>& documents, const PoolPlan& pools,
+                                   const Observation& observation) {
   const ExpertParallel::TransferGuard guard(experts_);
+  const RoutingStatistics* statistics = observation.statistics;
+  const OutputScores* outputs = observation.outputs;
   const std::int64_t t = batch.tokens();
   const Attention::Rope rope{rope_cos_, rope_sin_};
   const auto eps = static_cast<float>(config_.norm_eps);
   ops::embedding(ctx, a.blocks.front().input.rows(0, t), batch.ids(), store_.weight(embedding_));
-  for (std::size_t l = 0; l < blocks_.size(); ++l) {
+  for (std::size_t l = 0; l < static_cast<std::size_t>(observation.blocks); ++l) {
     const Block& block = blocks_[l];
     Activations::Block& s = a.blocks[l];
     const auto layer = static_cast<std::int64_t>(l);
@@ -112,15 +170,16 @@ void LanguageModel::forward(Context& ctx, Activations& a, const DeviceBatch& bat
     ops::copy(ctx, y, middle);
     if (block.moe) {
       const LayerStatistics layer_statistics = statistics != nullptr ? statistics->layer(layer) : LayerStatistics{};
-      const TensorView bias = selection_bias_.view().null() ? TensorView{} : selection_bias_.view()[layer];
-      block.moe->forward_add(ctx, y, normed, s.moe, scratch_.moe, batch, documents, pools, bias,
-                             statistics != nullptr ? &layer_statistics : nullptr, store_);
+      const TensorView out = outputs == nullptr ? y : outputs->output.rows(0, t);
+      if (outputs != nullptr) ops::zero(ctx, out);
+      block.moe->forward_add(ctx, out, normed, s.moe, scratch_.moe, batch, documents, pools, selection_bias(layer),
+                             statistics != nullptr ? &layer_statistics : nullptr, store_,
+                             outputs != nullptr ? &outputs->norms : nullptr);
+      if (outputs != nullptr) observe_outputs(ctx, layer, y, normed, s.moe, *outputs);
     } else {
       block.dense->forward_add(ctx, y, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t), store_);
     }
   }
-  ops::rms_norm(ctx, a.final_normed.rows(0, t), a.final_rstd.rows(0, t), a.output.rows(0, t),
-                store_.weight(final_norm_), eps);
 }
 
 void LanguageModel::logits(Context& ctx, TensorView out, const Activations& a, const DeviceBatch& batch) {

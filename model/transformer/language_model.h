@@ -47,6 +47,21 @@ struct LossSums {
   double ce = 0, z = 0;  ///< sums over scored tokens: -log softmax, squared log-sum-exp
 };
 
+/// What easy_ep asks of a forward pass (spec 6.2).
+struct OutputScores {
+  TensorView sums;    ///< f64 [L,N] added to: over tokens, |g E_i(h)| max(0, 1 - cos(h, h + y)); shared experts last
+  TensorView output;  ///< [T,D] of one MoE layer
+  TensorView change;  ///< f64 [T]
+  OutputNorms norms;
+};
+
+/// A forward pass that is watched.
+struct Observation {
+  std::int64_t blocks = 0;                        ///< only the first ones run
+  const RoutingStatistics* statistics = nullptr;  ///< added to, if given
+  const OutputScores* outputs = nullptr;          ///< added to, if given
+};
+
 class LanguageModel {
  public:
   /// Reserves and allocates the parameters that this rank holds; gradients only for training. `experts`: how the routed
@@ -63,6 +78,16 @@ class LanguageModel {
   /// Runs all blocks and the final norm. Adds to `statistics` when given.
   void forward(Context& ctx, Activations& a, const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
                const PoolPlan& pools, const RoutingStatistics* statistics);
+  /// The first blocks without pools, for what the observation collects; nothing else can be asked afterwards.
+  void observe(Context& ctx, Activations& a, const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
+               const Observation& observation);
+  OutputScores reserve_output_scores(Arena& arena, std::int64_t tokens) const;
+
+  /// Evaluates with some routed experts only, from now on: for each layer, rising, those that its router sees; those of
+  /// all ranks, all ranks the same. Weights must have been loaded; not for training. keep_all_experts() lifts it.
+  void keep_experts(Context& ctx, const std::vector<std::vector<std::int32_t>>& routed);
+  void keep_all_experts(Context& ctx);
+
   /// logits[T,V] of the last forward.
   void logits(Context& ctx, TensorView out, const Activations& a, const DeviceBatch& batch);
   /// Losses of the last forward; with `gradient`, also those of the head's weight and of final_normed, in which the
@@ -96,6 +121,13 @@ class LanguageModel {
     TensorView loss;              ///< u8
     TensorView sums;              ///< f64 [2]
   };
+
+  void forward_blocks(Context& ctx, Activations& a, const DeviceBatch& batch,
+                      const std::vector<PoolDocument>& documents, const PoolPlan& pools,
+                      const Observation& observation);
+  void observe_outputs(Context& ctx, std::int64_t layer, TensorView y, TensorView normed, const MoeLayer::Saved& saved,
+                       const OutputScores& o) const;
+  TensorView selection_bias(std::int64_t layer) const;  ///< null without
 
   ModelConfig config_;
   std::unique_ptr<ExpertParallel> own_experts_;

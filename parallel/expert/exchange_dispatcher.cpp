@@ -82,9 +82,11 @@ class ExchangeDispatcher final : public TokenDispatcher {
     auto& h = static_cast<ExchangeHandle&>(base);
     h.tokens = ids.dim(0);
     ids_.resize(static_cast<std::size_t>(ids.numel()));
+    const std::int64_t top_k = ids.dim(1);
+    require<ShapeError>(top_k <= top_k_, "{} picks a token, memory was reserved for {}", top_k, top_k_);
     ops::copy_to_host(ctx, ids_.data(), ids);
-    count_visits(h);
-    picks_of_tokens(rows_, ids_, top_k_);
+    count_visits(h, top_k);
+    picks_of_tokens(rows_, ids_, top_k);
     for (std::size_t i = 0; i < hops_.size(); ++i) {
       hops_[i].plan(ctx, h.hops[i], rows_, destinations_[i], arrived_from_);
       counters_[DispatchCounters::Rows] += static_cast<double>(h.hops[i].sent_away);
@@ -184,14 +186,14 @@ class ExchangeDispatcher final : public TokenDispatcher {
   }
 
   // Ranks and nodes that hold an expert of a token, its own included.
-  void count_visits(ExchangeHandle& h) {
+  void count_visits(ExchangeHandle& h, std::int64_t top_k) {
     const std::vector<int>& nodes = comm_.nodes();
     rank_seen_.assign(nodes.size(), -1);
     node_seen_.assign(nodes.size(), -1);
     std::int64_t ranks = 0, visited_nodes = 0;
     h.remote_picks = 0;
     for (std::size_t s = 0; s < ids_.size(); ++s) {
-      const auto token = static_cast<std::int64_t>(s) / top_k_;
+      const auto token = static_cast<std::int64_t>(s) / top_k;
       const auto r = static_cast<std::size_t>(rank_of_expert_[static_cast<std::size_t>(ids_[s])]);
       h.remote_picks += static_cast<int>(r) != comm_.rank() ? 1 : 0;
       if (std::exchange(rank_seen_[r], token) == token) continue;

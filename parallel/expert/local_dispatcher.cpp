@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "parallel/expert/token_dispatcher.h"
+#include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/moe.h"
 #include "runtime/telemetry/spans.h"
@@ -11,9 +12,10 @@ namespace emox {
 namespace {
 
 struct LocalHandle final : DispatchHandle {
+  std::int64_t picks = 0;   ///< of a token of the planned micro-batch
   TensorView token_of_row;  ///< i32 [rows]
   TensorView slot_of_row;   ///< i32 [rows], token * top_k + place among the token's picks
-  TensorView row_of_slot;   ///< i32 [tokens, top_k]
+  TensorView row_of_slot;   ///< i32 [tokens * top_k]
 };
 
 class LocalDispatcher final : public TokenDispatcher {
@@ -29,7 +31,7 @@ class LocalDispatcher final : public TokenDispatcher {
     h->rows = expected_rows(tokens);
     h->token_of_row = arena.i32({h->rows});
     h->slot_of_row = arena.i32({h->rows});
-    h->row_of_slot = arena.i32({tokens, top_k_});
+    h->row_of_slot = arena.i32({h->rows});
     h->offsets = arena.allocate(DType::I64, {experts_ + 1});
     return h;
   }
@@ -38,7 +40,8 @@ class LocalDispatcher final : public TokenDispatcher {
   void plan(Context& ctx, DispatchHandle& base, TensorView ids, const DocumentPools& pools) override {
     const Span span(ctx, "dispatch.plan");
     auto& handle = static_cast<LocalHandle&>(base);
-    const std::int64_t tokens = ids.dim(0), rows = ids.numel();
+    const std::int64_t tokens = ids.dim(0), rows = ids.numel(), top_k = ids.dim(1);
+    require<ShapeError>(top_k <= top_k_, "{} picks a token, memory was reserved for {}", top_k, top_k_);
     ids_.resize(static_cast<std::size_t>(rows));
     token_of_row_.resize(static_cast<std::size_t>(rows));
     slot_of_row_.resize(static_cast<std::size_t>(rows));
@@ -51,12 +54,13 @@ class LocalDispatcher final : public TokenDispatcher {
     for (std::int64_t slot = 0; slot < rows; ++slot) {
       const auto s = static_cast<std::size_t>(slot);
       const auto row = static_cast<std::size_t>(next_[static_cast<std::size_t>(ids_[s])]++);
-      token_of_row_[row] = static_cast<std::int32_t>(slot / top_k_);
+      token_of_row_[row] = static_cast<std::int32_t>(slot / top_k);
       slot_of_row_[row] = static_cast<std::int32_t>(slot);
       row_of_slot_[s] = static_cast<std::int32_t>(row);
     }
     handle.tokens = tokens;
     handle.rows = rows;
+    handle.picks = top_k;
     if (counters_ != nullptr) {
       DispatchCounters& c = *counters_;
       const auto documents = static_cast<double>(std::max<std::int64_t>(pools.segments.numel() - 1, 0));
@@ -67,7 +71,7 @@ class LocalDispatcher final : public TokenDispatcher {
     }
     ops::copy_from_host(ctx, handle.token_of_row.rows(0, rows), token_of_row_.data());
     ops::copy_from_host(ctx, handle.slot_of_row.rows(0, rows), slot_of_row_.data());
-    ops::copy_from_host(ctx, handle.row_of_slot.rows(0, tokens), row_of_slot_.data());
+    ops::copy_from_host(ctx, handle.row_of_slot.rows(0, rows), row_of_slot_.data());
     ops::copy_from_host(ctx, handle.offsets, offsets_.data());
   }
 
@@ -83,7 +87,7 @@ class LocalDispatcher final : public TokenDispatcher {
   void combine_finish(Context& ctx, TensorView out, DispatchHandle& base) override {
     const Span span(ctx, "phase.combine");
     const auto& h = static_cast<LocalHandle&>(base);
-    ops::combine_rows(ctx, out, open_.rows, h.row_of_slot.rows(0, h.tokens), 1.0F);
+    ops::combine_rows(ctx, out, open_.rows, slots(h), 1.0F);
   }
   void combine_backward_start(Context&, TensorView dout, DispatchHandle&) override { open_ = {dout, {}}; }
   void combine_backward_finish(Context& ctx, TensorView drows, DispatchHandle& base) override {
@@ -98,11 +102,13 @@ class LocalDispatcher final : public TokenDispatcher {
                                 float beta) override {
     const Span span(ctx, "phase.combine");
     const auto& h = static_cast<LocalHandle&>(base);
-    ops::combine_rows(ctx, dx, open_.rows, h.row_of_slot.rows(0, h.tokens), beta);
+    ops::combine_rows(ctx, dx, open_.rows, slots(h), beta);
     ops::scatter_elements(ctx, dgates, open_.gates, h.slot_of_row.rows(0, h.rows));
   }
 
  private:
+  /// i32 [tokens, k]
+  TensorView slots(const LocalHandle& h) const { return h.row_of_slot.rows(0, h.rows).reshape({h.tokens, h.picks}); }
   struct Open {
     TensorView rows, gates;
   };

@@ -44,8 +44,8 @@ class TokenDispatcher {
   virtual std::int64_t expected_rows(std::int64_t tokens) const = 0;
   virtual std::shared_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const = 0;
 
-  /// Decides where rows go from the picks ids i32 [T,k]; afterwards handle.rows is known and memory for the rows must
-  /// be made before dispatch_finish.
+  /// Decides where rows go from the picks ids i32 [T,k], k at most what the dispatcher was made for; afterwards
+  /// handle.rows is known and memory for the rows must be made before dispatch_finish.
   virtual void plan(Context& ctx, DispatchHandle& handle, TensorView ids, const DocumentPools& pools) = 0;
 
   /// rows[R,D], row_gates[R] in expert order from x[T,D], gates[T,k].

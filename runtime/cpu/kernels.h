@@ -2,6 +2,7 @@
 #pragma once
 
 #include "runtime/ops/basic.h"
+#include "runtime/ops/expert_scores.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/loss.h"
 #include "runtime/ops/matmul.h"
@@ -47,6 +48,11 @@ decltype(ops::gather_rows) gather_rows;
 decltype(ops::combine_rows) combine_rows;
 decltype(ops::gather_elements) gather_elements;
 decltype(ops::scatter_elements) scatter_elements;
+
+decltype(ops::translate_ids) translate_ids;
+decltype(ops::row_norms) row_norms;
+decltype(ops::output_change) output_change;
+decltype(ops::add_expert_scores) add_expert_scores;
 
 decltype(ops::lm_head_loss) lm_head_loss;
 

@@ -17,7 +17,9 @@ enum class RngPurpose : std::uint32_t {
   Placement = 4,
   Test = 5,
   DataMixture = 6,
-  Shuffle = 8
+  ExpertSelection = 7,
+  Calibration = 8,
+  Shuffle = 9
 };
 
 using PhiloxCounter = std::array<std::uint32_t, 4>;

@@ -4,38 +4,18 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <fstream>
 #include <stdexcept>
 
 #include "launch/train/sharding.h"
 #include "model/transformer/language_model.h"
 #include "runtime/ops/matmul.h"
 #include "tests/support/golden.h"
+#include "tests/support/golden_model.h"
 #include "tests/support/golden_ranks.h"
 #include "tests/support/reference.h"
 
 namespace emox::test {
 namespace {
-
-ModelConfig published_config(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  const nlohmann::json json = nlohmann::json::parse(in);
-  ModelConfig m;
-  m.d_model = json.at("hidden_size");
-  m.layers = json.at("num_hidden_layers");
-  m.heads = json.at("num_attention_heads");
-  m.vocab_size = json.at("vocab_size");
-  m.sequence_length = json.at("max_position_embeddings");
-  m.norm_eps = json.at("rms_norm_eps");
-  m.rope_theta = json.at("rope_theta");
-  m.intra_document_attention = false;
-  m.num_experts = json.at("num_experts");
-  m.top_k = json.at("num_experts_per_tok");
-  m.shared_experts = json.at("num_shared_experts");
-  m.expert_ff = json.at("intermediate_size");
-  m.pool = PoolMode::Off;
-  return m;
-}
 
 // What every rank reads.
 struct Inputs {

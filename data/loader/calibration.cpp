@@ -1,0 +1,95 @@
+#include "data/loader/calibration.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "data/format/token_file.h"
+#include "data/loader/permutation.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+Documents read_token_file(const std::filesystem::path& path, const Tokenizer& tokenizer) {
+  const TokenFile file(path, tokenizer.vocab_size());
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(file.size()));
+  file.read(0, file.size(), ids.data());
+  Documents documents(1);
+  for (const std::int32_t id : ids) {
+    if (id != tokenizer.eos())
+      documents.back().push_back(id);
+    else
+      documents.emplace_back();
+  }
+  return documents;
+}
+
+Documents read_lines(std::ifstream& in, const std::string& name, const Tokenizer& tokenizer) {
+  Documents documents;
+  std::string line;
+  for (std::int64_t number = 1; std::getline(in, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
+    require<UsageError>(json.is_object() && json.contains("text") && json["text"].is_string(),
+                        "{}: line {} is not a JSON object with a \"text\"", name, number);
+    documents.push_back(tokenizer.encode(json["text"].get<std::string>()));
+  }
+  return documents;
+}
+
+}  // namespace
+
+Documents read_calibration(const SourceSpec& source, std::int64_t count, std::uint64_t seed,
+                           const Tokenizer& tokenizer) {
+  require<UsageError>(count >= 1, "{} calibration documents are too few: at least 1", count);
+  const bool directory = std::filesystem::is_directory(source.path);
+  const auto path = directory ? std::filesystem::path(source.path) / "train.npy" : std::filesystem::path(source.path);
+  const TokenFile file(path, tokenizer.vocab_size());
+  const std::vector<std::int64_t> offsets = read_document_index(path, file.size());
+  const auto there = static_cast<std::int64_t>(offsets.size()) - 1;
+  const Philox family(seed, RngPurpose::Calibration);
+  const Permutation order(family, 0, 0, there);
+  Documents documents;
+  for (std::int64_t i = 0; i < there && static_cast<std::int64_t>(documents.size()) < count; ++i) {
+    const auto d = static_cast<std::size_t>(order(i));
+    std::vector<std::int32_t> document(static_cast<std::size_t>(offsets[d + 1] - offsets[d]));
+    file.read(offsets[d], offsets[d + 1] - offsets[d], document.data());
+    if (document.back() == tokenizer.eos()) document.pop_back();
+    if (!document.empty()) documents.push_back(std::move(document));
+  }
+  return documents;
+}
+
+Documents read_documents(const std::filesystem::path& file, const Tokenizer& tokenizer) {
+  Documents documents;
+  if (file.extension() == ".npy") {
+    documents = read_token_file(file, tokenizer);
+  } else {
+    std::ifstream in(file, std::ios::binary);
+    require<UsageError>(in.good() && !std::filesystem::is_directory(file), "{} cannot be read", file.string());
+    if (file.extension() == ".jsonl")
+      documents = read_lines(in, file.string(), tokenizer);
+    else
+      documents.push_back(tokenizer.encode(std::string(std::istreambuf_iterator<char>(in), {})));
+  }
+  std::erase_if(documents, [](const auto& d) { return d.empty(); });
+  require<UsageError>(!documents.empty(), "{} holds no document", file.string());
+  return documents;
+}
+
+Documents calibration_windows(const Documents& documents, std::int32_t eos, std::int64_t length) {
+  Documents windows;
+  for (const auto& document : documents) {
+    std::vector<std::int32_t> text{eos};
+    text.insert(text.end(), document.begin(), document.end());
+    const auto step = static_cast<std::size_t>(length);
+    for (std::size_t begin = 0; begin < text.size(); begin += step)
+      windows.emplace_back(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                           text.begin() + static_cast<std::ptrdiff_t>(std::min(begin + step, text.size())));
+  }
+  return windows;
+}
+
+}  // namespace emox

@@ -1,0 +1,87 @@
+#include "launch/commands/loaded_model.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "launch/config/recipe_file.h"
+#include "launch/train/find_checkpoint.h"
+#include "launch/train/run_directory.h"
+#include "parallel/checkpoint/checkpoint.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+// The run's sharding as far as these ranks allow: any number of ranks can evaluate.
+ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
+  ParallelConfig parallel = recipe.parallel;
+  parallel.placement = PlacementKind::Block;
+  if (parallel.dispatch == DispatchKind::Local) parallel.dispatch = DispatchKind::Flat;
+  parallel.expert_parallel = std::min<std::int64_t>(parallel.expert_parallel, ranks);
+  while (ranks % parallel.expert_parallel != 0) --parallel.expert_parallel;
+  return parallel;
+}
+
+// Below it, float32 rounding on other ranks could choose another expert.
+constexpr double kCloseChoice = 1e-5;
+
+}  // namespace
+
+LoadedModel::LoadedModel(Session& session, const std::filesystem::path& where,
+                         const std::vector<std::string>& overrides) {
+  const FoundCheckpoint found = find_checkpoint(session, where);
+  path = found.path;
+  manifest = read_manifest(path);
+  recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
+  for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
+  tokenizer = make_tokenizer(recipe.data.tokenizer_name());
+  sharding = std::make_unique<Sharding>(session.comm(), recipe.model, parallel_for(recipe, session.comm().size()));
+  model = std::make_unique<LanguageModel>(recipe.model, session.ctx(), false, sharding->experts());
+  if (found.verified)
+    read_checkpoint(session.comm(), {path, manifest}, weight_pieces(*model));
+  else
+    load_checkpoint(session.comm(), path, weight_pieces(*model));
+  memory = std::make_unique<InferenceMemory>(session.ctx(), *model,
+                                             recipe.train.micro_batch_sequences * recipe.model.sequence_length);
+}
+
+const SourceSpec& LoadedModel::source(const std::string& label) const {
+  std::vector<std::string> labels;
+  for (const SourceSpec& s : sources) {
+    if (s.label == label) return s;
+    labels.push_back(s.label);
+  }
+  fail<UsageError>("the run has no domain {}; it has {}", label, fmt::join(labels, ", "));
+}
+
+ExpertSubset LoadedModel::select(Session& session, const Documents& documents, const SelectionOptions& options) {
+  const CalibrationText text = calibration_windows(documents, tokenizer->eos(), recipe.model.sequence_length);
+  const SelectionRequest request{options.method, check_budgets(recipe.model, options.keep, "the experts to keep"),
+                                 options.seed};
+  ExpertSubset subset = select_experts(session.ctx(), *model, session.comm(), *memory, text, tokenizer->eos(), request);
+  if (options.method != SelectionMethod::Random) subset.provenance["documents"] = documents.size();
+  subset.provenance["checkpoint"] = std::filesystem::absolute(path).lexically_normal().string();
+  subset.provenance["step"] = manifest.step;
+  const double gap = subset.provenance.value("smallest_gap", 1.0);
+  if (gap < kCloseChoice)
+    session.log().warn(
+        "two experts' scores are only {:.1e} apart (relative): on another number of ranks, rounding could choose the "
+        "other one",
+        gap);
+  return subset;
+}
+
+ExpertSubset LoadedModel::select_for_domain(Session& session, const SourceSpec& domain,
+                                            const SelectionOptions& options) {
+  Documents documents;
+  if (options.method != SelectionMethod::Random)
+    documents = read_calibration(domain, options.examples, options.seed, *tokenizer);
+  ExpertSubset subset = select(session, documents, options);
+  subset.provenance["domain"] = domain.label;
+  return subset;
+}
+
+}  // namespace emox

@@ -1,0 +1,82 @@
+// `emox select`: the experts that a domain, some documents or a prompt need, as a file.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "data/format/atomic_file.h"
+#include "launch/commands/command.h"
+#include "launch/commands/loaded_model.h"
+#include "launch/commands/on_ranks.h"
+#include "launch/commands/selection_arguments.h"
+#include "launch/train/run_directory.h"
+#include "runtime/core/error.h"
+#include "runtime/telemetry/metrics.h"
+
+namespace emox {
+namespace {
+
+constexpr const char* kCommand = "emox select";
+
+void check_output(const std::filesystem::path& output, bool force) {
+  require<UsageError>(std::filesystem::is_directory(std::filesystem::absolute(output).parent_path()),
+                      "{}: the directory of --output={} does not exist: make it first", kCommand, output.string());
+  require<UsageError>(force || !std::filesystem::exists(output),
+                      "{}: {} exists: give --force to replace it, or another --output", kCommand, output.string());
+}
+
+ExpertSubset select(Session& session, LoadedModel& loaded, const Arguments& a, const SelectionOptions& options) {
+  if (a.has("--domain")) return loaded.select_for_domain(session, loaded.source(a.value("--domain")), options);
+  Documents documents;
+  if (a.has("--documents")) {
+    documents = read_documents(a.value("--documents"), *loaded.tokenizer);
+    if (a.has("--examples") && static_cast<std::int64_t>(documents.size()) > options.examples)
+      documents.resize(static_cast<std::size_t>(options.examples));
+  } else if (a.has("--prompt")) {
+    documents.push_back(loaded.tokenizer->encode(a.value("--prompt")));
+  }
+  ExpertSubset subset = loaded.select(session, documents, options);
+  for (const char* option : {"--documents", "--prompt"})
+    if (a.has(option)) subset.provenance[option + 2] = a.value(option);
+  return subset;
+}
+
+}  // namespace
+
+int run_select(const std::vector<std::string>& args) {
+  const Arguments a = parse_args(args, {.command = kCommand,
+                                        .flags = {"--force", "--json"},
+                                        .options = {"--domain", "--documents", "--prompt", "--keep", "--layer-budgets",
+                                                    "--method", "--examples", "--seed", "--output"},
+                                        .overrides = true,
+                                        .min_positional = 1,
+                                        .max_positional = 1,
+                                        .positional = "RUN|CHECKPOINT --domain=LABEL --keep=K --output=FILE.json"});
+  require<UsageError>(!a.value("--output").empty(), "{}: where to? Write --output=FILE.json", kCommand);
+  const SelectionOptions options = selection_options(kCommand, a);
+  const auto texts = std::count_if(a.options.begin(), a.options.end(), [](const auto& o) {
+    return o.first == "--domain" || o.first == "--documents" || o.first == "--prompt";
+  });
+  const bool random = options.method == SelectionMethod::Random;
+  require<UsageError>(texts == 1 || (random && texts == 0),
+                      "{}: by which text? Give one of --domain=LABEL, --documents=FILE and --prompt=TEXT", kCommand);
+  const std::filesystem::path output = a.value("--output");
+  return on_ranks({}, 0, [&](Session& session) {
+    on_root(session, [&] { check_output(output, a.has("--force")); });
+    LoadedModel loaded(session, a.positional[0], a.overrides);
+    const ExpertSubset subset = select(session, loaded, a, options);
+    on_root(session, [&] { write_file_atomically(output, subset.to_json().dump() + "\n"); });
+    if (!session.root()) return static_cast<int>(kDone);
+    if (a.has("--json"))
+      fmt::print("{}\n", to_line({{"output", output.string()},
+                                  {"experts", subset.experts},
+                                  {"experts_kept", subset.mean_keep()},
+                                  {"provenance", subset.provenance}}));
+    else
+      fmt::print("{}: {} of {} experts in {} layers, by {}\n", output.string(), subset.mean_keep(), subset.experts,
+                 subset.routed.size(), subset.provenance.at("method").get<std::string>());
+    return static_cast<int>(kDone);
+  });
+}
+
+}  // namespace emox

@@ -1,0 +1,29 @@
+#include "launch/commands/selection_arguments.h"
+
+#include "runtime/core/error.h"
+
+namespace emox {
+
+SelectionOptions selection_options(const char* command, const Arguments& a) {
+  require<UsageError>(
+      a.has("--keep") != a.has("--layer-budgets"),
+      "{}: how many experts? Give --keep=K for every layer, or --layer-budgets=K,K,... for each; shared "
+      "experts count",
+      command);
+  SelectionOptions options;
+  const std::string option = a.has("--keep") ? "--keep" : "--layer-budgets";
+  std::string text = a.value(option);
+  for (;;) {
+    const std::size_t comma = option == "--keep" ? std::string::npos : text.find(',');
+    options.keep.push_back(whole_number(command, option, text.substr(0, comma), 1));
+    if (comma == std::string::npos) break;
+    text = text.substr(comma + 1);
+  }
+  if (a.has("--method"))
+    options.method = parse_selection_method(a.value("--method"), std::string(command) + ": --method");
+  if (a.has("--examples")) options.examples = whole_number(command, "--examples", a.value("--examples"), 1);
+  if (a.has("--seed")) options.seed = static_cast<std::uint64_t>(whole_number(command, "--seed", a.value("--seed"), 0));
+  return options;
+}
+
+}  // namespace emox

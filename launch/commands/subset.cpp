@@ -1,0 +1,46 @@
+// `emox subset`: a smaller model cut out of a checkpoint.
+#include <fmt/format.h>
+
+#include "launch/commands/checkpoint_tool.h"
+#include "launch/commands/command.h"
+#include "launch/commands/on_ranks.h"
+#include "launch/train/cut_subset.h"
+#include "launch/train/find_checkpoint.h"
+#include "runtime/core/error.h"
+#include "runtime/telemetry/metrics.h"
+
+namespace emox {
+
+int run_subset(const std::vector<std::string>& args) {
+  const Arguments a = parse_args(args, {.command = "emox subset",
+                                        .flags = {"--json"},
+                                        .options = {"--experts", "--output"},
+                                        .min_positional = 1,
+                                        .max_positional = 1,
+                                        .positional = "RUN|CHECKPOINT --experts=FILE.json --output=DIR"});
+  for (const char* option : {"--experts", "--output"})
+    require<UsageError>(!a.value(option).empty(),
+                        "emox subset: {} is missing; usage: emox subset RUN|CHECKPOINT "
+                        "--experts=FILE.json --output=DIR",
+                        option);
+  const std::string source = a.value("--experts");
+  const ExpertSubset subset = ExpertSubset::from_file(source);
+  return on_ranks({}, 0, [&](Session& session) {
+    // Damage in files that are not needed does not matter.
+    const auto path = find_checkpoint(session, a.positional[0], Glance::Sizes).path;
+    const CutSubset done = cut_subset(session, path, subset, source, a.value("--output"));
+    if (!session.root()) return static_cast<int>(kDone);
+    if (a.has("--json"))
+      fmt::print("{}\n", to_line({{"checkpoint", path.string()},
+                                  {"output", done.checkpoint.string()},
+                                  {"experts_kept", subset.keep(0)},
+                                  {"tensors", done.tensors},
+                                  {"bytes", done.bytes}}));
+    else
+      fmt::print("{}: {} of {} experts a layer, {} tensors, {}\n", done.checkpoint.string(), subset.keep(0),
+                 subset.experts, done.tensors, size_text(done.bytes));
+    return static_cast<int>(kDone);
+  });
+}
+
+}  // namespace emox

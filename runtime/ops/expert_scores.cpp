@@ -1,0 +1,47 @@
+#include "runtime/ops/expert_scores.h"
+
+#include "runtime/cpu/kernels.h"
+#include "runtime/ops/check.h"
+#include "runtime/telemetry/spans.h"
+
+namespace emox::ops {
+
+void translate_ids(Context& ctx, TensorView ids, TensorView table) {
+  expect("translate_ids", "ids", ids, DType::I32, ids.shape());
+  expect_rank("translate_ids", "table", table, DType::I32, 1);
+  expect_cpu("translate_ids", ctx);
+  cpu::translate_ids(ctx, ids, table);
+}
+
+void row_norms(Context& ctx, TensorView norms, TensorView x) {
+  expect_rank("row_norms", "x", x, DType::F32, 2);
+  expect("row_norms", "norms", norms, DType::F32, {x.dim(0)});
+  expect_cpu("row_norms", ctx);
+  const Span span(ctx, "row_norms", 0, static_cast<double>(x.bytes()));
+  cpu::row_norms(ctx, norms, x);
+}
+
+void output_change(Context& ctx, TensorView change, TensorView h, TensorView y) {
+  expect_rank("output_change", "h", h, DType::F32, 2);
+  expect("output_change", "y", y, DType::F32, h.shape());
+  expect("output_change", "change", change, DType::F64, {h.dim(0)});
+  expect_cpu("output_change", ctx);
+  const Span span(ctx, "output_change", 0, static_cast<double>(h.bytes() + y.bytes()));
+  cpu::output_change(ctx, change, h, y);
+}
+
+void add_expert_scores(Context& ctx, TensorView scores, TensorView ids, TensorView routed, TensorView shared,
+                       TensorView change) {
+  expect_rank("add_expert_scores", "scores", scores, DType::F64, 1);
+  expect_rank("add_expert_scores", "ids", ids, DType::I32, 2);
+  expect_rank("add_expert_scores", "shared", shared, DType::F32, 2);
+  expect("add_expert_scores", "routed", routed, DType::F32, ids.shape());
+  expect("add_expert_scores", "shared", shared, DType::F32, {shared.dim(0), ids.dim(0)});
+  expect("add_expert_scores", "change", change, DType::F64, {ids.dim(0)});
+  require<ShapeError>(shared.dim(0) < scores.dim(0), "[add_expert_scores] {} scores, {} of them of shared experts",
+                      scores.dim(0), shared.dim(0));
+  expect_cpu("add_expert_scores", ctx);
+  cpu::add_expert_scores(ctx, scores, ids, routed, shared, change);
+}
+
+}  // namespace emox::ops
