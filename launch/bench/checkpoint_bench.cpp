@@ -80,28 +80,41 @@ class CheckpointBench {
   }
 
  private:
+  /// Everything is written to a new place and removed outside of the measured times.
   void once(CheckpointSaver& at_once, CheckpointSaver& background, const TensorView& from, const TensorView& to) {
     Context& ctx = s_.ctx();
-    const std::string file_name = shard_file_name(s_.comm().rank(), s_.comm().size());
-    const fs::path plain = options_.directory / fmt::format("plain-{}", s_.comm().rank());
     const auto note = [&](const char* name, double seconds) { times_[name].push_back(seconds); };
-    note("raw", seconds_of(s_, [&] { write_plain_file(plain, from); }));
+    const auto clear = [&](const fs::path& path) {
+      s_.comm().barrier();
+      on_root(s_, [&] { remove_and_settle(path); });
+    };
+    const fs::path shards = options_.directory / "shards", plain = options_.directory / "plain";
+    const std::string name = shard_file_name(s_.comm().rank(), s_.comm().size());
+    // Before and after the others: some storage serves whoever comes first after a pause worse, or better.
+    const auto plain_file = [&] {
+      on_root(s_, [&] { fs::create_directory(plain); });
+      note("raw", seconds_of(s_, [&] { write_plain_file(plain / name, from); }));
+      drop_from_cache(plain / name);
+      note("raw_read", seconds_of(s_, [&] { read_plain_file(plain / name, to); }));
+      clear(plain);
+    };
+    plain_file();
+    note("write", seconds_of(s_, [&] { write_shard_unchecked(shards, name, stretches_); }));
+    clear(shards);
     SavedCheckpoint saved;
     note("save", seconds_of(s_, [&] { saved = at_once.save(1, meta_); }));
     note("commit", over_ranks(s_, saved.commit_seconds));
-    note("write",
-         seconds_of(s_, [&] { write_shard_unchecked(options_.directory / "unchecked", file_name, stretches_); }));
-    note("copy", seconds_of(s_, [&] { ops::copy(ctx, to, from); }));
-    note("stall", seconds_of(s_, [&] { background.start(ctx, 1, meta_); }));
-    background.wait();
-    drop_from_cache(plain);
-    note("raw_read", seconds_of(s_, [&] { read_plain_file(plain, to); }));
     if (s_.root())
       for (const ManifestFile& f : read_manifest(saved.path).files) drop_from_cache(saved.path / f.name);
     const std::int64_t before = memory_stats().allocated;
     reset_memory_peak();
     note("load", seconds_of(s_, [&] { load_checkpoint(s_.comm(), saved.path, wanted_); }));
     load_extra_ = std::max(load_extra_, memory_stats().peak - before);
+    clear(saved.path);
+    note("copy", seconds_of(s_, [&] { ops::copy(ctx, to, from); }));
+    note("stall", seconds_of(s_, [&] { background.start(ctx, 1, meta_); }));
+    clear(background.wait().path);
+    plain_file();
   }
 
   nlohmann::ordered_json result() {

@@ -48,6 +48,13 @@ double read_plain_file(const fs::path& path, const TensorView& memory) {
   return since(start);
 }
 
+void remove_and_settle(const fs::path& path) {
+  fs::remove_all(path);
+  const FileDescriptor parent(path.parent_path(), O_RDONLY);
+  const bool settled = syncfs(parent.get()) == 0;
+  require<IoError>(settled, "cannot sync the file system of {}: {}", path.string(), std::strerror(errno));
+}
+
 void drop_from_cache(const fs::path& path) {
   const FileDescriptor file(path, O_RDONLY);
   const int failed = posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);

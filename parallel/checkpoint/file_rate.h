@@ -11,6 +11,9 @@ namespace emox {
 double write_plain_file(const std::filesystem::path& path, const TensorView& memory);
 /// Seconds to read the file into the memory, as many bytes as that has, by large read(2) calls.
 double read_plain_file(const std::filesystem::path& path, const TensorView& memory);
+/// Removes a file or a tree and waits until the file system is at rest: freeing gigabytes (and telling the device so)
+/// takes seconds that would otherwise be counted to whatever is written next.
+void remove_and_settle(const std::filesystem::path& path);
 /// Asks the system to forget what it has cached of the file, so that reading it means the storage. The file must have
 /// been synced.
 void drop_from_cache(const std::filesystem::path& path);
