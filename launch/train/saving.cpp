@@ -82,6 +82,7 @@ void RunSaver::save(std::int64_t step, std::int64_t optimizer_step, bool last) {
   }
   const SavedCheckpoint saved = saver_.save(step, meta_of(step, optimizer_step));
   s_.log().info("saved {} in {:.2f} s", saved.path.string(), since(start));
+  warn_of_remains(saved);
 }
 
 void RunSaver::advance() {
@@ -96,9 +97,15 @@ void RunSaver::settle() {
   while (running()) advance();
 }
 
+void RunSaver::warn_of_remains(const SavedCheckpoint& saved) {
+  if (!saved.not_removed.empty())
+    s_.log().warn("older checkpoints could not be removed, the next save tries again: {}", saved.not_removed);
+}
+
 void RunSaver::report(const SavedCheckpoint& saved) {
   s_.log().info("saved {}, written beside training in {:.2f} s", saved.path.string(),
                 saved.write_seconds + saved.commit_seconds);
+  warn_of_remains(saved);
 }
 
 // Training goes on: an earlier checkpoint is there, and the next save may succeed.

@@ -44,6 +44,7 @@ class RunSaver {
  private:
   CheckpointMeta meta_of(std::int64_t step, std::int64_t optimizer_step);
   void report(const SavedCheckpoint& saved);
+  void warn_of_remains(const SavedCheckpoint& saved);
   void report_failure(const IoError& failure);
 
   Session& s_;

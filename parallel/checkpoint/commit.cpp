@@ -14,7 +14,7 @@ fs::path unfinished_path(const fs::path& directory, std::int64_t step) {
   return directory / (step_directory_name(step) + ".tmp");
 }
 
-fs::path commit_checkpoint(const fs::path& directory, Manifest& manifest, const Retention& retention) {
+CommittedCheckpoint commit_checkpoint(const fs::path& directory, Manifest& manifest, const Retention& retention) {
   const fs::path temporary = unfinished_path(directory, manifest.step);
   const fs::path index = temporary / kIndexFileName;
   const fs::path final_path = directory / step_directory_name(manifest.step);
@@ -32,10 +32,11 @@ fs::path commit_checkpoint(const fs::path& directory, Manifest& manifest, const 
   try {
     if (retention.keep_last > 0)
       prune_checkpoints(directory, retention.keep_last, retention.keep_every_steps, manifest.step);
-  } catch (const fs::filesystem_error&) {
+  } catch (const fs::filesystem_error& e) {
     // The new one is complete all the same. The next save tries again.
+    return {final_path, e.what()};
   }
-  return final_path;
+  return {final_path, ""};
 }
 
 }  // namespace emox

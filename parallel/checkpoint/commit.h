@@ -16,6 +16,11 @@ struct Retention {
   std::int64_t keep_every_steps = 0;  ///< and those at multiples of this; 0: none
 };
 
+struct CommittedCheckpoint {
+  std::filesystem::path path;
+  std::string not_removed;  ///< why older ones that should have gone are still there; empty: none
+};
+
 /// step-00000123.tmp, where the shards are written.
 std::filesystem::path unfinished_path(const std::filesystem::path& directory, std::int64_t step);
 
@@ -23,7 +28,7 @@ std::filesystem::path unfinished_path(const std::filesystem::path& directory, st
 /// to its final name, moves `latest`, and removes what `retention` does not keep. Each of these is on the disk before
 /// the next begins. Returns the checkpoint's path. Throws IoError; then this step's checkpoint is not there, and
 /// earlier ones and `latest` are as they were. An old checkpoint that cannot be removed stays until a later save.
-std::filesystem::path commit_checkpoint(const std::filesystem::path& directory, Manifest& manifest,
-                                        const Retention& retention);
+CommittedCheckpoint commit_checkpoint(const std::filesystem::path& directory, Manifest& manifest,
+                                      const Retention& retention);
 
 }  // namespace emox

@@ -10,6 +10,7 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "runtime/core/error.h"
 
@@ -128,8 +129,14 @@ void PlacedDirectory::keep() {
 
 void make_directories(const fs::path& path) {
   std::error_code error;
+  // Of the missing ones, which the disk is to know by name. The last one's in any case: another rank may have made it
+  // just now, and not synced it yet.
+  std::vector<fs::path> parents = {parent_of(path)};
+  while (!fs::exists(parents.back(), error) && parents.back() != parent_of(parents.back()))
+    parents.push_back(parent_of(parents.back()));
   fs::create_directories(path, error);
   require<IoError>(!error, "cannot make the directory {}: {}", path.string(), error.message());
+  for (const fs::path& parent : parents) sync_to_disk(parent);
 }
 
 void replace_link(const fs::path& target, const fs::path& link) {

@@ -69,7 +69,7 @@ class PlacedDirectory {
   bool kept_ = false;
 };
 
-/// As mkdir -p; it may be there already, or come to be meanwhile.
+/// As mkdir -p, synced; it may be there already, or come to be meanwhile.
 void make_directories(const std::filesystem::path& path);
 /// Makes the symbolic link `link` lead to `target`, or lead there from now on, at once, and syncs its directory. A
 /// directory of that name becomes `link`.replaced. IoError: it leads where it did, or, where the disk does not allow

@@ -220,16 +220,16 @@ void CheckpointSaver::finish_writing() {
                       .tensors = {}};
     const auto start = std::chrono::steady_clock::now();
     add_shards(manifest, entries_, shards);
-    fs::path path = commit_checkpoint(directory_, manifest, options_.retention);
+    CommittedCheckpoint committed = commit_checkpoint(directory_, manifest, options_.retention);
     commit_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    return path;
+    return committed;
   });
 }
 
 SavedCheckpoint CheckpointSaver::finish_commit() {
-  SavedCheckpoint saved{directory_ / step_directory_name(step_), step_, write_seconds_, 0};
+  SavedCheckpoint saved{directory_ / step_directory_name(step_), step_, write_seconds_, 0, ""};
   run_together(comm_, [&] {
-    if (first()) saved.path = committing_.get();
+    if (first()) saved.not_removed = committing_.get().not_removed;
   });
   saved.commit_seconds = commit_seconds_;
   phase_ = Phase::Idle;

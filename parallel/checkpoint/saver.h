@@ -32,6 +32,7 @@ struct SavedCheckpoint {
   std::int64_t step = 0;
   double write_seconds = 0;   ///< this rank's shard, checksums included
   double commit_seconds = 0;  ///< rank 0: index, manifest, renaming and retention
+  std::string not_removed;    ///< rank 0: as in CommittedCheckpoint
 };
 
 /// Pieces that are neighbours in memory, copied as one.
@@ -97,7 +98,7 @@ class CheckpointSaver {
   double write_seconds_ = 0;
   double commit_seconds_ = 0;  ///< written by the I/O thread, read when it has finished
   std::future<WrittenShard> writing_;
-  std::future<std::filesystem::path> committing_;  ///< rank 0
+  std::future<CommittedCheckpoint> committing_;  ///< rank 0
 };
 
 }  // namespace emox
