@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
-#include <system_error>
 #include <vector>
 
+#include "launch/bench/median.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/saving.h"
 #include "launch/train/sharding.h"
@@ -22,11 +22,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-double median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() / 2];
-}
 
 /// The largest of the ranks' numbers.
 double over_ranks(Session& session, double seconds) {

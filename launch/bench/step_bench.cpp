@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "launch/bench/gemm_rate.h"
+#include "launch/bench/median.h"
 #include "launch/train/sharding.h"
 #include "launch/train/training_step.h"
 #include "model/transformer/flops.h"
@@ -19,11 +20,6 @@ namespace emox {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
 
 // Documents of geometric length; three tokens of four come from the document's own window of the vocabulary.
 std::vector<std::vector<std::int32_t>> synthetic_sequences(const Recipe& r, std::int64_t step, std::int64_t begin,

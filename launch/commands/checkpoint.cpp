@@ -2,13 +2,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <unistd.h>
-
 #include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <system_error>
 
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/commands/command.h"
@@ -56,29 +53,6 @@ ordered_json to_json(const CheckpointSurvey& s) {
   return j;
 }
 
-/// A directory with links to a run's checkpoints: what is removed in it is removed nowhere else.
-class Rehearsal {
- public:
-  explicit Rehearsal(const fs::path& directory) {
-    std::string pattern = (fs::temp_directory_path() / "emox-prune-XXXXXX").string();
-    require<IoError>(mkdtemp(pattern.data()) != nullptr, "cannot make a directory in {}: set TMPDIR to another",
-                     fs::temp_directory_path().string());
-    path_ = pattern;
-    for (const fs::path& checkpoint : list_checkpoints(directory))
-      fs::create_directory_symlink(fs::absolute(checkpoint), path_ / checkpoint.filename());
-  }
-  ~Rehearsal() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Rehearsal(const Rehearsal&) = delete;
-  Rehearsal& operator=(const Rehearsal&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
 std::int64_t bytes_in(const fs::path& directory) {
   std::int64_t bytes = 0;
   for (const auto& entry : fs::recursive_directory_iterator(directory))
@@ -95,11 +69,8 @@ Pruned prune(const fs::path& directory, int keep_last, std::int64_t keep_every_s
   std::map<std::string, std::int64_t> sizes;
   for (const fs::path& checkpoint : list_checkpoints(directory))
     sizes.emplace(checkpoint.filename().string(), bytes_in(checkpoint));
-  std::vector<fs::path> removed;
-  if (dry_run)
-    removed = prune_checkpoints(Rehearsal(directory).path(), keep_last, keep_every_steps);
-  else
-    removed = prune_checkpoints(directory, keep_last, keep_every_steps);
+  const std::vector<fs::path> removed = dry_run ? prunable_checkpoints(directory, keep_last, keep_every_steps)
+                                                : prune_checkpoints(directory, keep_last, keep_every_steps);
   Pruned result;
   for (auto at = removed.rbegin(); at != removed.rend(); ++at) {
     const std::string name = at->filename().string();

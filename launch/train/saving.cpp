@@ -49,7 +49,6 @@ RunSaver::RunSaver(Session& session, const Recipe& recipe, std::filesystem::path
                    const Optimizer& optimizer, Sharding& sharding)
     : s_(session),
       recipe_(recipe),
-      model_(model),
       sharding_(sharding),
       saver_(session.comm(), std::move(directory), pieces_to_save(model, optimizer, session.root()),
              options_of(recipe.checkpoint)) {}

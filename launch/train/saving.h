@@ -18,8 +18,8 @@ namespace emox {
 
 class RunSaver {
  public:
-  /// Collective. `directory` is the run's checkpoints/. Everything must outlive this object. Where checkpoint.async is
-  /// set, takes the memory for a copy of what this rank saves.
+  /// Collective. `directory` is the run's checkpoints/. Everything, the model's memory too, must outlive this object.
+  /// Where checkpoint.async is set, takes the memory for a copy of what this rank saves.
   RunSaver(Session& session, const Recipe& recipe, std::filesystem::path directory, const LanguageModel& model,
            const Optimizer& optimizer, Sharding& sharding);
 
@@ -49,7 +49,6 @@ class RunSaver {
 
   Session& s_;
   const Recipe& recipe_;
-  const LanguageModel& model_;
   Sharding& sharding_;
   CheckpointSaver saver_;
   std::int64_t step_ = 0;  ///< of the running save

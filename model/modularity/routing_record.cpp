@@ -1,7 +1,10 @@
 #include "model/modularity/routing_record.h"
 
-#include <numeric>
+#include <array>
+#include <cstring>
+#include <string>
 
+#include "parallel/checkpoint/agreement.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
 
@@ -31,24 +34,18 @@ std::vector<DocumentPicks> RoutingRecord::gather(Communicator& comm, std::int64_
   for (const auto& [document, cells] : counts_.at(static_cast<std::size_t>(layer)))
     for (const auto& [cell, count] : cells)
       for (const std::int32_t value : {document, cell.first, cell.second, count}) mine.push_back(value);
-  std::int64_t rows = static_cast<std::int64_t>(mine.size()) / kColumns;
-
-  const auto ranks = static_cast<std::size_t>(comm.size());
-  std::vector<std::int64_t> rows_of(ranks), send(ranks, 0), receive(ranks, 0);
-  comm.all_gather(TensorView(rows_of.data(), DType::I64, {comm.size()}), TensorView(&rows, DType::I64, {1}));
-  send[0] = rows;
-  const bool root = comm.rank() == 0;
-  if (root) receive = rows_of;
-  const std::int64_t total = std::accumulate(receive.begin(), receive.end(), std::int64_t{0});
-  std::vector<std::int32_t> all(static_cast<std::size_t>(total * kColumns));
-  comm.all_to_all_v(TensorView(all.data(), DType::I32, {total, kColumns}), receive,
-                    TensorView(mine.data(), DType::I32, {rows, kColumns}), send);
+  const std::vector<std::string> rows_of_ranks =
+      gather_texts(comm, {reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(std::int32_t)});
 
   std::vector<DocumentPicks> documents;
-  if (!root) return documents;
+  if (comm.rank() != 0) return documents;
   for (const std::int32_t domain : domains) documents.push_back({domain, {}});
-  for (auto row = all.begin(); row != all.end(); row += kColumns)
-    documents.at(static_cast<std::size_t>(row[0])).picks.push_back({row[1], row[2], row[3]});
+  for (const std::string& rows : rows_of_ranks)
+    for (std::size_t at = 0; at < rows.size(); at += sizeof(std::int32_t) * kColumns) {
+      std::array<std::int32_t, kColumns> row{};
+      std::memcpy(row.data(), rows.data() + at, sizeof row);
+      documents.at(static_cast<std::size_t>(row[0])).picks.push_back({row[1], row[2], row[3]});
+    }
   return documents;
 }
 

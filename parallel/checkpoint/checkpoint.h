@@ -73,9 +73,13 @@ LoadReport read_checkpoint(Communicator& comm, const CheckpointInfo& verified, s
 Manifest load_checkpoint(Communicator& comm, const std::filesystem::path& path,
                          std::span<const CheckpointPiece> wanted);
 
-/// Removes old checkpoints, on one rank. Kept: the newest `keep_last`, those whose step is a multiple of
-/// `keep_every_steps` (0: none), the newest intact one, and everything newer than that. Without an intact one nothing
-/// is removed. Returns what was removed. `intact`: the step of a checkpoint known to be so; then nothing is read again.
+/// The old checkpoints that may go, newest first, on one rank. Kept are the newest `keep_last`, those whose step is a
+/// multiple of `keep_every_steps` (0: none), the newest intact one, and everything newer than that: without an intact
+/// one, all. `intact`: the step of a checkpoint known to be so; then no content is read.
+std::vector<std::filesystem::path> prunable_checkpoints(const std::filesystem::path& directory, int keep_last,
+                                                        std::int64_t keep_every_steps,
+                                                        std::optional<std::int64_t> intact = std::nullopt);
+/// Removes them and returns what was removed.
 std::vector<std::filesystem::path> prune_checkpoints(const std::filesystem::path& directory, int keep_last,
                                                      std::int64_t keep_every_steps,
                                                      std::optional<std::int64_t> intact = std::nullopt);

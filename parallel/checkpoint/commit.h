@@ -26,8 +26,8 @@ std::filesystem::path unfinished_path(const std::filesystem::path& directory, st
 
 /// Adds index and manifest (whose own entry for the index this makes) to the shards in unfinished_path(), renames that
 /// to its final name, moves `latest`, and removes what `retention` does not keep. Each of these is on the disk before
-/// the next begins. Returns the checkpoint's path. Throws IoError; then this step's checkpoint is not there, and
-/// earlier ones and `latest` are as they were. An old checkpoint that cannot be removed stays until a later save.
+/// the next begins. Throws IoError; then this step's checkpoint is not there, and earlier ones and `latest` are as they
+/// were. An old checkpoint that cannot be removed stays until a later save.
 CommittedCheckpoint commit_checkpoint(const std::filesystem::path& directory, Manifest& manifest,
                                       const Retention& retention);
 

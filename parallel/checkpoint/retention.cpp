@@ -37,8 +37,8 @@ void remove_checkpoint(const fs::path& path) {
 
 }  // namespace
 
-std::vector<fs::path> prune_checkpoints(const fs::path& directory, int keep_last, std::int64_t keep_every_steps,
-                                        std::optional<std::int64_t> intact) {
+std::vector<fs::path> prunable_checkpoints(const fs::path& directory, int keep_last, std::int64_t keep_every_steps,
+                                           std::optional<std::int64_t> intact) {
   const std::vector<fs::path> all = list_checkpoints(directory);  // newest first
   std::vector<fs::path> candidates;
   int complete = 0;
@@ -54,14 +54,16 @@ std::vector<fs::path> prune_checkpoints(const fs::path& directory, int keep_last
   if (candidates.empty()) return {};
   // Reading whole checkpoints is worth it only now that something is to go.
   if (!intact) intact = newest_intact(directory);
-  std::vector<fs::path> removed;
-  if (!intact) return removed;
-  for (const fs::path& path : candidates) {
-    if (*step_of_directory(path.filename().string()) >= *intact) continue;
-    remove_checkpoint(path);
-    removed.push_back(path);
-  }
-  return removed;
+  if (!intact) return {};
+  std::erase_if(candidates, [&](const fs::path& p) { return *step_of_directory(p.filename().string()) >= *intact; });
+  return candidates;
+}
+
+std::vector<fs::path> prune_checkpoints(const fs::path& directory, int keep_last, std::int64_t keep_every_steps,
+                                        std::optional<std::int64_t> intact) {
+  std::vector<fs::path> doomed = prunable_checkpoints(directory, keep_last, keep_every_steps, intact);
+  for (const fs::path& path : doomed) remove_checkpoint(path);
+  return doomed;
 }
 
 void remove_unfinished_checkpoints(const fs::path& directory) {

@@ -5,8 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/expert/pool_trace.h"
-#include "tests/support/support.h"
-#include "tests/support/training.h"
+#include "tests/launch/tiny_program.h"
 
 namespace emox {
 namespace {
@@ -15,27 +14,13 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using test::CommandResult;
 
-class DispatchCommands : public testing::Test {
+class DispatchCommands : public test::TinyProgram {
  protected:
-  DispatchCommands() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
-    recipe_.eval.final = false;
-    recipe_.run.dir = (directory_.path() / "run").string();
+  DispatchCommands() {
     recipe_.train.steps = 3;
-    recipe_.train.warmup_steps = 1;
     recipe_.train.micro_batch_sequences = 6;  // two micro-batches: the forward pass may run twice
-    path_ = test::write_recipe(directory_.path() / "tiny.ini", recipe_).string();
+    write();
   }
-  CommandResult emox(const std::string& arguments) const {
-    return test::run_command("OMP_NUM_THREADS=1 " EMOX_BINARY " " + arguments);
-  }
-  json json_of(const std::string& arguments) const {
-    const CommandResult r = emox(arguments + " --json");
-    EXPECT_EQ(r.exit_code, 0) << r.output;
-    return json::parse(r.output.substr(r.output.rfind('\n', r.output.size() - 2) + 1));
-  }
-  test::TemporaryDirectory directory_;
-  Recipe recipe_;
-  std::string path_;
 };
 
 TEST_F(DispatchCommands, ARecordingHoldsEveryDecisionOnce) {

@@ -4,42 +4,21 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "tests/support/support.h"
-#include "tests/support/training.h"
+#include "tests/launch/tiny_program.h"
 
 namespace emox {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using test::CommandResult;
 
-class SavingCommands : public testing::Test {
+class SavingCommands : public test::TinyProgram {
  protected:
-  SavingCommands() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
-    recipe_.eval.final = false;
-    recipe_.run.dir = (directory_.path() / "run").string();
+  SavingCommands() {
     recipe_.train.steps = 6;
-    recipe_.train.warmup_steps = 1;
     recipe_.checkpoint.every_steps = 2;
-    path_ = test::write_recipe(directory_.path() / "tiny.ini", recipe_).string();
+    write();
   }
-  CommandResult emox(const std::string& arguments) const {
-    return test::run_command("OMP_NUM_THREADS=1 " EMOX_BINARY " " + arguments);
-  }
-  json json_of(const std::string& arguments) const {
-    const CommandResult r = emox(arguments + " --json");
-    EXPECT_EQ(r.exit_code, 0) << r.output;
-    return json::parse(r.output.substr(r.output.rfind('\n', r.output.size() - 2) + 1));
-  }
-  void expect(const CommandResult& r, int code, const std::vector<std::string>& parts) const {
-    EXPECT_EQ(r.exit_code, code) << r.output;
-    for (const std::string& part : parts)
-      EXPECT_NE(r.output.find(part), std::string::npos) << "no '" << part << "' in:\n" << r.output;
-  }
-  test::TemporaryDirectory directory_;
-  Recipe recipe_;
-  std::string path_;
 };
 
 TEST_F(SavingCommands, BenchCheckpointMeasuresAndCleansUp) {
