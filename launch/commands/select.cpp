@@ -6,9 +6,9 @@
 
 #include "data/format/atomic_file.h"
 #include "launch/commands/command.h"
-#include "launch/commands/loaded_model.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/commands/selection_arguments.h"
+#include "launch/inference/loaded_model.h"
 #include "launch/train/run_directory.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "launch/commands/command.h"
-#include "launch/commands/loaded_model.h"
+#include "launch/inference/loaded_model.h"
 
 namespace emox {
 

@@ -20,13 +20,12 @@ void apply(const std::string& model, ModelConfig& m) {
     m.pool = PoolMode::Fixed;
     m.pool_size = std::max(m.routed_top_k(), (routed + 2) / 4);
   } else if (model == "quarter-free") {
-    // Of the sizes pool_min .. pool_max those from `routed` on set no limit: a quarter of them.
-    m.pool = PoolMode::Uniform;
-    m.pool_max = std::max(routed, (4 * routed - m.pool_min - 3 + 1) / 3);
+    m.pool_free_share = 0.25;
   } else if (model == "local-balance") {
     m.balance_scope = BalanceScope::Local;
   } else if (model == "label-pools") {
     m.pool = PoolMode::Label;
+    m.pool_free_share = 0, m.pool_from_step = 0, m.pool_until_step = 0, m.pool_from_layer = 0;
   } else if (model == "no-shared") {
     const bool unlimited = m.pool_max >= routed;
     m.pool_max += unlimited ? m.shared_experts : 0;

@@ -26,9 +26,9 @@ std::vector<std::string> parse_cells(const std::string& text);
 /// in the same order, start from the same values where their shapes agree, and attend alike; they differ in [moe] only:
 ///   standard       no pools
 ///   fixed-pool     pools of a quarter of the routed experts (as the paper's ablation), a token's picks at least
-///   quarter-free   pool_max raised so that in every layer about a quarter of the documents draw no limit
+///   quarter-free   a quarter of the documents without a pool in any layer
 ///   local-balance  balance_scope = local
-///   label-pools    experts divided over the data labels
+///   label-pools    experts divided over the data labels, for all documents, steps and layers
 ///   no-shared      the shared experts become routed ones: the same total, the same number a token
 /// `base` is the EMO recipe: UsageError for a dense one, one without pools, one without bytes as tokens (which cannot
 /// be evaluated), and for a cell that

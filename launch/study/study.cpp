@@ -4,15 +4,18 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
+#include <functional>
 #include <memory>
-#include <optional>
+#include <span>
 
 #include "data/format/atomic_file.h"
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
 #include "launch/config/recipe_file.h"
 #include "launch/report/html.h"
+#include "launch/study/cell_retention.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/signals.h"
 #include "launch/train/trainer.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
@@ -28,20 +31,6 @@ void check_held_out(const Recipe& base) {
   const HeldOutSet set = read_held_out(sources, base.data.eval_documents, *make_tokenizer(base.data.tokenizer_name()));
   require<UsageError>(set.skipped.empty(), "emox study compares cells by held-out documents, which are missing: {}",
                       fmt::join(set.skipped, "; "));
-}
-
-/// Nothing while the cell is not finished.
-std::optional<std::vector<RetentionRow>> full_losses(const StudyCell& cell) {
-  const auto record = RunDirectory(cell.recipe.run.dir).evaluation_after(cell.recipe.total_steps());
-  if (!record) return std::nullopt;
-  std::vector<RetentionRow> rows;
-  const std::int64_t experts = cell.recipe.model.num_experts;
-  for (const std::string& source : cell.recipe.data.source) {  // the record's own order is lost in JSON
-    const std::string label = SourceSpec::parse(source).label;
-    rows.push_back({cell.model, cell.seed, label, kSelections[0], experts, experts,
-                    record->at("domains").at(label).at("loss").get<double>()});
-  }
-  return rows;
 }
 
 void check_cell(const StudyCell& cell) {
@@ -61,12 +50,19 @@ std::int64_t steps_left(std::span<const StudyCell> cells) {
   return left;
 }
 
+/// Collective: whether a signal has reached any rank.
+bool stop_asked(Session& session, const StopSignals& signals) {
+  std::int64_t asked = signals.received() != 0 ? 1 : 0;
+  session.comm().all_reduce(TensorView(&asked, DType::I64, {1}), ReduceOp::Max);
+  return asked != 0;
+}
+
 /// What the finished cells found, written when there is any; on rank 0.
 std::vector<RetentionRow> write_results(const fs::path& directory, const std::string& name,
                                         const std::vector<StudyCell>& cells) {
   std::vector<RetentionRow> rows;
   for (const StudyCell& cell : cells)
-    if (const auto found = full_losses(cell)) rows.insert(rows.end(), found->begin(), found->end());
+    if (const auto found = cell_rows(cell); !found.empty()) rows.insert(rows.end(), found.begin(), found.end());
   if (rows.empty()) return rows;
   write_file_atomically(directory / "retention.csv", write_retention(rows));
   write_file_atomically(directory / "report.html", report_html(rows, "Study " + name));
@@ -88,33 +84,43 @@ StudyOutcome run_study_cells(Session& session, const Recipe& base, const std::ve
     for (const StudyCell& cell : cells) check_cell(cell);
     write_file_atomically(directory / "recipe.ini", to_ini(base, true));
   });
+  const StopSignals signals;  // of the whole study, so that one that ends a cell's training is still seen after it
   StudyOutcome outcome;
-  std::int64_t finished = 1;  // whether the cell is, as rank 0 sees it
-  for (std::size_t i = 0; i < cells.size() && finished != 0; ++i) {
+  for (std::size_t i = 0; i < cells.size(); ++i) {
     const StudyCell& cell = cells[i];
-    const auto see = [&] {
-      finished = session.root() && full_losses(cell) ? 1 : 0;
-      session.comm().broadcast(TensorView(&finished, DType::I64, {1}), 0);
+    // What rank 0 sees decides for all.
+    const auto seen = [&](const std::function<bool()>& see) {
+      std::int64_t yes = 0;
+      on_root(session, [&] { yes = see() ? 1 : 0; });
+      session.comm().broadcast(TensorView(&yes, DType::I64, {1}), 0);
+      return yes != 0;
     };
-    see();
-    if (finished != 0) {
+    if (seen([&] { return cell_is_complete(cell); })) {
       session.log().info("cell {} of {}, {}: finished", i + 1, cells.size(), cell.recipe.run.name);
       continue;
     }
-    TrainOptions options;
-    options.lease = timing;
-    options.among = {fmt::format("{}/{} {}", i + 1, cells.size(), cell.recipe.run.name),
-                     session.root() ? steps_left(std::span(cells).subspan(i + 1)) : 0};
-    session.log().info("cell {} of {}, {}: {} steps", i + 1, cells.size(), cell.recipe.run.name,
-                       cell.recipe.total_steps());
-    train(session, cell.recipe, command, options);
-    on_root(session, [&] {
-      lease->confirm();
-      outcome.rows = write_results(directory, base.run.name, cells);
-    });
-    see();
+    if (!seen([&] { return !cell_rows(cell).empty(); })) {
+      TrainOptions options;
+      options.lease = timing;
+      options.among = {fmt::format("{}/{} {}", i + 1, cells.size(), cell.recipe.run.name),
+                       session.root() ? steps_left(std::span(cells).subspan(i + 1)) : 0};
+      session.log().info("cell {} of {}, {}: {} steps", i + 1, cells.size(), cell.recipe.run.name,
+                         cell.recipe.total_steps());
+      train(session, cell.recipe, command, options);
+    }
+    const auto write = [&] {
+      on_root(session, [&] {
+        lease->confirm();
+        outcome.rows = write_results(directory, base.run.name, cells);
+      });
+    };
+    write();
+    if (seen([&] { return !cell_rows(cell).empty(); }))
+      measure_retention(session, cell, [&] { return !stop_asked(session, signals); });
+    write();
+    if (!seen([&] { return cell_is_complete(cell); })) return outcome;
   }
-  outcome.complete = finished != 0;
+  outcome.complete = true;
   on_root(session, [&] { outcome.rows = write_results(directory, base.run.name, cells); });
   return outcome;
 }

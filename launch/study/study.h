@@ -17,10 +17,11 @@ struct StudyOutcome {
   bool complete = false;           ///< on all ranks; false: stopped, the same call goes on
 };
 
-/// Collective. Trains every cell that is not finished on all ranks of the session, into base.run.dir/cells/NAME, and
-/// writes base.run.dir/retention.csv and report.html after each. The directory's lease is held meanwhile: TryAgainError
-/// while another job has it. UsageError, before anything is trained, when base.run.dir holds a training run, when a
-/// source has no held-out documents, or when a cell that is there was made by a recipe of other values.
+/// Collective. Trains every cell that is not finished on all ranks of the session, into base.run.dir/cells/NAME,
+/// measures its retention (cell_retention.h), and writes base.run.dir/retention.csv and report.html after each. The
+/// directory's lease is held meanwhile: TryAgainError while another job has it. UsageError, before anything is trained,
+/// when base.run.dir holds a training run, when a source has no held-out documents, or when a cell that is there was
+/// made by a recipe of other values.
 StudyOutcome run_study_cells(Session& session, const Recipe& base, const std::vector<StudyCell>& cells,
                              const std::vector<std::string>& command, const LeaseTiming& timing = {});
 

@@ -111,10 +111,7 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
   const Span span(ctx, "phase.evaluation");
   const ModelConfig& config = model.config();
   const auto length = static_cast<std::size_t>(config.sequence_length);
-  ModelConfig pool_config = config;
-  pool_config.pool = PoolMode::Fixed;
-  pool_config.pool_size = config.eval_pool;
-  const auto sizes = make_pool_sizes(pool_config, 0);
+  const auto sizes = fixed_pool_sizes(config.eval_pool);
   const PoolPlan pools{config.eval_pool > 0 ? sizes.get() : nullptr, nullptr, step};
 
   Evaluation result{step, config.num_experts, {}};

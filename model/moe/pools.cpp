@@ -1,5 +1,7 @@
 #include "model/moe/pools.h"
 
+#include <utility>
+
 #include "runtime/core/error.h"
 #include "runtime/rng/philox.h"
 
@@ -30,12 +32,40 @@ class UniformPools final : public PoolSizes {
   std::int64_t low_, high_;
 };
 
+/// Leaves steps, layers and documents without a limit.
+class PartialPools final : public PoolSizes {
+ public:
+  PartialPools(std::unique_ptr<PoolSizes> sizes, const ModelConfig& config, std::uint64_t seed)
+      : sizes_(std::move(sizes)), config_(config), philox_(seed, RngPurpose::FreeDocument) {}
+  std::int64_t size(std::int64_t step, std::int64_t layer, const PoolDocument& d) const override {
+    const bool ended = config_.pool_until_step != 0 && step >= config_.pool_until_step;
+    if (step < config_.pool_from_step || ended || layer < config_.pool_from_layer) return config_.routed_experts();
+    // One draw for all layers: a document is free as a whole or not at all.
+    const double drawn = philox_.uniform({static_cast<std::uint32_t>(step), 0, static_cast<std::uint32_t>(d.sequence),
+                                          static_cast<std::uint32_t>(d.document)});
+    const bool free = drawn < config_.pool_free_share;
+    return free ? config_.routed_experts() : sizes_->size(step, layer, d);
+  }
+
+ private:
+  std::unique_ptr<PoolSizes> sizes_;
+  ModelConfig config_;
+  Philox philox_;
+};
+
 }  // namespace
 
+std::unique_ptr<PoolSizes> fixed_pool_sizes(std::int64_t size) { return std::make_unique<FixedPools>(size); }
+
 std::unique_ptr<PoolSizes> make_pool_sizes(const ModelConfig& config, std::uint64_t seed) {
-  if (config.pool == PoolMode::Uniform) return std::make_unique<UniformPools>(seed, config.pool_min, config.pool_max);
-  if (config.pool == PoolMode::Fixed) return std::make_unique<FixedPools>(config.pool_size);
-  return std::make_unique<FixedPools>(config.routed_experts());
+  std::unique_ptr<PoolSizes> sizes;
+  if (config.pool == PoolMode::Uniform)
+    sizes = std::make_unique<UniformPools>(seed, config.pool_min, config.pool_max);
+  else
+    sizes = fixed_pool_sizes(config.pool == PoolMode::Fixed ? config.pool_size : config.routed_experts());
+  const bool partial = config.pool_free_share > 0 || config.pool_from_step > 0 || config.pool_until_step > 0 ||
+                       config.pool_from_layer > 0;
+  return partial ? std::make_unique<PartialPools>(std::move(sizes), config, seed) : std::move(sizes);
 }
 
 std::vector<std::uint8_t> label_pools(std::int64_t routed_experts, std::int64_t routed_top_k, std::int64_t labels) {

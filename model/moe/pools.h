@@ -19,8 +19,12 @@ class PoolSizes {
   virtual std::int64_t size(std::int64_t step, std::int64_t layer, const PoolDocument& document) const = 0;
 };
 
+/// The same size everywhere, as in evaluation.
+std::unique_ptr<PoolSizes> fixed_pool_sizes(std::int64_t size);
+
 /// The draws of a training run: fixed, or uniform on [pool_min, pool_max] keyed by (seed, step, layer, sequence,
-/// document), so that no mesh and no resume changes them.
+/// document), so that no mesh and no resume changes them. Without a limit: steps before pool_from_step and from
+/// pool_until_step on (0: none), layers below pool_from_layer, and pool_free_share of the documents, in all layers.
 std::unique_ptr<PoolSizes> make_pool_sizes(const ModelConfig& config, std::uint64_t seed);
 
 /// Label pools (the BTX / FlexOlmo idea, a baseline): routed experts divided over the labels in order, as evenly as

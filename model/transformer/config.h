@@ -37,6 +37,10 @@ struct ModelConfig {
   std::int64_t pool_size = 8;
   std::int64_t pool_min = 4;
   std::int64_t pool_max = 32;
+  double pool_free_share = 0;
+  std::int64_t pool_from_step = 0;
+  std::int64_t pool_until_step = 0;
+  std::int64_t pool_from_layer = 0;
   std::int64_t eval_pool = 0;
   EosRule eos = EosRule::Owner;
   BalanceMode balance = BalanceMode::Aux;
@@ -74,6 +78,11 @@ struct ModelConfig {
     v.integer("pool_min", pool_min, 1, 1 << 16, "smallest pool when pool = uniform (routed experts)");
     v.integer("pool_max", pool_max, 1, 1 << 16,
               "largest pool when pool = uniform; the number of routed experts or more = no limit");
+    v.real("pool_free_share", pool_free_share, 0.0, 1.0, "share of the documents that no layer limits to a pool");
+    v.integer("pool_from_step", pool_from_step, 0, std::int64_t{1} << 60, "no pools before this step");
+    v.integer("pool_until_step", pool_until_step, 0, std::int64_t{1} << 60,
+              "no pools from this step on; 0 = to the end");
+    v.integer("pool_from_layer", pool_from_layer, 0, 4096, "no pools in the layers below this one");
     v.integer("eval_pool", eval_pool, 0, 1 << 16, "pool size in evaluation; 0 = no pool, as published");
     v.choice("eos", eos, kEosRuleNames, "whose pool an EOS token joins: its own document, or the next one (reference)");
     v.choice("balance", balance, kBalanceModeNames,

@@ -4,6 +4,7 @@
 
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
+#include "runtime/cpu/stream_copy.h"
 
 namespace emox::cpu {
 namespace {
@@ -54,8 +55,13 @@ void zero(Context& ctx, TensorView x) {
 void copy(Context& ctx, TensorView dst, TensorView src) {
   auto* d = static_cast<char*>(dst.raw());
   const auto* s = static_cast<const char*>(src.raw());
-  parallel_pieces(ctx, static_cast<std::int64_t>(src.bytes()), kGrain * 4, [&](std::int64_t b, std::int64_t e, int) {
-    if (e > b) std::memcpy(d + b, s + b, static_cast<std::size_t>(e - b));
+  const auto n = static_cast<std::int64_t>(src.bytes());
+  parallel_pieces(ctx, n, kGrain * 4, [&](std::int64_t b, std::int64_t e, int) {
+    if (e <= b) return;
+    if (n >= kStreamedCopy)
+      stream_copy(d + b, s + b, static_cast<std::size_t>(e - b));
+    else
+      std::memcpy(d + b, s + b, static_cast<std::size_t>(e - b));
   });
 }
 

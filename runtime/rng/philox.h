@@ -19,7 +19,8 @@ enum class RngPurpose : std::uint32_t {
   DataMixture = 6,
   ExpertSelection = 7,
   Calibration = 8,
-  Shuffle = 9
+  Shuffle = 9,
+  FreeDocument = 10
 };
 
 using PhiloxCounter = std::array<std::uint32_t, 4>;

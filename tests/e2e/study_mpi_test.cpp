@@ -36,10 +36,11 @@ TEST_F(StudyMpi, FindsTheSameOnAnyNumberOfRanksAlsoAcrossAStop) {
             std::string::npos);
   job(study("two", 2, "--parallel.expert_parallel=2"));
   const auto one = rows("one"), two = rows("two");
-  ASSERT_EQ(one.size(), 8U);
+  ASSERT_EQ(one.size(), 56U);
   ASSERT_EQ(two.size(), one.size());
   for (std::size_t i = 0; i < one.size(); ++i) {
-    EXPECT_EQ(two[i].model + two[i].domain, one[i].model + one[i].domain);
+    EXPECT_EQ(two[i].model + two[i].domain + two[i].selection, one[i].model + one[i].domain + one[i].selection);
+    EXPECT_EQ(two[i].experts_kept, one[i].experts_kept);
     EXPECT_NEAR(two[i].loss, one[i].loss, 1e-5 * one[i].loss);
   }
 }

@@ -101,6 +101,10 @@ TEST(RecipeErrors, NumbersThatDoNotFitTogether) {
   expect_parts(check_error({"--moe.pool_min=2"}), {"moe.pool_min = 2", "3 routed experts", "at least 3"});
   expect_parts(check_error({"--moe.pool=fixed", "--moe.pool_size=1"}), {"moe.pool_size = 1", "at least 3"});
   expect_parts(check_error({"--moe.eval_pool=1"}), {"moe.eval_pool = 1"});
+  expect_parts(check_error({"--moe.pool=label", "--moe.pool_free_share=0.1"}), {"moe.pool = label", "leave them out"});
+  expect_parts(check_error({"--moe.pool_from_step=5", "--moe.pool_until_step=5"}),
+               {"moe.pool_until_step = 5", "moe.pool_from_step = 5"});
+  expect_parts(check_error({"--model.layers=2", "--moe.pool_from_layer=2"}), {"moe.pool_from_layer = 2", "at most 1"});
   expect_parts(check_error({"--train.tokens=100"}), {"train.steps = 10", "train.tokens = 100", "both set"});
   expect_parts(check_error({"--train.steps=0"}), {"neither train.steps nor train.tokens"});
   expect_parts(check_error({"--train.warmup_steps=10"}), {"train.warmup_steps = 10", "0 to 9"});

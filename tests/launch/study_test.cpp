@@ -6,6 +6,7 @@
 #include "data/loader/loader.h"
 #include "launch/config/recipe_file.h"
 #include "launch/report/retention.h"
+#include "launch/study/cell_retention.h"
 #include "launch/study/cells.h"
 #include "launch/train/run_directory.h"
 #include "model/transformer/language_model.h"
@@ -49,7 +50,7 @@ TEST(StudyCells, DifferInTheirExpertsOnly) {
   const std::map<std::string, Names> changes{{"emo", {}},
                                              {"standard", {"moe.pool: uniform -> off"}},
                                              {"fixed-pool", {"moe.pool: uniform -> fixed"}},
-                                             {"quarter-free", {}},
+                                             {"quarter-free", {"moe.pool_free_share: 0 -> 0.25"}},
                                              {"local-balance", {"moe.balance_scope: step -> local"}},
                                              {"label-pools", {"moe.pool: uniform -> label"}},
                                              {"no-shared", {"moe.shared_experts: 1 -> 0"}}};
@@ -67,15 +68,18 @@ TEST(StudyCells, DifferInTheirExpertsOnly) {
   }
 }
 
-TEST(StudyCells, AQuarterOfTheDocumentsIsFree) {
-  Recipe base = base_recipe();
-  for (const auto& [experts, least] : {std::pair{32, 3}, std::pair{128, 8}, std::pair{9, 2}}) {
-    base.model.num_experts = experts, base.model.pool_min = least, base.model.pool_max = experts - 1;
-    const ModelConfig m = study_cells(base, {"quarter-free"}, 1, 1)[0].recipe.model;
-    const auto draws = static_cast<double>(m.pool_max - m.pool_min + 1);
-    const double free = static_cast<double>(m.pool_max - m.routed_experts() + 1) / draws;
-    EXPECT_NEAR(free, 0.25, 1 / draws) << experts;
-  }
+TEST(StudyCells, KeepHalfAQuarterAndAnEighth) {
+  ModelConfig m;
+  m.shared_experts = 1;
+  const auto kept = [&](std::int64_t experts) { return m.num_experts = experts, kept_numbers(m); };
+  using Numbers = std::vector<std::int64_t>;
+  EXPECT_EQ(kept(64), (Numbers{32, 16, 8}));
+  EXPECT_EQ(kept(128), (Numbers{64, 32, 16}));
+  EXPECT_EQ(kept(20), (Numbers{10, 5, 3}));
+  EXPECT_EQ(kept(9), (Numbers{5, 2}));
+  EXPECT_EQ(kept(2), (Numbers{}));
+  m.shared_experts = 2;
+  EXPECT_EQ(kept(16), (Numbers{8, 4, 3}));
 }
 
 TEST(StudyCells, StartFromTheSameValues) {
@@ -160,12 +164,24 @@ TEST_F(ProgramStudy, StoppedResumedAndRepeated) {
 
   const std::string csv = text_of(study_ / "retention.csv"), html = text_of(study_ / "report.html");
   const auto rows = read_retention(csv, "retention.csv");
-  ASSERT_EQ(rows.size(), 8U);  // two models, four domains
+  ASSERT_EQ(rows.size(), 56U);  // two models, four domains: full, and 5 and 2 experts by three selections
+  const std::map<std::string, std::string> options{
+      {"layerwise", ""}, {"one-document", " --examples=1"}, {"random", " --method=random"}};
+  std::map<std::string, nlohmann::json> losses;
   for (const RetentionRow& row : rows) {
-    const auto record = RunDirectory(cell(row.model + "-seed4")).evaluation_after(4);
-    ASSERT_TRUE(record);
-    EXPECT_EQ(row.loss, record->at("domains").at(row.domain).at("loss").get<double>());
-    EXPECT_EQ(row.experts_kept, 9);
+    const std::string run = cell(row.model + "-seed4").string();
+    EXPECT_EQ(row.experts_total, 9);
+    if (row.selection == "full") {
+      const auto record = RunDirectory(run).evaluation_after(4);
+      ASSERT_TRUE(record);
+      EXPECT_EQ(row.loss, record->at("domains").at(row.domain).at("loss").get<double>());
+      EXPECT_EQ(row.experts_kept, 9);
+      continue;
+    }
+    const std::string evaluate =
+        "eval " + run + " --json --seed=4 --keep=" + std::to_string(row.experts_kept) + options.at(row.selection);
+    if (!losses.contains(evaluate)) losses[evaluate] = nlohmann::json::parse(emox(evaluate).output);
+    EXPECT_EQ(row.loss, losses[evaluate].at("domains").at(row.domain).at("loss").get<double>()) << evaluate;
   }
   EXPECT_EQ(rows[0].domain, SourceSpec::parse(recipe_.data.source[0]).label);
 
@@ -180,6 +196,35 @@ TEST_F(ProgramStudy, StoppedResumedAndRepeated) {
   std::ofstream(cell("emo-seed4") / "eval.jsonl") << evaluations.substr(0, evaluations.size() / 2);
   EXPECT_EQ(study("", "nothing to do").find("emo-seed4  step "), std::string::npos);
   EXPECT_EQ(text_of(study_ / "retention.csv"), csv);
+}
+
+TEST_F(ProgramStudy, RetentionGoesOnWithTheNextDomain) {
+  study("--cells emo", "Rise of the loss");
+  const fs::path file = cell("emo-seed4") / "retention.csv";
+  const std::string whole = text_of(file), csv = text_of(study_ / "retention.csv");
+  const StudyCell emo = study_cells(recipe_, {"emo"}, 1, 1)[0];
+  ASSERT_TRUE(cell_is_complete(emo));
+
+  // Stopped after one domain, and one more left half measured.
+  fs::remove(file);
+  Session session(recipe_.parallel, 1);
+  int asked = 0;
+  measure_retention(session, emo, [&] { return ++asked < 2; });
+  EXPECT_EQ(read_retention(text_of(file), "one").size(), 6U);
+  EXPECT_TRUE(whole.starts_with(text_of(file)));
+  EXPECT_FALSE(cell_is_complete(emo));
+  std::ofstream(file, std::ios::app) << "emo,4," << SourceSpec::parse(recipe_.data.source[2]).label
+                                     << ",random,5,9,77\n";
+  const std::string output = study("--cells emo", "Rise of the loss");
+  EXPECT_NE(output.find("domain 3 of 3"), std::string::npos) << output;
+  EXPECT_EQ(text_of(file), whole);
+  EXPECT_EQ(text_of(study_ / "retention.csv"), csv);
+
+  // Damaged: said, not taken for less.
+  std::ofstream(file) << whole.substr(0, whole.size() / 2);
+  const test::CommandResult r = emox("study " + path_ + " --seeds 1 --cells emo");
+  EXPECT_EQ(r.exit_code, 2) << r.output;
+  EXPECT_NE(r.output.find(file.string()), std::string::npos) << r.output;
 }
 
 TEST_F(ProgramStudy, RefusesOtherValuesAndOtherDirectories) {

@@ -27,6 +27,42 @@ TEST(PoolSizes, FixedAndOffAreConstants) {
     }
 }
 
+TEST(PoolSizes, PartOfTheStepsAndLayers) {
+  ModelConfig c = config_of(PoolMode::Fixed);
+  c.pool_from_step = 10, c.pool_until_step = 20, c.pool_from_layer = 3;
+  const auto sizes = make_pool_sizes(c, 1);
+  for (const std::int64_t step : {0, 9, 10, 19, 20, 1000})
+    for (const std::int64_t layer : {0, 2, 3, 15})
+      EXPECT_EQ(sizes->size(step, layer, {3, 1, 0}), step >= 10 && step < 20 && layer >= 3 ? 20 : 127)
+          << step << " " << layer;
+  c.pool_until_step = 0;
+  EXPECT_EQ(make_pool_sizes(c, 1)->size(1'000'000, 3, {3, 1, 0}), 20);
+  EXPECT_EQ(fixed_pool_sizes(7)->size(0, 0, {3, 1, 0}), 7);
+}
+
+// The share holds within four standard deviations, a document is free in all layers or in none, and the sizes of the
+// others are those that they have when none is free.
+TEST(PoolSizes, AShareOfTheDocumentsIsFreeInAllLayers) {
+  ModelConfig c = config_of(PoolMode::Uniform);
+  c.pool_max = 100;  // no draw of its own is without a limit
+  const auto all = make_pool_sizes(c, 5);
+  for (const double share : {0.0, 0.25, 0.9, 1.0}) {
+    c.pool_free_share = share;
+    const auto some = make_pool_sizes(c, 5);
+    int free = 0, documents = 0;
+    for (const std::int64_t step : {1, 2})
+      for (std::int64_t sequence = 0; sequence < 400; ++sequence)
+        for (std::int32_t document = 0; document < 5; ++document, ++documents) {
+          const bool is_free = some->size(step, 0, {sequence, document, 0}) == 127;
+          free += is_free;
+          for (const std::int64_t layer : {0, 1, 15})
+            ASSERT_EQ(some->size(step, layer, {sequence, document, 0}),
+                      is_free ? 127 : all->size(step, layer, {sequence, document, 0}));
+        }
+    EXPECT_NEAR(free, share * documents, 4 * std::sqrt(share * (1 - share) * documents)) << share;
+  }
+}
+
 // A function of (seed, step, layer, sequence, document) and of nothing else: not of the order of the calls, not of the
 // domain, not of the object.
 TEST(PoolSizes, UniformDrawsAreAFunctionOfTheirKey) {

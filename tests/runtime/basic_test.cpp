@@ -126,6 +126,24 @@ TEST(TruncatedNormal, NeighboursAndStreamsAreIndependent) {
   }
 }
 
+// Beyond kStreamedCopy the copy goes another way, whatever the alignment, and writes nothing beside its target.
+TEST(Copy, LargeOnesFromAnywhereToAnywhere) {
+  constexpr std::int64_t kBytes = (std::int64_t{16} << 20) + 77, kMargin = 200;
+  std::vector<std::uint8_t> from(kBytes + kMargin);
+  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::uint8_t>(i * 2654435761U >> 13U);
+  for (const int threads : {1, 2})
+    for (const std::int64_t source : {0, 1, 64})
+      for (const std::int64_t target : {0, 3, 63, 64}) {
+        Context ctx = context(threads);
+        std::vector<std::uint8_t> to(kBytes + kMargin, 0xA5);
+        ops::copy(ctx, TensorView(to.data() + target, DType::U8, {kBytes}),
+                  TensorView(from.data() + source, DType::U8, {kBytes}));
+        std::vector<std::uint8_t> expected(to.size(), 0xA5);
+        std::copy_n(from.begin() + source, kBytes, expected.begin() + target);
+        EXPECT_TRUE(to == expected) << threads << " threads, from " << source << " to " << target;
+      }
+}
+
 TEST(TruncatedNormal, AShardIsASliceOfTheWhole) {
   const Philox philox(7, RngPurpose::Init);
   for (const int threads : {1, 2}) {

@@ -1,4 +1,4 @@
-#include "launch/commands/loaded_model.h"
+#include "launch/inference/loaded_model.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
