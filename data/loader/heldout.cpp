@@ -38,7 +38,10 @@ HeldOutSet read_held_out(const std::vector<SourceSpec>& sources, std::int64_t ev
   HeldOutSet set;
   for (const SourceSpec& spec : sources) {
     const std::filesystem::path path = std::filesystem::path(spec.path) / "heldout.npy";
-    if (!std::filesystem::is_directory(spec.path)) {
+    if (!std::filesystem::exists(spec.path)) {
+      set.skipped.push_back(fmt::format("{}: nothing at {}, seen from {}", spec.label, spec.path,
+                                        std::filesystem::current_path().string()));
+    } else if (!std::filesystem::is_directory(spec.path)) {
       set.skipped.push_back(fmt::format("{}: {} is one file, without a held-out part", spec.label, spec.path));
     } else if (!std::filesystem::exists(path)) {
       set.skipped.push_back(fmt::format("{}: {} has no heldout.npy", spec.label, spec.path));

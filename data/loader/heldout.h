@@ -23,8 +23,8 @@ struct HeldOutSet {
 };
 
 /// The first `eval_documents` documents of `heldout.npy` of each source (all of them if there are fewer); their order
-/// there is pseudo-random and fixed. A source that is one plain file has no held-out part and is named in `skipped`;
-/// that may be all of them.
+/// there is pseudo-random and fixed. A source that is one plain file has no held-out part; it is named in `skipped`, as
+/// is one that is missing; that may be all of them.
 /// Throws UsageError if eval_documents < 1, if a heldout.npy or its index is damaged; IoError if an id is not in the
 /// tokenizer's vocabulary.
 HeldOutSet read_held_out(const std::vector<SourceSpec>& sources, std::int64_t eval_documents,

@@ -219,6 +219,9 @@ TEST_F(HeldOutTest, NamesSourcesWithoutAHeldOutPart) {
   EXPECT_TRUE(none.sources.empty());
   ASSERT_EQ(none.skipped.size(), 1u);
   EXPECT_NE(none.skipped[0].find("one file"), std::string::npos);
+  const auto missing = read_held_out({{"gone", 1, (directory_.path() / "gone").string()}}, 5, *tokenizer_);
+  ASSERT_EQ(missing.skipped.size(), 1u);
+  EXPECT_NE(missing.skipped[0].find("nothing at "), std::string::npos);
   EXPECT_TRUE(throws_with<UsageError>([&] { read_held_out({file}, 0, *tokenizer_); }, {"eval_documents = 0"}));
 }
 
