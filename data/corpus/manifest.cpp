@@ -1,6 +1,7 @@
 #include "data/corpus/manifest.h"
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "data/format/atomic_file.h"
 #include "runtime/core/error.h"

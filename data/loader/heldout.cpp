@@ -24,7 +24,7 @@ HeldOut read_source(const std::string& label, const std::filesystem::path& path,
     file.read(begin, length, document.data());
     if (document.back() == tokenizer.eos()) document.pop_back();
     if (document.empty()) continue;
-    held.bytes += static_cast<std::int64_t>(tokenizer.decode(document).size());
+    if (tokenizer.knows_text()) held.bytes += static_cast<std::int64_t>(tokenizer.decode(document).size());
     held.documents.push_back(std::move(document));
   }
   return held;

@@ -14,7 +14,7 @@ namespace emox {
 struct HeldOut {
   std::string label;
   std::vector<std::vector<std::int32_t>> documents;  ///< token ids, without the EOS that ends each
-  std::int64_t bytes = 0;                            ///< text bytes of these documents, for bits per byte
+  std::int64_t bytes = 0;  ///< of their text, for bits per byte; 0 if the tokenizer does not know it
 };
 
 struct HeldOutSet {

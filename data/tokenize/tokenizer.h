@@ -19,6 +19,8 @@ class Tokenizer {
   virtual std::int64_t vocab_size() const = 0;
   /// The id that ends a document. encode() never produces it.
   virtual std::int32_t eos() const = 0;
+  /// False: it numbers the ids of token files only; encode() and decode() throw UsageError.
+  virtual bool knows_text() const = 0;
   virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
   /// The text of the ids; EOS gives nothing. Throws UsageError naming position and id if an id is not in the
   /// vocabulary.
@@ -29,7 +31,11 @@ class Tokenizer {
 inline constexpr std::int32_t kByteEos = 256;
 inline constexpr std::int64_t kByteVocabSize = 257;
 
-/// "byte" is the only one so far. Throws UsageError for another name.
+/// The published models': token files made with it can be read, text cannot be encoded.
+inline constexpr std::int32_t kDolma2Eos = 100257;
+inline constexpr std::int64_t kDolma2VocabSize = 100278;
+
+/// "byte" or "dolma2". Throws UsageError for another name.
 std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name);
 
 }  // namespace emox

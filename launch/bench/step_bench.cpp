@@ -1,5 +1,6 @@
 #include "launch/bench/step_bench.h"
 
+#include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // `emox bench step`: one training step against the time that its matrix products need (design section 5).
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "launch/config/recipe.h"

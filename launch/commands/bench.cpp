@@ -2,6 +2,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "launch/bench/checkpoint_bench.h"
 #include "launch/bench/dispatch_bench.h"

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/commands/command.h"

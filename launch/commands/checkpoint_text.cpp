@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/config/recipe_file.h"

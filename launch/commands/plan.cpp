@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "launch/commands/command.h"
 #include "launch/config/recipe_file.h"
 #include "launch/plan/memory.h"

@@ -35,10 +35,12 @@ int run_subset(const std::vector<std::string>& args) {
                                   {"output", done.checkpoint.string()},
                                   {"experts_kept", subset.keep(0)},
                                   {"tensors", done.tensors},
-                                  {"bytes", done.bytes}}));
+                                  {"bytes", done.bytes},
+                                  {"bytes_read", done.bytes_read},
+                                  {"files_read", done.files_read}}));
     else
-      fmt::print("{}: {} of {} experts a layer, {} tensors, {}\n", done.checkpoint.string(), subset.keep(0),
-                 subset.experts, done.tensors, size_text(done.bytes));
+      fmt::print("{}: {} of {} experts a layer, {} tensors, {}; read {} of {} files\n", done.checkpoint.string(),
+                 subset.keep(0), subset.experts, done.tensors, size_text(done.bytes), done.files_read, done.files);
     return static_cast<int>(kDone);
   });
 }

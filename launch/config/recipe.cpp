@@ -114,9 +114,10 @@ void for_changes(const Recipe& before, const Recipe& now, Visit&& visit) {
 
 }  // namespace
 
-// dolma2: the numbers of the published tokenizer; emox reads token files made with it but cannot encode text with it.
-std::int32_t DataConfig::eos_id() const { return tokenizer == TokenizerKind::Byte ? kByteEos : 100257; }
-std::int64_t DataConfig::token_count() const { return tokenizer == TokenizerKind::Byte ? kByteVocabSize : 100278; }
+std::int32_t DataConfig::eos_id() const { return tokenizer == TokenizerKind::Byte ? kByteEos : kDolma2Eos; }
+std::int64_t DataConfig::token_count() const {
+  return tokenizer == TokenizerKind::Byte ? kByteVocabSize : kDolma2VocabSize;
+}
 
 std::int64_t Recipe::total_steps() const {
   if (train.steps > 0) return train.steps;

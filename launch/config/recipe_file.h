@@ -1,7 +1,7 @@
 // Recipes as text: INI files, command-line overrides, the resolved file of a run directory, and JSON.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "runtime/core/error.h"
@@ -20,8 +21,8 @@ ModularityRow row_of(const LayerModularity& m, std::span<const DocumentPicks> do
   };
   ModularityRow row;
   for (const Concentration& c : m.concentration) row.concentration.push_back(interval(c.value, c.chance));
-  row.topic = interval(m.topic.normalized, m.topic.chance / m.topic.possible);
-  row.surface = interval(m.surface.normalized, m.surface.chance / m.surface.possible);
+  row.topic = interval(m.topic.normalized, m.topic.normalized_chance);
+  row.surface = interval(m.surface.normalized, m.surface.normalized_chance);
   row.topic_bits = interval(m.topic.bits, m.topic.chance);
   row.surface_bits = interval(m.surface.bits, m.surface.chance);
   row.topic_possible = m.topic.possible, row.surface_possible = m.surface.possible;
@@ -83,17 +84,19 @@ nlohmann::ordered_json Modularity::to_json() const {
           {"tokens", tokens},
           {"routed_experts", routed_experts},
           {"routed_top_k", routed_top_k},
+          {"eval_pool", eval_pool},
           {"interval", "95 %, normal, over documents inside domains"},
           {"layers", by_layer},
           {"mean", json_of(mean, tops)}};
 }
 
 std::string Modularity::to_text() const {
+  const std::string pools = eval_pool > 0 ? fmt::format(" in pools of {}", eval_pool) : "";
   std::string text = fmt::format(
-      "modularity after step {}: {} documents of {} domains, {} tokens,\n{} picks a token of {} routed experts; +- 95 "
-      "% "
-      "over documents\n",
-      step, documents, domains, tokens, routed_top_k, routed_experts);
+      "modularity after step {}: {} documents of {} domains, {} tokens,\n{} picks a token of {} routed experts{}; +- "
+      "95 "
+      "% over documents\n",
+      step, documents, domains, tokens, routed_top_k, routed_experts, pools);
   text += fmt::format("{:<5}{:<37}{}\n     ", "", "a document's picks in its best",
                       "a pick's expert tells, of the possible");
   for (const std::int64_t top : tops) text += fmt::format("{:<19}", fmt::format("{} experts", top));
@@ -158,6 +161,7 @@ Modularity HeldOutRouting::measure(Communicator& comm, std::int64_t step) const 
   result.domains = static_cast<std::int64_t>(first_.size());
   result.routed_experts = config.routed_experts(), result.routed_top_k = config.routed_top_k();
   result.tokens = picks / result.routed_top_k;
+  result.eval_pool = config.eval_pool;
   return result;
 }
 

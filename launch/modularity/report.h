@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -33,6 +33,7 @@ inline constexpr double kConcentrationShares[] = {0.125, 0.25};
 
 struct Modularity {
   std::int64_t step = 0, documents = 0, domains = 0, tokens = 0, routed_experts = 0, routed_top_k = 0;
+  std::int64_t eval_pool = 0;      ///< experts that a document could use; 0: all
   std::vector<std::int64_t> tops;  ///< experts for each of kConcentrationShares
   std::vector<ModularityRow> layers;
   ModularityRow mean;  ///< over layers

@@ -1,5 +1,7 @@
 #include "launch/plan/memory.h"
 
+#include <nlohmann/json.hpp>
+
 #include "launch/train/saving.h"
 #include "launch/train/sharding.h"
 #include "launch/train/training_step.h"

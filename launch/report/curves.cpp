@@ -23,14 +23,13 @@ Curves::Curves(const std::vector<RetentionRow>& rows) {
   for (const RetentionRow& r : rows) {
     add_new(models_, r.model);
     add_new(domains_, r.domain);
-    add_new(seeds_[r.model], r.seed);
+    seeds_.insert(r.seed);
     losses_[{r.model, r.seed, r.domain, r.selection, r.share()}] = r.loss;
     if (r.selection != kFull) shares[r.selection].insert(r.share());
   }
   std::sort(models_.begin(), models_.end(), [](const std::string& a, const std::string& b) {
     return std::pair(rank_of(a), a) < std::pair(rank_of(b), b);
   });
-  for (auto& [model, seeds] : seeds_) std::sort(seeds.begin(), seeds.end());
   for (const char* selection : kSelections) {
     if (!shares.contains(selection)) continue;
     selections_.emplace_back(selection);
@@ -48,11 +47,10 @@ std::optional<double> Curves::loss(const std::string& model, std::int64_t seed, 
 }
 
 template <typename Figure>
-std::optional<OverSeeds> Curves::over_seeds(const std::string& model, const std::string& domain,
-                                            const Figure& figure) const {
+std::optional<OverSeeds> Curves::over_seeds(const std::string& domain, const Figure& figure) const {
   const std::vector<std::string> one{domain}, &over = domain.empty() ? domains_ : one;
   OverSeeds result;
-  for (const std::int64_t seed : seeds_.at(model)) {
+  for (const std::int64_t seed : seeds_) {
     double sum = 0;
     const bool whole = std::all_of(over.begin(), over.end(), [&](const std::string& d) {
       const std::optional<double> value = figure(seed, d);
@@ -75,13 +73,23 @@ std::optional<OverSeeds> Curves::over_seeds(const std::string& model, const std:
 }
 
 std::optional<OverSeeds> Curves::full_loss(const std::string& model, const std::string& domain) const {
-  return over_seeds(model, domain,
-                    [&](std::int64_t seed, const std::string& d) { return loss(model, seed, d, kFull, 1.0); });
+  return over_seeds(domain, [&](std::int64_t seed, const std::string& d) { return loss(model, seed, d, kFull, 1.0); });
+}
+
+std::optional<Pair> Curves::full_losses(const std::string& first, const std::string& second) const {
+  const auto both = [&](const std::string& model) {
+    return over_seeds("", [&](std::int64_t seed, const std::string& d) -> std::optional<double> {
+      const auto a = loss(first, seed, d, kFull, 1.0), b = loss(second, seed, d, kFull, 1.0);
+      return a && b ? loss(model, seed, d, kFull, 1.0) : std::nullopt;
+    });
+  };
+  const auto a = both(first), b = both(second);
+  return a ? std::optional(Pair{a->mean, b->mean, a->seeds}) : std::nullopt;
 }
 
 std::optional<OverSeeds> Curves::rise(const std::string& model, const std::string& selection, double share,
                                       const std::string& domain) const {
-  return over_seeds(model, domain, [&](std::int64_t seed, const std::string& d) -> std::optional<double> {
+  return over_seeds(domain, [&](std::int64_t seed, const std::string& d) -> std::optional<double> {
     const auto full = loss(model, seed, d, kFull, 1.0);
     const auto kept = share < 1 ? loss(model, seed, d, selection, share) : full;
     if (!full || !kept) return std::nullopt;

@@ -17,15 +17,18 @@ constexpr const char* kMissing = "missing";
 constexpr const char* kShareLabel = "share of the experts kept";
 constexpr const char* kRiseLabel = "rise of the loss, nats a token";
 
-/// 0.123; 0.123 (0.120 to 0.127, 3 seeds, 1 missing)
+/// 0.1230; 0.1230 (0.1200 to 0.1270, 3 seeds); 0.1230 (1 of 2 seeds)
 std::string figure_text(const std::optional<OverSeeds>& f, const char* sign = "") {
   if (!f) return kMissing;
   const auto number = [&](double x) { return *sign == '+' ? fmt::format("{:+.4f}", x) : fmt::format("{:.4f}", x); };
-  std::string text = number(f->mean);
-  if (f->seeds > 1) text += fmt::format(" ({} to {}, {} seeds", number(f->low), number(f->high), f->seeds);
-  if (f->missing > 0) text += fmt::format("{}{} missing", f->seeds > 1 ? ", " : " (1 seed, ", f->missing);
-  return f->seeds > 1 || f->missing > 0 ? text + ")" : text;
+  if (f->seeds + f->missing == 1) return number(f->mean);
+  return fmt::format("{} ({}{}{} seeds)", number(f->mean),
+                     f->seeds > 1 ? fmt::format("{} to {}, ", number(f->low), number(f->high)) : "", f->seeds,
+                     f->missing > 0 ? fmt::format(" of {}", f->seeds + f->missing) : "");
 }
+
+/// Which seeds a comparison is over, where there are more than one.
+std::string seeds_text(const Pair& pair) { return pair.seeds > 1 ? fmt::format(" ({} seeds)", pair.seeds) : ""; }
 
 std::string cell(const std::string& text, const char* tag = "td") {
   return fmt::format("<{0}{1}>{2}</{0}>", tag, text == kMissing ? " class=\"missing\"" : "", escape_markup(text));
@@ -167,14 +170,10 @@ std::string report_summary(const std::vector<RetentionRow>& rows) {
   std::string text = fmt::format("Held-out loss, nats a token, mean over {} domain(s)\n", c.domains().size());
   for (const std::string& model : c.models())
     text += fmt::format("  {:<20} {}\n", model, figure_text(c.full_loss(model)));
-  if (const auto emo = std::find(c.models().begin(), c.models().end(), "emo"); emo != c.models().end()) {
-    const bool both = std::find(c.models().begin(), c.models().end(), "standard") != c.models().end();
-    const auto a = c.full_loss("emo"), b = both ? c.full_loss("standard") : std::nullopt;
-    if (a && b)
-      text += fmt::format("With all experts EMO is {:.4f} nats ({:.1f} %) {} than the standard MoE.\n",
-                          std::abs(a->mean - b->mean), 100 * std::abs(a->mean / b->mean - 1),
-                          a->mean > b->mean ? "worse" : "better");
-  }
+  if (const auto pair = c.full_losses("emo", "standard"))
+    text += fmt::format("All experts: EMO is {:.4f} nats ({:.1f} %) {} than the standard MoE{}.\n",
+                        std::abs(pair->first - pair->second), 100 * std::abs(pair->first / pair->second - 1),
+                        pair->first > pair->second ? "worse" : "better", seeds_text(*pair));
   if (c.selections().empty()) return text + "No experts were left out yet: no retention to show.\n";
   for (const std::string& selection : c.selections()) {
     text += fmt::format("Rise of the loss with experts chosen by: {}\n", selection);

@@ -9,7 +9,7 @@
 namespace emox {
 namespace {
 
-constexpr int kStyles = 6;
+constexpr int kStyles = 7;        // one for each model that a study may have
 constexpr double kLabelGap = 14;  // between the lines' labels
 constexpr double kMargin = 0.04;  // below the lowest point
 constexpr double kLeft = 62, kRight = 128, kTop = 30, kBottom = 46;
@@ -173,9 +173,9 @@ std::string to_svg(const Plot& plot) {
 
 std::string plot_style() {
   // Okabe and Ito's colours, which people with colour-blindness tell apart; lighter ones on a dark page.
-  constexpr const char* kLight[kStyles] = {"#0072B2", "#D55E00", "#007A5A", "#A3508A", "#8A6D00", "#444444"};
-  constexpr const char* kDark[kStyles] = {"#56B4E9", "#F08A3C", "#2FC79A", "#E39AC6", "#F0E442", "#BBBBBB"};
-  constexpr const char* kDash[kStyles] = {"none", "8 4", "3 3", "10 3 3 3", "1 4", "14 4"};
+  constexpr const char* kLight[kStyles] = {"#0072B2", "#D55E00", "#007A5A", "#A3508A", "#8A6D00", "#444444", "#B0203A"};
+  constexpr const char* kDark[kStyles] = {"#56B4E9", "#F08A3C", "#2FC79A", "#E39AC6", "#F0E442", "#BBBBBB", "#FF8F9C"};
+  constexpr const char* kDash[kStyles] = {"none", "8 4", "3 3", "10 3 3 3", "1 4", "14 4", "6 2 2 2 2 2"};
   std::string light, dark, rules;
   for (int i = 0; i < kStyles; ++i) {
     light += fmt::format("--c{}:{};", i, kLight[i]);

@@ -24,7 +24,7 @@ struct Plot {
   double width = 720, height = 380;
 };
 
-/// Colours, dashes and markers are those of classes s0 .. s5, which plot_style() defines for light and dark pages.
+/// Colours, dashes and markers are those of classes s0 .. s6, which plot_style() defines for light and dark pages.
 std::string to_svg(const Plot& plot);
 std::string plot_style();
 

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
 #include "data/format/atomic_file.h"
 #include "launch/inference/held_out_losses.h"
 #include "launch/train/run_directory.h"
+#include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -29,7 +31,11 @@ constexpr Choice kChoices[] = {{"layerwise", SelectionMethod::Layerwise, kDocume
                                {"one-document", SelectionMethod::Layerwise, 1},
                                {"random", SelectionMethod::Random, 1}};
 
-fs::path kept_file(const StudyCell& cell) { return fs::path(cell.recipe.run.dir) / "retention.csv"; }
+/// One for each length of the run: a cell that is trained further must not take over what its younger model lost.
+fs::path kept_file(const StudyCell& cell) {
+  return fs::path(cell.recipe.run.dir) /
+         fmt::format("retention-{}.csv", step_directory_name(cell.recipe.total_steps()));
+}
 
 std::vector<std::string> domains_of(const StudyCell& cell) {  // the order of the recipe; JSON has lost it
   std::vector<std::string> labels;
@@ -120,13 +126,14 @@ std::vector<RetentionRow> cell_rows(const StudyCell& cell) {
 
 bool cell_is_complete(const StudyCell& cell) { return !cell_rows(cell).empty() && domains_left(cell).empty(); }
 
-void measure_retention(Session& session, const StudyCell& cell, const std::function<bool()>& go_on) {
+bool measure_retention(Session& session, const StudyCell& cell, const std::function<bool()>& go_on) {
   const std::vector<std::string> left = domains_left(session, cell);
-  if (left.empty()) return;
+  if (left.empty()) return true;
   LoadedModel loaded(session, cell.recipe.run.dir, {});
+  if (loaded.manifest.step != cell.recipe.total_steps()) return false;
   HeldOutLosses losses(session, loaded);
   for (std::size_t d = 0; d < left.size(); ++d) {
-    if (!go_on()) return;
+    if (!go_on()) return true;
     session.log().info("{}: keeping a part of the experts, domain {} of {}, {}", cell.recipe.run.name, d + 1,
                        left.size(), left[d]);
     const auto rows = rows_of_domain(session, cell, left[d], loaded, losses);
@@ -142,6 +149,7 @@ void measure_retention(Session& session, const StudyCell& cell, const std::funct
       write_file_atomically(kept_file(cell), write_retention(all));
     });
   }
+  return true;
 }
 
 }  // namespace emox

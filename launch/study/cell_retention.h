@@ -23,9 +23,11 @@ std::vector<RetentionRow> cell_rows(const StudyCell& cell);
 bool cell_is_complete(const StudyCell& cell);
 
 /// Collective; the cell is trained. Domain by domain, the held-out loss with kept_numbers() of the experts: chosen by
-/// greedy layerwise selection from training documents of the domain, from one of them, and at random. Appends each
-/// domain's rows to retention.csv in the cell's directory when it is done with it, and does not repeat those that are
-/// there. `go_on`, asked before each domain, is collective too; false: stops there.
-void measure_retention(Session& session, const StudyCell& cell, const std::function<bool()>& go_on);
+/// greedy layerwise selection from training documents of the domain, from one of them, and at random. Adds each
+/// domain's rows to retention-step-NNNNNNNN.csv in the cell's directory when it is done with it, and does not repeat
+/// those that are there. `go_on`, asked before each domain, is collective too; false: stops there. Returns false, and
+/// measures nothing, when the newest intact checkpoint is not that of the last step: the final evaluation was of
+/// another model.
+bool measure_retention(Session& session, const StudyCell& cell, const std::function<bool()>& go_on);
 
 }  // namespace emox

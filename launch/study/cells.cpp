@@ -16,6 +16,7 @@ void apply(const std::string& model, ModelConfig& m) {
   const std::int64_t routed = m.routed_experts();
   if (model == "standard") {
     m.pool = PoolMode::Off;
+    m.eval_pool = 0;
   } else if (model == "fixed-pool") {
     m.pool = PoolMode::Fixed;
     m.pool_size = std::max(m.routed_top_k(), (routed + 2) / 4);
@@ -39,8 +40,6 @@ void check_base(const Recipe& base) {
   require<UsageError>(base.model.is_moe() && base.model.pool != PoolMode::Off,
                       "emox study: the recipe is to be that of EMO, with moe.num_experts > 0 and moe.pool not off; the "
                       "standard MoE is made from it");
-  require<UsageError>(base.data.tokenizer == TokenizerKind::Byte,
-                      "emox study: cells are compared by held-out text, which needs data.tokenizer = byte");
 }
 
 }  // namespace

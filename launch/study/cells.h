@@ -30,9 +30,8 @@ std::vector<std::string> parse_cells(const std::string& text);
 ///   local-balance  balance_scope = local
 ///   label-pools    experts divided over the data labels, for all documents, steps and layers
 ///   no-shared      the shared experts become routed ones: the same total, the same number a token
-/// `base` is the EMO recipe: UsageError for a dense one, one without pools, one without bytes as tokens (which cannot
-/// be evaluated), and for a cell that
-/// would be the same as emo with this recipe on `ranks` ranks.
+/// `base` is the EMO recipe: UsageError for a dense one, one without pools, and for a cell that would be the same as
+/// emo with this recipe on `ranks` ranks.
 std::vector<StudyCell> study_cells(const Recipe& base, const std::vector<std::string>& models, std::int64_t seeds,
                                    int ranks);
 

@@ -3,10 +3,16 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
+#include <utility>
 
 #include "data/format/atomic_file.h"
 #include "data/loader/heldout.h"
@@ -36,6 +42,45 @@ void check_held_out(const Recipe& base) {
 void check_cell(const StudyCell& cell) {
   const fs::path recipe = RunDirectory(cell.recipe.run.dir).recipe();
   if (fs::exists(recipe)) check_resume(load_recipe(recipe.string()), cell.recipe);
+}
+
+/// "emo-seed4": nothing for other names.
+std::optional<std::pair<std::string, std::int64_t>> model_and_seed(const std::string& name) {
+  for (const std::string model : kCellModels) {
+    const std::string begin = model + "-seed";
+    std::int64_t seed = 0;
+    const char* const last = name.data() + name.size();
+    if (!name.starts_with(begin)) continue;
+    const auto [end, error] = std::from_chars(name.data() + begin.size(), last, seed);
+    if (error == std::errc{} && end == last && seed >= 0) return std::pair(model, seed);
+  }
+  return std::nullopt;
+}
+
+/// These cells and those that other calls made of the same recipe, in one order, whichever call it is; on rank 0.
+std::vector<StudyCell> with_earlier_cells(Session& session, const Recipe& base, std::vector<StudyCell> cells) {
+  std::set<std::string> names;
+  for (const StudyCell& cell : cells) names.insert(cell.recipe.run.name);
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(fs::path(base.run.dir) / "cells", none)) {
+    const std::string name = entry.path().filename().string();
+    const auto cell = model_and_seed(name);
+    if (!cell || names.contains(name) || !fs::exists(RunDirectory(entry.path()).recipe())) continue;
+    try {
+      Recipe recipe = base;
+      recipe.run.seed = cell->second;
+      cells.push_back(study_cells(recipe, {cell->first}, 1, session.comm().size()).front());
+      check_cell(cells.back());
+    } catch (const UsageError& e) {
+      session.log().warn("the report leaves out the cell {}: {}", name, e.message());
+      std::erase_if(cells, [&](const StudyCell& c) { return c.recipe.run.name == name; });
+    }
+  }
+  const auto place = [](const StudyCell& c) {
+    return std::pair(c.seed, std::find(std::begin(kCellModels), std::end(kCellModels), c.model));
+  };
+  std::sort(cells.begin(), cells.end(), [&](const auto& a, const auto& b) { return place(a) < place(b); });
+  return cells;
 }
 
 /// Steps of the cell that are saved.
@@ -75,6 +120,7 @@ StudyOutcome run_study_cells(Session& session, const Recipe& base, const std::ve
                              const std::vector<std::string>& command, const LeaseTiming& timing) {
   const fs::path directory = base.run.dir;
   std::unique_ptr<RunLease> lease;  // on rank 0
+  std::vector<StudyCell> reported;  // there, too
   on_root(session, [&] {
     require<UsageError>(!RunDirectory(directory).has_checkpoints(),
                         "{} holds a training run: give the study a directory of its own, --run.dir={}-study",
@@ -82,6 +128,7 @@ StudyOutcome run_study_cells(Session& session, const Recipe& base, const std::ve
     check_held_out(base);
     lease = std::make_unique<RunLease>(directory, LeaseHolder::self(command), timing);
     for (const StudyCell& cell : cells) check_cell(cell);
+    reported = with_earlier_cells(session, base, cells);
     write_file_atomically(directory / "recipe.ini", to_ini(base, true));
   });
   const StopSignals signals;  // of the whole study, so that one that ends a cell's training is still seen after it
@@ -99,7 +146,7 @@ StudyOutcome run_study_cells(Session& session, const Recipe& base, const std::ve
       session.log().info("cell {} of {}, {}: finished", i + 1, cells.size(), cell.recipe.run.name);
       continue;
     }
-    if (!seen([&] { return !cell_rows(cell).empty(); })) {
+    const auto train_it = [&] {
       TrainOptions options;
       options.lease = timing;
       options.among = {fmt::format("{}/{} {}", i + 1, cells.size(), cell.recipe.run.name),
@@ -107,21 +154,32 @@ StudyOutcome run_study_cells(Session& session, const Recipe& base, const std::ve
       session.log().info("cell {} of {}, {}: {} steps", i + 1, cells.size(), cell.recipe.run.name,
                          cell.recipe.total_steps());
       train(session, cell.recipe, command, options);
-    }
+    };
     const auto write = [&] {
       on_root(session, [&] {
         lease->confirm();
-        outcome.rows = write_results(directory, base.run.name, cells);
+        outcome.rows = write_results(directory, base.run.name, reported);
       });
     };
+    const auto evaluated = [&] { return seen([&] { return !cell_rows(cell).empty(); }); };
+    const auto measure = [&] {
+      return measure_retention(session, cell, [&] { return !stop_asked(session, signals); });
+    };
+    if (!evaluated()) train_it();
     write();
-    if (seen([&] { return !cell_rows(cell).empty(); }))
-      measure_retention(session, cell, [&] { return !stop_asked(session, signals); });
+    if (evaluated() && !measure()) {  // the last save failed, or was damaged since
+      session.log().warn("{} has no intact checkpoint of step {}: its last steps are repeated", cell.recipe.run.name,
+                         cell.recipe.total_steps());
+      train_it();
+      if (evaluated())
+        require<IoError>(measure(), "{} holds no intact checkpoint of step {} although it was just saved",
+                         cell.recipe.run.dir, cell.recipe.total_steps());
+    }
     write();
     if (!seen([&] { return cell_is_complete(cell); })) return outcome;
   }
   outcome.complete = true;
-  on_root(session, [&] { outcome.rows = write_results(directory, base.run.name, cells); });
+  on_root(session, [&] { outcome.rows = write_results(directory, base.run.name, reported); });
   return outcome;
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -119,6 +120,8 @@ Recipe recipe_of_subset(Recipe r, const ExpertSubset& subset, const std::string&
   const auto fit = [&](std::int64_t& pool) { pool = std::clamp(pool, m.routed_top_k(), m.routed_experts()); };
   for (std::int64_t* pool : {&m.pool_size, &m.pool_min, &m.pool_max}) fit(*pool);
   if (m.eval_pool > 0) fit(m.eval_pool);
+  // The pools of labels were of the experts' old numbers.
+  if (m.pool == PoolMode::Label) m.pool = PoolMode::Off;
   r.parallel.expert_parallel = std::min(r.parallel.expert_parallel, m.routed_experts());
   r.parallel.placement = PlacementKind::Block;
   r.parallel.placement_file.clear();
@@ -150,9 +153,14 @@ CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertS
     ++done.tensors;
     done.bytes += arrays.back().shape().numel() * static_cast<std::int64_t>(size_of(a.dtype));
   }
-  verify_files(comm, checkpoint, manifest, files_of(kept));
+  const std::vector<std::string> files = files_of(kept);
+  verify_files(comm, checkpoint, manifest, files);
   const Share share(arrays, comm, session.ctx().device);
-  read_checkpoint(comm, {checkpoint, manifest}, share.wanted);
+  const LoadReport read = read_checkpoint(comm, {checkpoint, manifest}, share.wanted);
+  done.files_read = static_cast<std::int64_t>(files.size());
+  done.files = static_cast<std::int64_t>(manifest.files.size());
+  done.bytes_read = read.bytes;
+  comm.all_reduce(TensorView(&done.bytes_read, DType::I64, {1}));
 
   CheckpointMeta meta;
   meta.tokens = manifest.tokens;

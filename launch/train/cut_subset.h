@@ -16,11 +16,15 @@ struct CutSubset {
   std::filesystem::path checkpoint;  ///< what was written
   std::int64_t tensors = 0;
   std::int64_t bytes = 0;  ///< of their elements
+  /// What was read of the whole model for them, by all ranks together: elements, and files of how many. Files are also
+  /// read once to compare their checksums, before HDF5 opens them.
+  std::int64_t bytes_read = 0, files_read = 0, files = 0;
 };
 
-/// The recipe of a run in `directory` with so many experts as the subset keeps: top_k and pools fit into them, experts
-/// lie in blocks over no more ranks than there are experts. UsageError that names `source`, the subset's file, when the
-/// layers keep different numbers: a recipe has one.
+/// The recipe of a run in `directory` with so many experts as the subset keeps: top_k and pools fit into them (pools by
+/// label, which are of numbers that the experts no longer have, are off), experts lie in blocks over no more ranks than
+/// there are experts. UsageError that names `source`, the subset's file, when the layers keep different numbers: a
+/// recipe has one.
 Recipe recipe_of_subset(Recipe whole, const ExpertSubset& subset, const std::string& source,
                         const std::filesystem::path& directory);
 

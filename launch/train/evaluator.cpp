@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
 #include <numbers>
 
 #include "model/moe/pools.h"
@@ -53,6 +55,12 @@ void append_passes(std::vector<Pass>& out, std::size_t domain, const std::vector
   }
 }
 
+// Bits a byte are unknown (NaN) where only token ids are known.
+nlohmann::ordered_json json_of(double bits) {
+  return std::isnan(bits) ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(bits);
+}
+std::string bits_text(double bits) { return std::isnan(bits) ? "-" : fmt::format("{:.4f}", bits); }
+
 std::size_t most_passes(Context& ctx, Communicator& comm, std::size_t mine) {
   const Tensor most(ctx.device, DType::I64, {1});
   const auto value = static_cast<std::int64_t>(mine);
@@ -64,7 +72,7 @@ std::size_t most_passes(Context& ctx, Communicator& comm, std::size_t mine) {
 }  // namespace
 
 double DomainLoss::bits_per_byte() const {
-  return bytes > 0 ? nats / std::numbers::ln2 / static_cast<double>(bytes) : 0;
+  return bytes > 0 ? nats / std::numbers::ln2 / static_cast<double>(bytes) : std::numeric_limits<double>::quiet_NaN();
 }
 
 double Evaluation::mean_loss() const {
@@ -86,11 +94,11 @@ nlohmann::ordered_json Evaluation::to_json() const {
                           {"bytes", d.bytes},
                           {"tokens", d.tokens},
                           {"loss", d.loss()},
-                          {"bits_per_byte", d.bits_per_byte()}};
+                          {"bits_per_byte", json_of(d.bits_per_byte())}};
   return {{"step", step},
           {"experts_kept", experts_kept},
           {"domains", by_domain},
-          {"mean", {{"loss", mean_loss()}, {"bits_per_byte", mean_bits_per_byte()}}}};
+          {"mean", {{"loss", mean_loss()}, {"bits_per_byte", json_of(mean_bits_per_byte())}}}};
 }
 
 std::string Evaluation::to_text() const {
@@ -99,10 +107,10 @@ std::string Evaluation::to_text() const {
   std::string text = fmt::format("held-out loss after step {}\n{:<{}}  documents     tokens  nats/token  bits/byte\n",
                                  step, "domain", width);
   for (const DomainLoss& d : domains)
-    text += fmt::format("{:<{}}  {:>9}  {:>9}  {:>10.4f}  {:>9.4f}\n", d.label, width, d.documents, d.tokens, d.loss(),
-                        d.bits_per_byte());
-  return text + fmt::format("{:<{}}  {:>9}  {:>9}  {:>10.4f}  {:>9.4f}\n", "mean", width, "", "", mean_loss(),
-                            mean_bits_per_byte());
+    text += fmt::format("{:<{}}  {:>9}  {:>9}  {:>10.4f}  {:>9}\n", d.label, width, d.documents, d.tokens, d.loss(),
+                        bits_text(d.bits_per_byte()));
+  return text + fmt::format("{:<{}}  {:>9}  {:>9}  {:>10.4f}  {:>9}\n", "mean", width, "", "", mean_loss(),
+                            bits_text(mean_bits_per_byte()));
 }
 
 Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const std::vector<HeldOut>& held_out,

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,7 +19,7 @@ struct DomainLoss {
   std::int64_t documents = 0, bytes = 0, tokens = 0;
   double nats = 0;  ///< summed over tokens
   double loss() const { return tokens > 0 ? nats / static_cast<double>(tokens) : 0; }
-  double bits_per_byte() const;
+  double bits_per_byte() const;  ///< NaN when the text is not known
 };
 
 struct Evaluation {

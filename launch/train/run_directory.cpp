@@ -1,6 +1,7 @@
 #include "launch/train/run_directory.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 #include <unistd.h>
 
 #include <cstdio>

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "data/loader/heldout.h"
@@ -164,10 +166,6 @@ class Trainer {
   // Before the first step, so that a damaged file is found now and not after hours.
   void read_held_out_documents() {
     if (!recipe_.eval.final && recipe_.eval.every_steps == 0) return;
-    if (recipe_.data.tokenizer != TokenizerKind::Byte) {
-      s_.log().warn("no evaluation in this run: held-out text needs data.tokenizer = byte");
-      return;
-    }
     held_out_ =
         read_held_out(loader_.sources(), recipe_.data.eval_documents, *make_tokenizer(recipe_.data.tokenizer_name()));
     for (const std::string& skipped : held_out_.skipped) s_.log().warn("not evaluated: {}", skipped);
@@ -287,8 +285,9 @@ class Trainer {
     if (final)
       s_.log().info("{}", e.to_text());
     else
-      s_.log().info("held-out loss after step {}: {:.4f} nats/token, {:.4f} bits/byte", step, e.mean_loss(),
-                    e.mean_bits_per_byte());
+      s_.log().info(
+          "held-out loss after step {}: {:.4f} nats/token{}", step, e.mean_loss(),
+          std::isnan(e.mean_bits_per_byte()) ? "" : fmt::format(", {:.4f} bits/byte", e.mean_bits_per_byte()));
   }
 
   Session& s_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"

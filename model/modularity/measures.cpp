@@ -180,6 +180,7 @@ Information mean_information(std::span<const LayerModularity> layers, Informatio
     mean.correction += (l.*part).correction / n;
     mean.possible += (l.*part).possible / n;
     mean.chance += (l.*part).chance / n;
+    mean.normalized_chance += (l.*part).normalized_chance / n;
   }
   return mean;
 }
@@ -219,12 +220,14 @@ LayerModularity measure_layer(std::span<const DocumentPicks> documents, std::int
   layer.topic = describe(topic_table(counts, domains), documents,
                          [](const DocumentPicks& d, const PickCount&) { return d.domain; });
   layer.topic.chance = topic_by_chance(counts, domains, philox);
+  layer.topic.normalized_chance = layer.topic.chance / layer.topic.possible;
 
   Contingency surface(tokens, experts);
   for (const DocumentPicks& d : documents)
     for (const PickCount& p : d.picks) surface.add(p.token, p.expert, p.count);
   layer.surface = describe(surface, documents, [](const DocumentPicks&, const PickCount& p) { return p.token; });
   layer.surface.chance = surface_by_chance(documents, tokens, experts, philox);
+  layer.surface.normalized_chance = layer.surface.chance / layer.surface.possible;
   return layer;
 }
 

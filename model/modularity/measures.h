@@ -44,11 +44,12 @@ struct Concentration {
 
 /// Mutual information of a pick's expert and something else about the pick.
 struct Information {
-  Measured bits;          ///< corrected for the finite sample (Miller-Madow)
-  double correction = 0;  ///< that was added to the plug-in value, bits
-  double possible = 0;    ///< min(H(expert), H(other)), bits: what it could be at most
-  Measured normalized;    ///< bits / possible; nan when nothing is possible
-  double chance = 0;      ///< bits with the other variable shuffled (README)
+  Measured bits;                 ///< corrected for the finite sample (Miller-Madow)
+  double correction = 0;         ///< that was added to the plug-in value, bits
+  double possible = 0;           ///< min(H(expert), H(other)), bits: what it could be at most
+  Measured normalized;           ///< bits / possible; nan when nothing is possible
+  double chance = 0;             ///< bits with the other variable shuffled (README)
+  double normalized_chance = 0;  ///< chance / possible; of a mean over layers, the mean of theirs, as `normalized` is
 };
 
 struct LayerModularity {

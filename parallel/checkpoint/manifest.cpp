@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <nlohmann/json.hpp>
 #include <unordered_set>
 
 #include "parallel/checkpoint/checksum.h"

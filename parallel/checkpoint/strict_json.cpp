@@ -1,5 +1,7 @@
 #include "parallel/checkpoint/strict_json.h"
 
+#include <nlohmann/json.hpp>
+
 #include "runtime/core/error.h"
 
 namespace emox {

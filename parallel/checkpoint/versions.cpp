@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <hdf5.h>
+#include <nlohmann/json.hpp>
 #include <xxhash.h>
 
 #include "runtime/core/version.h"

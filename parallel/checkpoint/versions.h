@@ -1,7 +1,7 @@
 // Versions of the libraries behind checkpoints, for reports.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 namespace emox {

@@ -1,5 +1,6 @@
 #include "runtime/telemetry/metrics.h"
 
+#include <nlohmann/json.hpp>
 #include <unistd.h>
 
 #include <cmath>

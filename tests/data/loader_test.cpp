@@ -209,6 +209,20 @@ TEST_F(HeldOutTest, ReadsTheFirstDocumentsOfEverySource) {
   EXPECT_EQ(set.sources[1].bytes, 2);
 }
 
+TEST_F(HeldOutTest, TokensWithoutTextHaveNoBytes) {
+  const auto path = directory_.path() / "ids";
+  std::filesystem::create_directory(path);
+  const std::vector<std::uint32_t> tokens{70000, 5, 100257, 9, 100257};
+  const std::vector<std::int64_t> offsets{0, 3, 5};
+  write_npy(path / "heldout.npy", std::span<const std::uint32_t>(tokens));
+  write_npy(path / "heldout.docs.npy", std::span<const std::int64_t>(offsets));
+  const auto set = read_held_out({{"ids", 1, path.string()}}, 9, *make_tokenizer("dolma2"));
+  ASSERT_EQ(set.sources.size(), 1u);
+  EXPECT_EQ(set.sources[0].documents, (std::vector<std::vector<std::int32_t>>{{70000, 5}, {9}}));
+  EXPECT_EQ(set.sources[0].bytes, 0);
+  EXPECT_TRUE(throws_with<IoError>([&] { read_held_out({{"ids", 1, path.string()}}, 9, *tokenizer_); }, {"70000"}));
+}
+
 TEST_F(HeldOutTest, NamesSourcesWithoutAHeldOutPart) {
   const SourceSpec file = source("plain", 1, 3, 0);
   const auto set = read_held_out({file, domain("x", {"one"})}, 5, *tokenizer_);

@@ -33,5 +33,15 @@ TEST(ByteTokenizer, UnknownNameIsAUsageError) {
   EXPECT_TRUE(throws_with<UsageError>([] { make_tokenizer("bpe"); }, {"'bpe'", "byte"}));
 }
 
+TEST(Dolma2Ids, NumberTokenFilesAndKnowNoText) {
+  const auto tokenizer = make_tokenizer("dolma2");
+  EXPECT_EQ(tokenizer->vocab_size(), 100278);
+  EXPECT_EQ(tokenizer->eos(), 100257);
+  EXPECT_FALSE(tokenizer->knows_text());
+  EXPECT_TRUE(make_tokenizer("byte")->knows_text());
+  EXPECT_TRUE(throws_with<UsageError>([&] { tokenizer->encode("a"); }, {"token file"}));
+  EXPECT_TRUE(throws_with<UsageError>([&] { tokenizer->decode(std::vector<std::int32_t>{1}); }, {"dolma2"}));
+}
+
 }  // namespace
 }  // namespace emox::test

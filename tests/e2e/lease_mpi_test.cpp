@@ -1,6 +1,7 @@
 // Two `mpirun emox train` on one run directory: all ranks of the second learn that it is in use.
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "tests/e2e/mpi_job.h"

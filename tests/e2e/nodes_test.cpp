@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <regex>
 #include <stdexcept>
 

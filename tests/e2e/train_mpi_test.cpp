@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "data/format/npy.h"
 #include "data/loader/loader.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 

@@ -1,5 +1,6 @@
 // Learning rates; the whole case is in case.json.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "model/optim/schedule.h"
 #include "tests/support/golden.h"

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"

@@ -3,6 +3,7 @@
 
 #include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "launch/config/recipe_file.h"
 #include "launch/train/run_directory.h"

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "launch/config/recipe_file.h"
 #include "model/modularity/expert_subset.h"

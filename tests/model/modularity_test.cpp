@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <numbers>
 #include <random>
+#include <utility>
 
 #include "model/modularity/contingency.h"
 #include "model/modularity/measures.h"
@@ -177,6 +179,27 @@ TEST(ModularityMeasures, MeanOverLayersKnowsThatLayersGoTogether) {
   const LayerModularity against[] = {one, opposite};
   EXPECT_NEAR(standard_error(mean_over_layers(against).topic.bits, documents), 0, 1e-15);
   EXPECT_GT(standard_error(one.topic.bits, documents), 0);
+}
+
+// Layers of other entropies: value and chance are both means of the layers' ratios, not ratios of means.
+TEST(ModularityMeasures, TheMeansValueAndChanceAreOfOneKind) {
+  std::mt19937_64 random(6);
+  const auto documents = draw_independent(random, 30, 200, 3, 6, 8);
+  std::vector<DocumentPicks> few = documents;  // two experts only
+  for (DocumentPicks& d : few) {
+    std::map<std::pair<std::int32_t, std::int32_t>, std::int64_t> merged;
+    for (const PickCount& p : d.picks) merged[{p.token, p.expert % 2}] += p.count;
+    d.picks.clear();
+    for (const auto& [pair, count] : merged) d.picks.push_back({pair.first, pair.second, count});
+  }
+  const LayerModularity layers[] = {measure_layer(documents, 8, kShares, 0), measure_layer(few, 8, kShares, 0)};
+  const LayerModularity mean = mean_over_layers(layers);
+  ASSERT_GT(layers[0].surface.possible, 1.5 * layers[1].surface.possible);
+  for (const auto part : {&LayerModularity::topic, &LayerModularity::surface}) {
+    const Information &a = layers[0].*part, &b = layers[1].*part, &m = mean.*part;
+    EXPECT_DOUBLE_EQ(m.normalized.value, (a.bits.value / a.possible + b.bits.value / b.possible) / 2);
+    EXPECT_DOUBLE_EQ(m.normalized_chance, (a.chance / a.possible + b.chance / b.possible) / 2);
+  }
 }
 
 TEST(ModularityMeasures, RepeatAndRefuse) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "parallel/checkpoint/layout.h"
 #include "tests/parallel/checkpoint_model.h"

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <nlohmann/json.hpp>
 
 #include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/open_files.h"

@@ -1,5 +1,6 @@
 // A manifest with a good checksum but bad content, as a faulty program would write it, is refused with the place.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "tests/fuzz/manifest_edits.h"
 #include "tests/parallel/checkpoint_model.h"

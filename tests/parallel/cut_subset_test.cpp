@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "launch/config/recipe_file.h"
 #include "launch/train/run_directory.h"
@@ -12,6 +13,7 @@
 #include "parallel/checkpoint/checkpoint.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
+#include "tests/support/agreement.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
@@ -43,15 +45,16 @@ class CutSubsetTest : public testing::Test {
     const auto found = test::latest_in(run / "checkpoints");
     return found ? found->path : fs::path();
   }
-  fs::path cut(const std::string& name, int ranks) const {
-    fs::path made;
+  CutSubset cut_by(const std::string& name, int ranks) const {
+    CutSubset made;
     test::run_ranks(ranks, [&](Communicator& comm) {
       Session session(comm.split(0, comm.rank()), 1);
       const CutSubset done = cut_subset(session, checkpoint_, subset_, "subset.json", directory_.path() / name);
-      if (comm.rank() == 0) made = done.checkpoint;
+      if (comm.rank() == 0) made = done;
     });
     return made;
   }
+  fs::path cut(const std::string& name, int ranks) const { return cut_by(name, ranks).checkpoint; }
   static Recipe recipe_in(const fs::path& checkpoint) {
     return parse_recipe(read_manifest(checkpoint).recipe, checkpoint.string());
   }
@@ -110,12 +113,41 @@ TEST_F(CutSubsetTest, IsTheModelWithTheseExpertsKept) {
   }
 }
 
+// One routed expert is less than a token picks.
+TEST_F(CutSubsetTest, FewerExpertsThanATokenPicks) {
+  ASSERT_EQ(recipe_.model.routed_top_k(), 2);
+  subset_.routed = {{6}, {7}};
+  const fs::path small = cut("small", 1);
+  EXPECT_EQ(recipe_in(small).model.routed_top_k(), 1);
+  EXPECT_EQ(logits(small, nullptr), logits(checkpoint_, &subset_.routed));
+}
+
+// Of the experts, only the groups of those that stay; of the others' router rows and biases, nothing.
+TEST_F(CutSubsetTest, ReadsNoMoreThanItWrites) {
+  std::int64_t whole = 0;
+  for (const ManifestTensor& t : read_manifest(checkpoint_).tensors)
+    whole += (t.end - t.begin) * static_cast<std::int64_t>(size_of(t.dtype));
+  for (const int ranks : {1, 3}) {
+    const CutSubset done = cut_by("by" + std::to_string(ranks), ranks);
+    std::int64_t written = 0;
+    for (const ManifestTensor& t : read_manifest(done.checkpoint).tensors)
+      written += (t.end - t.begin) * static_cast<std::int64_t>(size_of(t.dtype));
+    EXPECT_EQ(done.bytes_read, written) << ranks << " ranks";
+    EXPECT_EQ(done.bytes, written);
+    EXPECT_LT(written, whole);
+    EXPECT_EQ(done.files_read, 2);
+  }
+}
+
 TEST_F(CutSubsetTest, IsTheSameFromAnyRanks) {
   const fs::path one = cut("one", 1);
   for (const int ranks : {2, 3}) EXPECT_TRUE(test::same_arrays(one, cut("by" + std::to_string(ranks), ranks)));
 }
 
 TEST_F(CutSubsetTest, TrainsOnOnAnotherMesh) {
+  Recipe alone = recipe_in(cut("alone", 2));
+  alone.parallel.expert_parallel = 1;
+  train_until(alone, 1, 12);
   const fs::path small = cut("small", 1);
   const Manifest manifest = test::verified(small);
   EXPECT_EQ(manifest.step, 6);
@@ -124,10 +156,15 @@ TEST_F(CutSubsetTest, TrainsOnOnAnotherMesh) {
   EXPECT_EQ(r.model.num_experts, 4);
   r.parallel.expert_parallel = 3;
   train_until(r, 3, 9);
-  EXPECT_EQ(test::read_metrics(r.run.dir).size(), 3U);
   r.parallel.expert_parallel = 1;
   train_until(r, 2, 12);
   EXPECT_EQ(read_manifest(latest(r.run.dir)).step, 12);
+  const auto got = test::read_metrics(r.run.dir), want = test::read_metrics(alone.run.dir);
+  ASSERT_EQ(got.size(), 6U);
+  ASSERT_EQ(want.size(), 6U);
+  EXPECT_EQ(want[0].at("step"), 7);
+  EXPECT_LE(test::loss_deviation(got, want), 1e-5);
+  EXPECT_LT(want[0].at("ce").get<double>(), 5.5);  // a trained model's, not that of fresh values (ln 257 = 5.55)
 }
 
 TEST_F(CutSubsetTest, ItsRecipeFitsTheFewerExperts) {
@@ -143,6 +180,8 @@ TEST_F(CutSubsetTest, ItsRecipeFitsTheFewerExperts) {
   EXPECT_EQ(r.parallel.expert_parallel, 3);
   EXPECT_EQ(r.run.name, "small");
   r.model.validate();
+  whole.model.pool = PoolMode::Label;
+  EXPECT_EQ(recipe_of_subset(whole, subset_, "subset.json", "x").model.pool, PoolMode::Off);
   ExpertSubset uneven = subset_;
   uneven.routed[1].pop_back();
   EXPECT_THROW((void)recipe_of_subset(whole, uneven, "subset.json", "x"), UsageError);

@@ -1,5 +1,6 @@
 // Modularity of a model: the same numbers on any number of ranks and however much a pass reads.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "data/tokenize/tokenizer.h"
 #include "launch/modularity/report.h"
@@ -87,6 +88,21 @@ TEST_F(ModularityOfAModel, TextFitsAScreenWhateverTheLayers) {
   }
   EXPECT_NE(m.to_text().find(fmt::format("mean  {:.3f}", m.mean.concentration[0].value)), std::string::npos)
       << m.to_text();
+}
+
+// Pools at evaluation limit the picks: that is said. With a pool of k, all tokens of a window pick the same k experts.
+TEST_F(ModularityOfAModel, SaysWhenPicksWereInsidePools) {
+  const Modularity free = measure(*make_self_communicator(), 256, 1);
+  EXPECT_EQ(free.to_text().find("in pools"), std::string::npos) << free.to_text();
+  EXPECT_EQ(free.to_json().at("eval_pool"), 0);
+  ASSERT_EQ(recipe_.model.routed_top_k(), 2);
+  recipe_.model.eval_pool = 2;
+  const Modularity m = measure(*make_self_communicator(), 256, 1);
+  EXPECT_NE(m.to_text().find("routed experts in pools of 2; +- 95 %"), std::string::npos) << m.to_text();
+  EXPECT_EQ(m.to_json().at("eval_pool"), 2);
+  EXPECT_LE(m.mean.concentration[0].value, 0.5);
+  const Interval &two = m.mean.concentration[1], &before = free.mean.concentration[1];
+  EXPECT_GT(two.value - two.half, before.value + before.half);
 }
 
 TEST_F(ModularityOfAModel, ADenseModelHasNone) {

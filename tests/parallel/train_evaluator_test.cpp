@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <numbers>
 
 #include "data/loader/heldout.h"
@@ -146,6 +147,19 @@ TEST_F(Evaluator, ReportsTheMeanOverDomains) {
   EXPECT_NEAR(json.at("mean").at("loss").get<double>(), loss, 1e-12);
   EXPECT_NEAR(json.at("mean").at("bits_per_byte").get<double>(), bits, 1e-12);
   EXPECT_EQ(json.at("domains").at("mozilla").at("tokens"), e.domains[1].tokens);
+}
+
+TEST_F(Evaluator, BitsAByteAreUnknownWithoutTheText) {
+  held_out_.resize(2);
+  held_out_[1].bytes = 0;  // token ids whose text is not known
+  const Evaluation e = Scorer(config_, 64).run(*make_self_communicator(), held_out_);
+  const auto json = e.to_json();
+  EXPECT_GT(json.at("domains").at(held_out_[0].label).at("bits_per_byte").get<double>(), 1.0);
+  EXPECT_TRUE(json.at("domains").at(held_out_[1].label).at("bits_per_byte").is_null());
+  EXPECT_TRUE(json.at("mean").at("bits_per_byte").is_null());
+  EXPECT_GT(json.at("mean").at("loss").get<double>(), 1.0);
+  EXPECT_NE(e.to_text().find("         -\n"), std::string::npos) << e.to_text();
+  EXPECT_EQ(e.to_text().find("nan"), std::string::npos) << e.to_text();
 }
 
 // A pool in evaluation changes the loss; one of all experts does not.

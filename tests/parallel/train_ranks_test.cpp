@@ -44,6 +44,11 @@ const Variant kVariants[] = {
        r.model.pool = PoolMode::Label;
        r.model.num_experts = 13;
      }},
+    {"half_free",
+     [](Recipe& r) {
+       r.model.pool_free_share = 0.5;
+       r.model.pool_max = 5;
+     }},
     {"dense", [](Recipe& r) { r.model.num_experts = 0; }},
     {"bias",
      [](Recipe& r) {
@@ -121,6 +126,25 @@ TEST(TrainAgain, TheSameRanksGiveTheSameBits) {
       EXPECT_EQ(a.steps[s].grad_norm, b.steps[s].grad_norm) << "step " << s + 1;
     }
     EXPECT_EQ(a.weights, b.weights);
+  }
+}
+
+// A document without a pool is one of the standard model; with all of them free, every bit is that of the standard model.
+TEST(TrainAgain, AllDocumentsFreeIsTheStandardModel) {
+  const test::TemporaryDirectory directory;
+  Recipe r = test::tiny_recipe(test::make_text_sources(directory.path()));
+  const RunOptions options{.ranks = 2, .steps = 5, .record_routing = true};
+  const TrainingRun pools = train_on_threads(r, options);
+  r.model.pool_free_share = 1;
+  const TrainingRun free = train_on_threads(r, options);
+  r.model.pool_free_share = 0;
+  r.model.pool = PoolMode::Off;
+  const TrainingRun standard = train_on_threads(r, options);
+  EXPECT_EQ(free.weights, standard.weights);
+  for (std::size_t s = 0; s < standard.steps.size(); ++s) {
+    EXPECT_EQ(free.steps[s].loss(), standard.steps[s].loss()) << "step " << s + 1;
+    EXPECT_EQ(free.routing[s].ids, standard.routing[s].ids) << "step " << s + 1;
+    EXPECT_NE(pools.routing[s].ids, standard.routing[s].ids) << "step " << s + 1;
   }
 }
 

@@ -1,6 +1,7 @@
 // Spans, the metrics file and the log.
 #include <cmath>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 

@@ -1,7 +1,7 @@
 // When two training runs are the same run (design 4.6).
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
