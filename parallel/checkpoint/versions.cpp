@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 #include <hdf5.h>
-#include <nlohmann/json.hpp>
 #include <xxhash.h>
+#include <nlohmann/json.hpp>
 
 #include "runtime/core/version.h"
 

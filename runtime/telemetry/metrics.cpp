@@ -1,7 +1,7 @@
 #include "runtime/telemetry/metrics.h"
 
-#include <nlohmann/json.hpp>
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <fstream>

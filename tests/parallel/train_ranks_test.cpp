@@ -129,7 +129,7 @@ TEST(TrainAgain, TheSameRanksGiveTheSameBits) {
   }
 }
 
-// A document without a pool is one of the standard model; with all of them free, every bit is that of the standard model.
+// A document without a pool is one of the standard model: with all of them free, bit for bit.
 TEST(TrainAgain, AllDocumentsFreeIsTheStandardModel) {
   const test::TemporaryDirectory directory;
   Recipe r = test::tiny_recipe(test::make_text_sources(directory.path()));
