@@ -92,11 +92,10 @@ nlohmann::ordered_json Modularity::to_json() const {
 
 std::string Modularity::to_text() const {
   const std::string pools = eval_pool > 0 ? fmt::format(" in pools of {}", eval_pool) : "";
-  std::string text = fmt::format(
-      "modularity after step {}: {} documents of {} domains, {} tokens,\n{} picks a token of {} routed experts{}; +- "
-      "95 "
-      "% over documents\n",
-      step, documents, domains, tokens, routed_top_k, routed_experts, pools);
+  std::string text = fmt::format("modularity after step {}: {} documents of {} domains, {} tokens,\n", step, documents,
+                                 domains, tokens);
+  text += fmt::format("{} picks a token of {} routed experts{}; +- 95 % over documents\n", routed_top_k, routed_experts,
+                      pools);
   text += fmt::format("{:<5}{:<37}{}\n     ", "", "a document's picks in its best",
                       "a pick's expert tells, of the possible");
   for (const std::int64_t top : tops) text += fmt::format("{:<19}", fmt::format("{} experts", top));
