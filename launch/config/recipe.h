@@ -18,13 +18,17 @@ namespace emox {
 enum class WarmStartState : std::uint8_t { Weights, Optimizer };
 enum class MicroBatchMemory : std::uint8_t { Auto, Hold, Recompute };
 enum class TokenizerKind : std::uint8_t { Byte, Dolma2 };
+enum class TokenType : std::uint8_t { Auto, Uint16, Uint32 };
+enum class HeldOutPart : std::uint8_t { Report, Tune };
 enum class CommunicatorKind : std::uint8_t { Auto, Self, Mpi, Nccl };
 enum class PlacementKind : std::uint8_t { Block, Random, File };
 
 inline constexpr const char* kWarmStartStateNames[] = {"weights", "optimizer"};
-inline constexpr const char* kScheduleNames[] = {"cosine", "linear", "constant"};
+inline constexpr const char* kScheduleNames[] = {"cosine", "linear", "constant", "wsd"};
 inline constexpr const char* kMicroBatchMemoryNames[] = {"auto", "hold", "recompute"};
 inline constexpr const char* kTokenizerNames[] = {"byte", "dolma2"};
+inline constexpr const char* kTokenTypeNames[] = {"auto", "uint16", "uint32"};
+inline constexpr const char* kHeldOutPartNames[] = {"report", "tune"};
 inline constexpr const char* kCommunicatorNames[] = {"auto", "self", "mpi", "nccl"};
 inline constexpr const char* kDispatchNames[] = {"local", "flat", "two_level"};
 enum class WhenBusy : std::uint8_t { Wait, Skip };
@@ -38,6 +42,8 @@ struct RunConfig {
   std::string dir;   ///< empty in a recipe: runs/NAME
   std::int64_t seed = 0;
   std::int64_t stop_after_step = 0;
+  double stop_after_minutes = 0;
+  std::string change;
   std::string warm_start;
   WarmStartState warm_start_state = WarmStartState::Weights;
 
@@ -48,6 +54,9 @@ struct RunConfig {
     v.integer("seed", seed, 0, kMaxCount, "key of every random draw");
     v.integer("stop_after_step", stop_after_step, 0, kMaxCount,
               "save and end cleanly after this step; schedules still count to train.steps; 0 = never");
+    v.real("stop_after_minutes", stop_after_minutes, 0.0, 1e9,
+           "save and end cleanly at the first step after so many minutes of this job; 0 = never");
+    v.text("change", change, "keys, separated by commas, whose values this resume may change; each change is recorded");
     v.text("warm_start", warm_start,
            "run or checkpoint whose weights a new run begins with; its own step, data and schedule begin at 0");
     v.choice("warm_start_state", warm_start_state, kWarmStartStateNames,
@@ -64,12 +73,15 @@ struct TrainConfig {
   ScheduleKind schedule = ScheduleKind::Cosine;
   std::int64_t warmup_steps = 0;
   double min_lr_ratio = 0.1;
+  std::int64_t decay_steps = 0;
   std::int64_t anneal_from_step = 0;
   double weight_decay = 0.1;
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
   double clip_norm = 1.0;
+  double skip_spikes = 0;
+  std::int64_t skip_window = 128;
   double lm_z_weight = 1e-5;
   MicroBatchMemory micro_batch_memory = MicroBatchMemory::Auto;
   std::int64_t threads = 0;
@@ -86,6 +98,8 @@ struct TrainConfig {
     v.choice("schedule", schedule, kScheduleNames, "how the learning rate falls after the warm-up");
     v.integer("warmup_steps", warmup_steps, 0, kMaxCount, "steps over which the learning rate rises from 0");
     v.real("min_lr_ratio", min_lr_ratio, 0.0, 1.0, "last learning rate / peak");
+    v.integer("decay_steps", decay_steps, 0, kMaxCount,
+              "schedule = wsd: last steps, over which the rate falls linearly from the peak to its last value");
     v.integer(
         "anneal_from_step", anneal_from_step, 0, kMaxCount,
         "continue a run that ended at this step: the rate falls linearly from there to 0 at the last step; 0 = off");
@@ -94,6 +108,10 @@ struct TrainConfig {
     v.real("beta2", beta2, 0.0, 0.999999, "AdamW: decay of the second moment");
     v.real("eps", eps, 1e-30, 1.0, "AdamW: added to the root of the second moment");
     v.real("clip_norm", clip_norm, 0.0, 1e9, "largest global norm of the gradient; 0 = no clipping");
+    v.real("skip_spikes", skip_spikes, 0.0, 1e6,
+           "a step whose loss or norm lies more than so many standard deviations above the last ones updates nothing; "
+           "0 = off");
+    v.integer("skip_window", skip_window, 8, 1 << 20, "skip_spikes: how many of the last steps it looks at");
     v.real("lm_z_weight", lm_z_weight, 0.0, 1e3, "weight of the squared log-sum of the vocabulary logits");
     v.choice("micro_batch_memory", micro_batch_memory, kMicroBatchMemoryNames,
              "several micro-batches under balance_scope = step: hold all activations, or run the forward pass twice");
@@ -103,8 +121,10 @@ struct TrainConfig {
 
 struct DataConfig {
   TokenizerKind tokenizer = TokenizerKind::Byte;
+  TokenType token_type = TokenType::Auto;
   std::vector<std::string> source;
   std::int64_t eval_documents = 100;
+  HeldOutPart eval_part = HeldOutPart::Report;
 
   const char* tokenizer_name() const { return kTokenizerNames[static_cast<std::size_t>(tokenizer)]; }
   /// The token that ends a document.
@@ -116,9 +136,13 @@ struct DataConfig {
   void visit(V&& v) {
     v.choice("tokenizer", tokenizer, kTokenizerNames,
              "byte: bytes + EOS 256; dolma2: token files written with that tokenizer, EOS 100257");
+    v.choice("token_type", token_type, kTokenTypeNames,
+             "width of the ids in token files without a header; auto: by the vocabulary");
     v.list("source", source, "label:weight:path of a corpus; one line each, weights are relative");
     v.integer("eval_documents", eval_documents, 1, kMaxCount,
               "held-out documents of every source that an evaluation reads, at most");
+    v.choice("eval_part", eval_part, kHeldOutPartNames,
+             "which held-out documents: those that results are reported on, or those for choosing settings");
   }
 };
 
@@ -130,6 +154,7 @@ struct ParallelConfig {
   std::int64_t placement_seed = 0;
   std::string placement_file;
   double watchdog_s = 600;
+  double io_watchdog_s = 3600;
 
   template <typename V>
   void visit(V&& v) {
@@ -143,11 +168,13 @@ struct ParallelConfig {
     v.integer("placement_seed", placement_seed, 0, kMaxCount, "seed of placement = random");
     v.text("placement_file", placement_file, "table of placement = file");
     v.real("watchdog_s", watchdog_s, 0.1, 1e7, "seconds after which a waiting collective ends the job");
+    v.real("io_watchdog_s", io_watchdog_s, 0.1, 1e7, "the same while files are read or written");
   }
 };
 
 struct CheckpointConfig {
   std::int64_t every_steps = 0;
+  double every_minutes = 0;
   std::int64_t keep_last = 2;
   std::int64_t keep_every_steps = 0;
   bool async = false;
@@ -156,6 +183,8 @@ struct CheckpointConfig {
   template <typename V>
   void visit(V&& v) {
     v.integer("every_steps", every_steps, 0, kMaxCount, "save every so many steps; 0 = after the last step only");
+    v.real("every_minutes", every_minutes, 0.0, 1e9,
+           "save when so many minutes have passed since the last save; 0 = never");
     v.integer("keep_last", keep_last, 1, kMaxCount, "newest checkpoints that are kept");
     v.integer("keep_every_steps", keep_every_steps, 0, kMaxCount,
               "checkpoints at multiples of this stay for good; 0 = none");

@@ -47,8 +47,15 @@ LoaderConfig loader_config(const Recipe& r) {
 }
 
 Schedule schedule_of(const Recipe& r) {
-  return {r.train.schedule, r.train.learning_rate, r.train.warmup_steps,
-          r.total_steps(),  r.train.min_lr_ratio,  r.train.anneal_from_step};
+  Schedule s;
+  s.kind = r.train.schedule;
+  s.peak = r.train.learning_rate;
+  s.warmup_steps = r.train.warmup_steps;
+  s.last_step = r.total_steps();
+  s.min_ratio = r.train.min_lr_ratio;
+  s.decay_steps = r.train.decay_steps;
+  s.anneal_from_step = r.train.anneal_from_step;
+  return s;
 }
 
 class Trainer {

@@ -16,6 +16,10 @@ double Schedule::learning_rate(std::int64_t step) const {
   if (step < warmup_steps) return peak * s / warmup;
   if (kind == ScheduleKind::Constant) return peak;
   const double low = peak * min_ratio;
+  if (kind == ScheduleKind::Wsd) {
+    const double left = std::max(last - s, 0.0), length = static_cast<double>(decay_steps);
+    return left >= length ? peak : low + (peak - low) * left / length;
+  }
   if (step >= last_step) return low;
   const double done = (s - warmup) / (last - warmup);
   if (kind == ScheduleKind::Linear) return peak + (low - peak) * done;

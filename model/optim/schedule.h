@@ -5,7 +5,7 @@
 
 namespace emox {
 
-enum class ScheduleKind : std::uint8_t { Cosine, Linear, Constant };
+enum class ScheduleKind : std::uint8_t { Cosine, Linear, Constant, Wsd };
 
 struct Schedule {
   ScheduleKind kind = ScheduleKind::Cosine;
@@ -14,6 +14,7 @@ struct Schedule {
   std::int64_t last_step = 1;     ///< here the rate has reached min_ratio * peak, and stays there
   double min_ratio = 0.1;
   std::int64_t anneal_from_step = 0;  ///< > 0: linear from peak at this step to 0 at last_step, nothing else
+  std::int64_t decay_steps = 0;       ///< Wsd: from peak at last_step - decay_steps linearly to min_ratio * peak
 
   double learning_rate(std::int64_t step) const;
 };

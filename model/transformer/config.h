@@ -38,6 +38,7 @@ struct ModelConfig {
   std::int64_t pool_min = 4;
   std::int64_t pool_max = 32;
   double pool_free_share = 0;
+  double pool_free_tokens = 0;
   std::int64_t pool_from_step = 0;
   std::int64_t pool_until_step = 0;
   std::int64_t pool_from_layer = 0;
@@ -79,6 +80,8 @@ struct ModelConfig {
     v.integer("pool_max", pool_max, 1, 1 << 16,
               "largest pool when pool = uniform; the number of routed experts or more = no limit");
     v.real("pool_free_share", pool_free_share, 0.0, 1.0, "share of the documents that no layer limits to a pool");
+    v.real("pool_free_tokens", pool_free_tokens, 0.0, 1.0,
+           "share of the tokens, drawn for each layer, that their document's pool does not limit");
     v.integer("pool_from_step", pool_from_step, 0, std::int64_t{1} << 60, "no pools before this step");
     v.integer("pool_until_step", pool_until_step, 0, std::int64_t{1} << 60,
               "no pools from this step on; 0 = to the end");
