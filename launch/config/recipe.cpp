@@ -95,6 +95,8 @@ bool anneal_may_change(const std::string& name) {
                                         "moe.pool_size",
                                         "moe.pool_min",
                                         "moe.pool_max",
+                                        "moe.pool_free_share",
+                                        "moe.pool_free_tokens",
                                         "moe.eval_pool",
                                         "moe.eos",
                                         "model.intra_document_attention"};

@@ -26,7 +26,7 @@ void apply(const std::string& model, ModelConfig& m) {
     m.balance_scope = BalanceScope::Local;
   } else if (model == "label-pools") {
     m.pool = PoolMode::Label;
-    m.pool_free_share = 0, m.pool_from_step = 0, m.pool_until_step = 0, m.pool_from_layer = 0;
+    m.pool_free_share = 0, m.pool_free_tokens = 0, m.pool_from_step = 0, m.pool_until_step = 0, m.pool_from_layer = 0;
   } else if (model == "no-shared") {
     const bool unlimited = m.pool_max >= routed;
     m.pool_max += unlimited ? m.shared_experts : 0;

@@ -163,7 +163,7 @@ class Trainer {
     pool_trace_ = std::make_unique<PoolTraceWriter>(
         pool_trace_path(name, s_.comm().rank(), s_.comm().size()),
         PoolTraceHeader{static_cast<std::uint32_t>(m.routed_experts()), static_cast<std::uint32_t>(m.routed_top_k()),
-                        static_cast<std::uint32_t>(m.layers)});
+                        static_cast<std::uint32_t>(m.layers), pools_->frees_tokens() && m.pool != PoolMode::Off});
     model_.experts()->observe([this](Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools& pools) {
       // Neither evaluations nor a forward pass that is only repeated.
       if (step_.routing_is_new()) pool_trace_->write(ctx, done_ + 1, layer, ids, pools);

@@ -26,7 +26,8 @@ struct DispatchMetrics {
   double bytes_saved = 0;         ///< against one row a pick
   double exposed_comm_s = 0;      ///< spent inside exchanges, mean over ranks
   double rows_max_over_mean = 0;  ///< of the rows that a rank's experts worked on
-  double ranks_per_document = 0;  ///< ranks that a document's pool can reach, mean over documents and layers
+  double ranks_per_document = 0;  ///< ranks that a document's pool can reach, mean over documents and layers; its free
+                                  ///< tokens may go to others (ranks_per_token, rows_sent_per_token count those)
 };
 
 /// The step's global values; losses carry their weights, loss is their sum.

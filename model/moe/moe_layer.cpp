@@ -74,6 +74,7 @@ MoeLayer::Scratch MoeLayer::reserve_scratch(Arena& arena, std::int64_t tokens) c
           arena.f32({tokens, n}),
           arena.allocate(DType::U8, {tokens, n}),
           arena.i32({tokens}),
+          arena.allocate(DType::U8, {tokens}),
           arena.f32({tokens, k}),
           arena.growing(DType::F32, {std::max(rows, tokens), config_.expert_ff}),
           arena.growing(DType::F32, {rows, config_.d_model}),
@@ -123,15 +124,27 @@ ops::TopkResult MoeLayer::cut(const Saved& s, std::int64_t t) const {
           front(s.route.gates, t, picks())};
 }
 
-TensorView MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch,
-                           const DeviceBatch& batch, const std::vector<PoolDocument>& documents, const PoolPlan& pools,
-                           TensorView selection_bias, const ParameterStore& store) const {
+TensorView MoeLayer::draw_free_tokens(Context& ctx, const Scratch& scratch, const std::vector<PoolDocument>& documents,
+                                      const PoolPlan& pools) const {
+  if (!pools.sizes->frees_tokens()) return {};
+  std::vector<std::uint8_t> flags;
+  for (const PoolDocument& d : documents)
+    for (std::int64_t i = d.position; i < d.position + d.tokens; ++i)
+      flags.push_back(pools.sizes->is_free(pools.step, layer_, d, i) ? 1 : 0);
+  const TensorView free_tokens = scratch.free_tokens.rows(0, static_cast<std::int64_t>(flags.size()));
+  ops::copy_from_host(ctx, free_tokens, flags.data());
+  return free_tokens;
+}
+
+DocumentPools MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch,
+                              const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
+                              const PoolPlan& pools, TensorView selection_bias, const ParameterStore& store) const {
   const std::int64_t t = batch.tokens(), n = choices_, docs = static_cast<std::int64_t>(documents.size());
   const bool some = !kept_ids_.view().null();
   const TensorView logits = front(scratch.logits, t, n);
   const ops::TopkResult out = cut(saved, t);
   ops::matmul_nt(ctx, logits, x, some ? kept_rows_.view() : store.weight(router_).rows(0, n));
-  TensorView pool;
+  TensorView pool, free_tokens;
   if (pools.by_label != nullptr) {
     require<ShapeError>(!some, "layer {}: pools by label are of all experts, some are kept", layer_);
     pool = scratch.pool.rows(0, docs);
@@ -151,10 +164,11 @@ TensorView MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const
     ops::router_softmax(ctx, out.p, logits);  // p is free until the restricted softmax
     ops::document_scores(ctx, scores, out.p, batch.pool_segments());
     ops::document_pools(ctx, pool, scores, scratch.sizes.rows(0, docs));
+    free_tokens = draw_free_tokens(ctx, scratch, documents, pools);
   }
   ops::masked_topk(ctx, out, logits, pool, batch.pool_segments(), some ? kept_bias_.view() : selection_bias,
-                   config_.normalize_gates);
-  return pool;
+                   config_.normalize_gates, free_tokens);
+  return {pool, batch.pool_segments(), free_tokens};
 }
 
 void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
@@ -165,7 +179,7 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
   DispatchHandle& handle = *saved.handle;
   {
     const Span span(ctx, "layer.router");
-    TensorView pool = route(ctx, x, saved, scratch, batch, documents, pools, selection_bias, store);
+    DocumentPools document_pools = route(ctx, x, saved, scratch, batch, documents, pools, selection_bias, store);
     const ops::TopkResult r = cut(saved, t);
     if (statistics != nullptr) {
       ops::router_statistics(ctx, statistics->counts.rows(0, choices_), statistics->p_sum.rows(0, choices_),
@@ -174,9 +188,8 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
     }
     if (!kept_ids_.view().null()) {  // from here on, experts have their own numbers again; pools would not
       ops::translate_ids(ctx, r.ids, kept_ids_);
-      pool = {};
+      document_pools.pool = document_pools.free_tokens = {};
     }
-    const DocumentPools document_pools{pool, batch.pool_segments()};
     experts_->decided(ctx, layer_, r.ids, document_pools);
     dispatcher_->plan(ctx, handle, r.ids, document_pools);
     make_room(ctx, saved, scratch);

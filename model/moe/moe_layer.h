@@ -42,7 +42,7 @@ struct OutputNorms {
 
 /// How documents are restricted in one forward pass.
 struct PoolPlan {
-  const PoolSizes* sizes = nullptr;                     ///< null: no pools
+  const PoolSizes* sizes = nullptr;                     ///< and tokens that are free of them; null: no pools
   const std::vector<std::uint8_t>* by_label = nullptr;  ///< [labels * n_r]: overrides sizes
   std::int64_t step = 0;
 };
@@ -63,6 +63,7 @@ class MoeLayer {
     TensorView scores;                    ///< [docs <= T, n_r]
     TensorView pool;                      ///< u8 [docs <= T, n_r]
     TensorView sizes;                     ///< i32 [docs <= T]
+    TensorView free_tokens;               ///< u8 [T]
     TensorView dgates;                    ///< [T,k_r]
     GrowingTensor* activation = nullptr;  ///< [max(R,T),F]
     GrowingTensor* row_out = nullptr;     ///< [R,D]
@@ -97,10 +98,12 @@ class MoeLayer {
   ParameterSlot router() const { return router_; }
 
  private:
-  /// Returns the pools, null without.
-  TensorView route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
-                   const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
-                   const ParameterStore& store) const;
+  /// Returns the pools, null without, and who is free of them.
+  DocumentPools route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
+                      const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
+                      const ParameterStore& store) const;
+  TensorView draw_free_tokens(Context& ctx, const Scratch& scratch, const std::vector<PoolDocument>& documents,
+                              const PoolPlan& pools) const;
   void make_room(Context& ctx, const Saved& saved, const Scratch& scratch) const;
   ops::TopkResult cut(const Saved& saved, std::int64_t tokens) const;
 

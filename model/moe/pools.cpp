@@ -53,6 +53,26 @@ class PartialPools final : public PoolSizes {
   Philox philox_;
 };
 
+/// Lets a share of the tokens pick outside of their document's pool, in each layer others.
+class FreeTokens final : public PoolSizes {
+ public:
+  FreeTokens(std::unique_ptr<PoolSizes> sizes, double share, std::uint64_t seed)
+      : sizes_(std::move(sizes)), share_(share), philox_(seed, RngPurpose::FreeToken) {}
+  std::int64_t size(std::int64_t step, std::int64_t layer, const PoolDocument& d) const override {
+    return sizes_->size(step, layer, d);
+  }
+  bool frees_tokens() const override { return true; }
+  bool is_free(std::int64_t step, std::int64_t layer, const PoolDocument& d, std::int64_t position) const override {
+    return philox_.uniform({static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(layer),
+                            static_cast<std::uint32_t>(d.sequence), static_cast<std::uint32_t>(position)}) < share_;
+  }
+
+ private:
+  std::unique_ptr<PoolSizes> sizes_;
+  double share_;
+  Philox philox_;
+};
+
 }  // namespace
 
 std::unique_ptr<PoolSizes> fixed_pool_sizes(std::int64_t size) { return std::make_unique<FixedPools>(size); }
@@ -65,7 +85,10 @@ std::unique_ptr<PoolSizes> make_pool_sizes(const ModelConfig& config, std::uint6
     sizes = fixed_pool_sizes(config.pool == PoolMode::Fixed ? config.pool_size : config.routed_experts());
   const bool partial = config.pool_free_share > 0 || config.pool_from_step > 0 || config.pool_until_step > 0 ||
                        config.pool_from_layer > 0;
-  return partial ? std::make_unique<PartialPools>(std::move(sizes), config, seed) : std::move(sizes);
+  if (partial) sizes = std::make_unique<PartialPools>(std::move(sizes), config, seed);
+  if (config.pool_free_tokens > 0)
+    sizes = std::make_unique<FreeTokens>(std::move(sizes), config.pool_free_tokens, seed);
+  return sizes;
 }
 
 std::vector<std::uint8_t> label_pools(std::int64_t routed_experts, std::int64_t routed_top_k, std::int64_t labels) {

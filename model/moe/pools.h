@@ -17,6 +17,11 @@ class PoolSizes {
   /// Routed experts in the pool of `document` in layer `layer` at step `step`; the number of routed experts or more
   /// means no restriction.
   virtual std::int64_t size(std::int64_t step, std::int64_t layer, const PoolDocument& document) const = 0;
+  /// Whether some tokens are without the limit of their document.
+  virtual bool frees_tokens() const { return false; }
+  /// Whether the token at `position` of the document's sequence is one. It picks from all routed experts; its
+  /// document's pool is computed from all tokens, this one included.
+  virtual bool is_free(std::int64_t, std::int64_t, const PoolDocument&, std::int64_t) const { return false; }
 };
 
 /// The same size everywhere, as in evaluation.
@@ -25,6 +30,7 @@ std::unique_ptr<PoolSizes> fixed_pool_sizes(std::int64_t size);
 /// The draws of a training run: fixed, or uniform on [pool_min, pool_max] keyed by (seed, step, layer, sequence,
 /// document), so that no mesh and no resume changes them. Without a limit: steps before pool_from_step and from
 /// pool_until_step on (0: none), layers below pool_from_layer, and pool_free_share of the documents, in all layers.
+/// Of the other documents, pool_free_tokens of the tokens are free: keyed by (seed, step, layer, sequence, position).
 std::unique_ptr<PoolSizes> make_pool_sizes(const ModelConfig& config, std::uint64_t seed);
 
 /// Label pools (the BTX / FlexOlmo idea, a baseline): routed experts divided over the labels in order, as evenly as

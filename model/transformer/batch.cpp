@@ -8,10 +8,11 @@ namespace {
 
 void append_pools(MicroBatch& out, const SequenceInput& s, std::int32_t eos, EosRule rule, std::int32_t start) {
   const auto n = static_cast<std::int32_t>(s.tokens.size());
-  std::int32_t document = 0;
+  std::int32_t document = 0, begin = 0;
   const auto close = [&](std::int32_t end) {
     out.pool_segments.push_back(start + end);
-    out.documents.push_back({s.index, document++, s.domain});
+    out.documents.push_back({s.index, document++, s.domain, begin, end - begin});
+    begin = end;
   };
   for (std::int32_t i = 0; i < n; ++i) {
     if (s.tokens[static_cast<std::size_t>(i)] != eos) continue;

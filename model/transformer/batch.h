@@ -25,6 +25,8 @@ struct PoolDocument {
   std::int64_t sequence = 0;
   std::int32_t document = 0;  ///< in its sequence
   std::int32_t domain = 0;
+  std::int32_t position = 0;  ///< of its first token in the sequence
+  std::int32_t tokens = 0;
 };
 
 struct MicroBatch {

@@ -61,11 +61,12 @@ void ModelConfig::validate() const {
     require<UsageError>(pool_max >= pool_min, "moe.pool_max = {} is below moe.pool_min = {}; use {} to {}", pool_max,
                         pool_min, pool_min, num_experts);
   }
-  const bool partial = pool_free_share > 0 || pool_from_step > 0 || pool_until_step > 0 || pool_from_layer > 0;
+  const bool partial =
+      pool_free_share > 0 || pool_free_tokens > 0 || pool_from_step > 0 || pool_until_step > 0 || pool_from_layer > 0;
   require<UsageError>(
       pool != PoolMode::Label || !partial,
-      "moe.pool = label limits every document: moe.pool_free_share, pool_from_step, pool_until_step and "
-      "pool_from_layer are for pool = fixed and uniform; leave them out");
+      "moe.pool = label limits every token: moe.pool_free_share, pool_free_tokens, pool_from_step, pool_until_step "
+      "and pool_from_layer are for pool = fixed and uniform; leave them out");
   require<UsageError>(
       pool_until_step == 0 || pool_until_step > pool_from_step,
       "moe.pool_until_step = {} leaves no step with pools after moe.pool_from_step = {}; use more, or 0",

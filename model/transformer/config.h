@@ -81,7 +81,7 @@ struct ModelConfig {
               "largest pool when pool = uniform; the number of routed experts or more = no limit");
     v.real("pool_free_share", pool_free_share, 0.0, 1.0, "share of the documents that no layer limits to a pool");
     v.real("pool_free_tokens", pool_free_tokens, 0.0, 1.0,
-           "share of the tokens, drawn for each layer, that their document's pool does not limit");
+           "share of the tokens, drawn for each layer, that training does not limit to their document's pool");
     v.integer("pool_from_step", pool_from_step, 0, std::int64_t{1} << 60, "no pools before this step");
     v.integer("pool_until_step", pool_until_step, 0, std::int64_t{1} << 60,
               "no pools from this step on; 0 = to the end");

@@ -17,7 +17,8 @@ struct DispatchCounters {
     BytesIntra,      ///< sent to other ranks of the same node: rows, gates, plans, both passes
     BytesInter,      ///< sent to other nodes
     BytesCopies,     ///< what k copies would have sent instead: one row a pick, same gates and plans
-    DocumentRanks,   ///< ranks that a document's pool can reach, summed over documents and layers: formula (5)
+    DocumentRanks,   ///< ranks that a document's pool can reach, summed over documents and layers: formula (5); a
+                     ///< token that is free of the pool may go to others: Ranks and Rows count where it went
     Documents,       ///< documents x layers
     ExposedSeconds,  ///< spent inside exchanges
     ReceivedRows,    ///< rows that this rank's experts worked on in forward

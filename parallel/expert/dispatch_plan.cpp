@@ -144,15 +144,17 @@ void plan_experts(ExpertOrder& out, const RowPicks& in, std::span<const std::int
 }
 
 void pool_reach(PoolReach& out, std::span<const std::uint8_t> pool, std::span<const std::int32_t> segments,
-                std::span<const std::int32_t> destination, std::span<const int> node) {
+                std::span<const std::int32_t> destination, std::span<const int> node,
+                std::span<const std::uint8_t> free_tokens) {
   const std::size_t experts = destination.size(), ranks = node.size();
   out = {};
   out.row_limit.assign(ranks, 0);
   out.documents = static_cast<std::int64_t>(segments.size()) - 1;
   const auto nodes = static_cast<std::size_t>(*std::max_element(node.begin(), node.end()) + 1);
-  thread_local std::vector<std::int64_t> rank_seen, node_seen;
+  thread_local std::vector<std::int64_t> rank_seen, node_seen, free_seen;
   rank_seen.assign(ranks, -1);
   node_seen.assign(nodes, -1);
+  free_seen.assign(ranks, -1);
   for (std::int64_t doc = 0; doc < out.documents; ++doc) {
     const std::int64_t tokens = segments[at(doc + 1)] - segments[at(doc)];
     const std::uint8_t* mask = pool.empty() ? nullptr : pool.data() + at(doc) * experts;
@@ -167,6 +169,15 @@ void pool_reach(PoolReach& out, std::span<const std::uint8_t> pool, std::span<co
       if (node_seen[n] == doc) continue;
       node_seen[n] = doc;
       ++out.document_nodes;
+    }
+    if (free_tokens.empty() || mask == nullptr) continue;
+    const auto first = free_tokens.begin() + segments[at(doc)];
+    const std::int64_t beyond = std::count_if(first, first + tokens, [](std::uint8_t f) { return f != 0; });
+    for (std::size_t e = 0; e < experts && beyond > 0; ++e) {
+      const auto r = at(destination[e]);
+      if (rank_seen[r] == doc || free_seen[r] == doc) continue;  // the pool reaches it, or it is counted
+      free_seen[r] = doc;
+      out.row_limit[r] += beyond;
     }
   }
 }

@@ -63,13 +63,16 @@ void plan_experts(ExpertOrder& out, const RowPicks& in, std::span<const std::int
 /// What the pools alone say before any token picks: which ranks a document can reach, and so at most how many rows each
 /// rank can be sent. Formula (5): the mean of `document_ranks` over documents.
 struct PoolReach {
-  std::vector<std::int64_t> row_limit;  ///< [ranks] tokens of the documents that can reach the rank
+  /// [ranks] tokens that can reach it: those of the documents whose pool does, of the others the free ones.
+  std::vector<std::int64_t> row_limit;
   std::int64_t documents = 0;
-  std::int64_t document_ranks = 0;  ///< ranks that a document can reach, summed over documents
+  std::int64_t document_ranks = 0;  ///< ranks that a document's pool can reach, summed over documents
   std::int64_t document_nodes = 0;
 };
-/// pool[docs, experts] (empty: every expert), segments[docs + 1], destination[experts], node[ranks].
+/// pool[docs, experts] (empty: every expert), segments[docs + 1], destination[experts], node[ranks],
+/// free_tokens[tokens] (empty: none): a token with 1 may go to every expert.
 void pool_reach(PoolReach& out, std::span<const std::uint8_t> pool, std::span<const std::int32_t> segments,
-                std::span<const std::int32_t> destination, std::span<const int> node);
+                std::span<const std::int32_t> destination, std::span<const int> node,
+                std::span<const std::uint8_t> free_tokens = {});
 
 }  // namespace emox

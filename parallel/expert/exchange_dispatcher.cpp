@@ -213,17 +213,20 @@ class ExchangeDispatcher final : public TokenDispatcher {
         static_cast<double>(h.remote_picks) * static_cast<double>(width) * sizeof(float);
   }
 
-  // The pools were known before the picks: no rank is sent more rows than the documents that can reach it have tokens.
+  // The pools were known before the picks: no rank is sent more rows than the documents that can reach it have tokens,
+  // and those that cannot have tokens that are free of their pool.
   void check_reach(Context& ctx, const HopPlan& hop, const DocumentPools& pools) {
     if (pools.segments.null()) return;
     segments_.resize(static_cast<std::size_t>(pools.segments.numel()));
     ops::copy_to_host(ctx, segments_.data(), pools.segments);
     pool_.resize(pools.pool.null() ? 0 : static_cast<std::size_t>(pools.pool.numel()));
     if (!pool_.empty()) ops::copy_to_host(ctx, pool_.data(), pools.pool);
-    pool_reach(reach_, pool_, segments_, rank_of_expert_, comm_.nodes());
+    free_tokens_.resize(pools.free_tokens.null() ? 0 : static_cast<std::size_t>(pools.free_tokens.numel()));
+    if (!free_tokens_.empty()) ops::copy_to_host(ctx, free_tokens_.data(), pools.free_tokens);
+    pool_reach(reach_, pool_, segments_, rank_of_expert_, comm_.nodes(), free_tokens_);
     counters_[DispatchCounters::Documents] += static_cast<double>(reach_.documents);
     counters_[DispatchCounters::DocumentRanks] += static_cast<double>(reach_.document_ranks);
-    if (hops_.size() > 1) pool_reach(reach_, pool_, segments_, destinations_[0], comm_.nodes());
+    if (hops_.size() > 1) pool_reach(reach_, pool_, segments_, destinations_[0], comm_.nodes(), free_tokens_);
     for (std::size_t r = 0; r < hop.send_rows.size(); ++r)
       require(hop.send_rows[r] <= reach_.row_limit[r],
               "{} rows are to go to rank {}, but the pools let only {} tokens reach it: picks and pools contradict "
@@ -242,7 +245,7 @@ class ExchangeDispatcher final : public TokenDispatcher {
   TensorView arrived_gates_;
   // Host side of the plan, kept so that a step allocates nothing.
   std::vector<std::int32_t> ids_, segments_;
-  std::vector<std::uint8_t> pool_;
+  std::vector<std::uint8_t> pool_, free_tokens_;
   std::vector<std::int64_t> arrived_from_, rank_seen_, node_seen_;
   RowPicks rows_;
   ExpertOrder order_;

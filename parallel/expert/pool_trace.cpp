@@ -18,12 +18,25 @@ namespace fs = std::filesystem;
 static_assert(std::endian::native == std::endian::little, "the file is little-endian");
 
 constexpr char kMagic[8] = {'E', 'M', 'O', 'X', 'P', 'O', 'O', 'L'};
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 1, kVersionFreeTokens = 2;
 
 void append(std::string& bytes, std::uint32_t value) {
   char raw[sizeof value];
   std::memcpy(raw, &value, sizeof value);
   bytes.append(raw, sizeof value);
+}
+
+// Flags as bits, the first in the lowest bit.
+void append_bits(std::string& bytes, const std::uint8_t* flags, std::size_t count) {
+  for (std::size_t first = 0; first < count; first += 8) {
+    unsigned bits = 0;
+    for (std::size_t i = first; i < std::min(first + 8, count); ++i) bits |= (flags[i] != 0 ? 1U : 0U) << (i - first);
+    bytes.push_back(static_cast<char>(bits));
+  }
+}
+
+void read_bits(std::vector<std::uint8_t>& flags, const std::uint8_t* bytes, std::uint64_t count) {
+  for (std::uint64_t i = 0; i < count; ++i) flags.push_back(static_cast<std::uint8_t>(bytes[i / 8] >> (i % 8) & 1));
 }
 
 // The number of ranks that the end of a part's name tells, 00001-of-00004; 0 of any other text.
@@ -74,7 +87,8 @@ std::vector<fs::path> pool_trace_files(const fs::path& name) {
 PoolTraceWriter::PoolTraceWriter(const fs::path& file, const PoolTraceHeader& header)
     : path_(file), out_(file, std::ios::binary | std::ios::trunc), header_(header) {
   bytes_.assign(kMagic, sizeof kMagic);
-  for (const std::uint32_t v : {kVersion, header.experts, header.top_k, header.layers}) append(bytes_, v);
+  const std::uint32_t version = header.free_tokens ? kVersionFreeTokens : kVersion;
+  for (const std::uint32_t v : {version, header.experts, header.top_k, header.layers}) append(bytes_, v);
   out_.write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
   out_.flush();
   require<UsageError>(out_.good(), "--record-pools {} cannot be written", file.string());
@@ -93,13 +107,14 @@ void PoolTraceWriter::write(Context& ctx, std::int64_t step, std::int64_t layer,
   append(bytes_, static_cast<std::uint32_t>(docs));
   append(bytes_, static_cast<std::uint32_t>(ids.dim(0)));
   for (std::size_t d = 0; d < docs; ++d) append(bytes_, static_cast<std::uint32_t>(segments[d + 1] - segments[d]));
-  for (std::size_t d = 0; d < docs; ++d)
-    for (std::size_t first = 0; first < experts; first += 8) {
-      unsigned bits = 0;
-      for (std::size_t e = first; e < std::min(first + 8, experts); ++e)
-        bits |= (mask[d * experts + e] != 0 ? 1U : 0U) << (e - first);
-      bytes_.push_back(static_cast<char>(bits));
-    }
+  for (std::size_t d = 0; d < docs; ++d) append_bits(bytes_, mask.data() + d * experts, experts);
+  require<ShapeError>(pools.free_tokens.null() || header_.free_tokens,
+                      "a recording without free tokens was given some of layer {}", layer);
+  if (header_.free_tokens) {
+    std::vector<std::uint8_t> flags(static_cast<std::size_t>(ids.dim(0)), 0);
+    if (!pools.free_tokens.null()) ops::copy_to_host(ctx, flags.data(), pools.free_tokens);
+    append_bits(bytes_, flags.data(), flags.size());
+  }
   for (const std::int32_t id : picks) {
     bytes_.push_back(static_cast<char>(id & 0xFF));
     if (pick_bytes(header_.experts) == 2) bytes_.push_back(static_cast<char>(id >> 8));
@@ -121,9 +136,10 @@ PoolTraceReader::PoolTraceReader(const fs::path& file) : path_(file), in_(file, 
   const bool whole = read(magic, sizeof magic) && read(values, sizeof values);
   require<UsageError>(whole && std::equal(std::begin(magic), std::end(magic), std::begin(kMagic)),
                       "{} is not a recording of pools", file.string());
-  require<UsageError>(values[0] == kVersion, "{} is of version {}, this emox reads version {}", file.string(),
-                      values[0], kVersion);
-  header_ = {values[1], values[2], values[3]};
+  require<UsageError>(values[0] == kVersion || values[0] == kVersionFreeTokens,
+                      "{} is of version {}, this emox reads versions {} and {}", file.string(), values[0], kVersion,
+                      kVersionFreeTokens);
+  header_ = {values[1], values[2], values[3], values[0] == kVersionFreeTokens};
   require<UsageError>(header_.experts >= 1 && header_.experts <= 65536 && header_.top_k >= 1 &&
                           header_.top_k <= header_.experts && header_.layers >= 1,
                       "{} is damaged: {} experts, {} picks a token, {} layers", file.string(), header_.experts,
@@ -144,12 +160,14 @@ std::optional<PoolRecord> PoolTraceReader::next() {
   const std::uint64_t mask_bytes = (experts + 7) / 8, one = pick_bytes(header_.experts);
   require<UsageError>(head[1] < header_.layers, "{} is damaged: a record of layer {}, there are {}", path_.string(),
                       head[1], header_.layers);
-  if (docs * (sizeof(std::uint32_t) + mask_bytes) + tokens * header_.top_k * one > left_) return std::nullopt;
-  PoolRecord r{head[0], head[1], {0}, {}, {}};
+  const std::uint64_t free_bytes = header_.free_tokens ? (tokens + 7) / 8 : 0;
+  if (docs * (sizeof(std::uint32_t) + mask_bytes) + free_bytes + tokens * header_.top_k * one > left_)
+    return std::nullopt;
+  PoolRecord r{head[0], head[1], {0}, {}, {}, {}};
   std::vector<std::uint32_t> lengths(docs);
-  std::vector<std::uint8_t> masks(docs * mask_bytes), picks(tokens * header_.top_k * one);
+  std::vector<std::uint8_t> masks(docs * mask_bytes), free_tokens(free_bytes), picks(tokens * header_.top_k * one);
   if (!read(lengths.data(), docs * sizeof(std::uint32_t)) || !read(masks.data(), masks.size()) ||
-      !read(picks.data(), picks.size()))
+      !read(free_tokens.data(), free_tokens.size()) || !read(picks.data(), picks.size()))
     return std::nullopt;
   std::uint64_t sum = 0;
   for (const std::uint32_t n : lengths) {
@@ -159,9 +177,8 @@ std::optional<PoolRecord> PoolTraceReader::next() {
   }
   require<UsageError>(sum == tokens, "{} is damaged: documents of {} tokens in a micro-batch of {}", path_.string(),
                       sum, tokens);
-  for (std::uint64_t d = 0; d < docs; ++d)
-    for (std::uint64_t e = 0; e < experts; ++e)
-      r.pools.push_back(static_cast<std::uint8_t>(masks[d * mask_bytes + e / 8] >> (e % 8) & 1));
+  for (std::uint64_t d = 0; d < docs; ++d) read_bits(r.pools, masks.data() + d * mask_bytes, experts);
+  if (header_.free_tokens) read_bits(r.free_tokens, free_tokens.data(), tokens);
   for (std::uint64_t i = 0; i < tokens * header_.top_k; ++i) {
     const std::int32_t id = one == 1 ? picks[i] : picks[2 * i] + 256 * picks[2 * i + 1];
     require<UsageError>(id < static_cast<std::int32_t>(experts), "{} is damaged: a pick of expert {}, there are {}",

@@ -1,10 +1,12 @@
 // Pools and picks of a training run in a compact file, so that placements and larger meshes can be tried on what a real
 // router did (`emox train --record-pools`, `emox bench dispatch --replay`).
 //
-// File, little-endian: "EMOXPOOL", then u32 version 1, experts, top_k, layers (routed experts and picks only). Then a
+// File, little-endian: "EMOXPOOL", then u32 version, experts, top_k, layers (routed experts and picks only). Then a
 // record a micro-batch and layer: u32 step, layer, documents, tokens; u32 length of each document; its pool as bits,
-// (experts + 7) / 8 bytes a document, expert e in bit e % 8 of byte e / 8; the picks of each token, u8 with at most 256
-// experts, else u16. Every rank writes its own file: NAME for one rank, NAME.00001-of-00004 with more.
+// (experts + 7) / 8 bytes a document, expert e in bit e % 8 of byte e / 8; in version 2 the tokens that are free of
+// their document's pool (moe.pool_free_tokens), as bits in the same way, (tokens + 7) / 8 bytes; the picks of each
+// token, u8 with at most 256 experts, else u16. Version 1 is written when no token is free. Every rank writes its own
+// file: NAME for one rank, NAME.00001-of-00004 with more.
 #pragma once
 
 #include <cstdint>
@@ -21,14 +23,16 @@ namespace emox {
 
 struct PoolTraceHeader {
   std::uint32_t experts = 0, top_k = 0, layers = 0;
+  bool free_tokens = false;  ///< version 2
   friend bool operator==(const PoolTraceHeader&, const PoolTraceHeader&) = default;
 };
 
 struct PoolRecord {
   std::uint32_t step = 0, layer = 0;
-  std::vector<std::int32_t> segments;  ///< [docs + 1]
-  std::vector<std::uint8_t> pools;     ///< [docs, experts]
-  std::vector<std::int32_t> ids;       ///< [tokens, top_k]
+  std::vector<std::int32_t> segments;          ///< [docs + 1]
+  std::vector<std::uint8_t> pools;             ///< [docs, experts]
+  std::vector<std::int32_t> ids;               ///< [tokens, top_k]
+  std::vector<std::uint8_t> free_tokens = {};  ///< [tokens]; empty in version 1
 };
 
 /// The file that a rank writes.
@@ -40,7 +44,8 @@ class PoolTraceWriter {
  public:
   /// UsageError when the file cannot be written.
   PoolTraceWriter(const std::filesystem::path& file, const PoolTraceHeader& header);
-  /// What a layer decided for a micro-batch: ids i32 [T,k]. IoError when the disk is full.
+  /// What a layer decided for a micro-batch: ids i32 [T,k]. IoError when the disk is full; free tokens that the header
+  /// does not announce are a ShapeError.
   void write(Context& ctx, std::int64_t step, std::int64_t layer, TensorView ids, const DocumentPools& pools);
   /// Whatever was written is in the file. IoError.
   void flush();

@@ -33,8 +33,9 @@ struct DispatchHandle {
 
 /// The documents of a micro-batch and the experts that each may use.
 struct DocumentPools {
-  TensorView pool;      ///< u8 [docs, experts]; null: every expert
-  TensorView segments;  ///< i32 [docs + 1] tokens of each document
+  TensorView pool;              ///< u8 [docs, experts]; null: every expert
+  TensorView segments;          ///< i32 [docs + 1] tokens of each document
+  TensorView free_tokens = {};  ///< u8 [T], 1: picks outside of its document's pool, too; null: none
 };
 
 class TokenDispatcher {

@@ -114,7 +114,7 @@ void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView
 }
 
 void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView pool, TensorView segments, TensorView bias,
-                 bool normalize) {
+                 bool normalize, TensorView free_tokens) {
   const std::int64_t n = logits.dim(1), k = out.ids.dim(1), tokens = logits.dim(0);
   const auto* z = logits.data<float>();
   const auto* mask = pool.null() ? nullptr : pool.data<std::uint8_t>();
@@ -127,6 +127,7 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
                         doc, members, k);
   }
   const auto* b = bias.null() ? nullptr : bias.data<float>();
+  const auto* unlimited = free_tokens.null() ? nullptr : free_tokens.data<std::uint8_t>();
   auto *p = out.p.data<float>(), *lse = out.lse.data<float>(), *gates = out.gates.data<float>();
   auto* ids = out.ids.data<std::int32_t>();
   parallel_pieces(ctx, tokens, 64, [&](std::int64_t begin, std::int64_t end, int) {
@@ -140,11 +141,12 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
       const std::uint8_t* m = nullptr;
       if (mask != nullptr) {
         while (t >= at[doc + 1]) ++doc;
-        m = mask + doc * n;
-        for (std::int64_t i = 0; i < n; ++i) s[i] = m[i] != 0 ? row[i] : kMinusInfinity;
-      } else {
-        std::copy_n(row, n, s);
+        if (unlimited == nullptr || unlimited[t] == 0) m = mask + doc * n;
       }
+      if (m != nullptr)
+        for (std::int64_t i = 0; i < n; ++i) s[i] = m[i] != 0 ? row[i] : kMinusInfinity;
+      else
+        std::copy_n(row, n, s);
       lse[t] = softmax_row(p + t * n, s, n);
       // By logit, not by p: the same order, but experts outside the pool stay below p = 0 inside it.
       if (b != nullptr)

@@ -50,7 +50,7 @@ void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView
 }
 
 void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView pool, TensorView segments, TensorView bias,
-                 bool normalize) {
+                 bool normalize, TensorView free_tokens) {
   expect_rank("masked_topk", "logits", logits, DType::F32, 2);
   check_topk("masked_topk", out, logits.dim(0), logits.dim(1));
   if (!pool.null()) {
@@ -58,9 +58,10 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
     expect("masked_topk", "pool", pool, DType::U8, {segments.dim(0) - 1, logits.dim(1)});
   }
   expect_optional("masked_topk", "bias", bias, DType::F32, {logits.dim(1)});
+  expect_optional("masked_topk", "free_tokens", free_tokens, DType::U8, {logits.dim(0)});
   expect_cpu("masked_topk", ctx);
   const Span span(ctx, "masked_topk", 0, bytes_of(logits, out.p, out.ids, out.gates));
-  cpu::masked_topk(ctx, out, logits, pool, segments, bias, normalize);
+  cpu::masked_topk(ctx, out, logits, pool, segments, bias, normalize, free_tokens);
 }
 
 void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd,

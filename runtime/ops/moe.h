@@ -22,9 +22,10 @@ struct TopkResult {
   TensorView gates;  ///< [T,k] p at the picks, divided by their sum if `normalize`
 };
 /// Softmax and top-k inside the pool. pool u8 [docs,n] with segments i32 [docs+1], or both null: no restriction.
+/// free_tokens u8 [T] (null: none): a token with 1 sees all experts, as if its document had no pool.
 /// bias[n] (null: none) is added to p for choosing only, never to the gates (DeepSeek's auxiliary-loss-free balancing).
 void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView pool, TensorView segments, TensorView bias,
-                 bool normalize);
+                 bool normalize, TensorView free_tokens = {});
 /// dlogits[T,n] from the gates' gradients dgates[T,k] and the auxiliary losses:
 /// dp_i = dgates at the picks + balance_grad[i] (null: none); dlogits = p (dp - <p,dp>) + 2 z_grad lse p.
 /// balance_grad[n]: d loss / d p_i, the same for every token; z_grad: weight / divisor of the router z-loss.

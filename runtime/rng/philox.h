@@ -1,7 +1,7 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //
-// A draw is a pure function of (seed, purpose, step, layer, sequence, document), so it does not depend on how many
-// ranks there are or on what was drawn before (design 4.6).
+// A draw is a pure function of (seed, purpose, step, layer, sequence, document or position), so it does not depend on
+// how many ranks there are or on what was drawn before (design 4.6).
 #pragma once
 
 #include <array>
@@ -20,7 +20,8 @@ enum class RngPurpose : std::uint32_t {
   ExpertSelection = 7,
   Calibration = 8,
   Shuffle = 9,
-  FreeDocument = 10
+  FreeDocument = 10,
+  FreeToken = 11
 };
 
 using PhiloxCounter = std::array<std::uint32_t, 4>;

@@ -81,6 +81,11 @@ struct Inputs {
     const std::vector<std::int64_t> draws = c.integers("draws.npy");
     if (draws.size() != batch.documents.size()) throw std::runtime_error("a draw for every segment");
     for (std::size_t i = 0; i < draws.size(); ++i) pools.record(0, batch.documents[i], {draws[i]});
+    if (!c.has_file("free.npy")) return;
+    const std::vector<std::int64_t> free = c.integers("free.npy");
+    for (std::int64_t s = 0; s < c.integer("batch"); ++s)
+      pools.record_free(s,
+                        {free.begin() + s * config.sequence_length, free.begin() + (s + 1) * config.sequence_length});
   }
 
   ModelConfig config;

@@ -71,6 +71,20 @@ TEST(MicroBatch, SequencesNeverShareASegment) {
   EXPECT_EQ(domains, (Ids{7, 7, 6, 6, 5}));
 }
 
+// Where each document lies in its sequence, by both rules: keys of the draws for single tokens.
+TEST(MicroBatch, DocumentsKnowTheirPlaces) {
+  for (const EosRule rule : {EosRule::Owner, EosRule::Reference}) {
+    const MicroBatch b = batch_of({{1, 9, 3, 4}, {9, 6, 9}, {1, 2}}, rule);
+    std::int32_t begin = 0;
+    for (std::size_t d = 0; d < b.documents.size(); ++d) {
+      EXPECT_EQ(b.documents[d].position, b.positions[static_cast<std::size_t>(begin)]);
+      EXPECT_EQ(b.documents[d].tokens, b.pool_segments[d + 1] - begin);
+      begin = b.pool_segments[d + 1];
+    }
+    EXPECT_EQ(begin, 9);
+  }
+}
+
 TEST(MicroBatch, WholeSequencesAttendWhenAsked) {
   const MicroBatch b = batch_of({{1, 9, 3, 4}, {9, 6, 9}}, EosRule::Owner, false);
   EXPECT_EQ(b.attention_segments, (Ids{0, 4, 7}));

@@ -144,6 +144,12 @@ void check_gradients(const Recipe& recipe) {
 
 TEST(WholeModelGradient, Emo) { check_gradients(small_recipe()); }
 
+TEST(WholeModelGradient, HalfOfTheTokensFree) {
+  Recipe r = small_recipe();
+  r.model.pool_free_tokens = 0.5, r.model.pool_free_share = 0.2, r.model.pool_max = 3;
+  check_gradients(r);
+}
+
 TEST(WholeModelGradient, NormalisedGatesAndFixedPoolsByTheReferencesEosRule) {
   Recipe r = small_recipe();
   r.model.normalize_gates = true, r.model.pool = PoolMode::Fixed, r.model.pool_size = 3,

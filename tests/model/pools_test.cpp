@@ -63,6 +63,61 @@ TEST(PoolSizes, AShareOfTheDocumentsIsFreeInAllLayers) {
   }
 }
 
+bool free_at(const PoolSizes& pools, std::int64_t step, std::int64_t layer, std::int64_t sequence,
+             std::int64_t position, std::int32_t document = 0) {
+  return pools.is_free(step, layer, {sequence, document, 0}, position);
+}
+
+// The share holds within four standard deviations, in each layer anew, and pools are drawn as if no token were free.
+TEST(FreeTokens, AShareOfThemInEachLayer) {
+  for (const PoolMode mode : {PoolMode::Uniform, PoolMode::Fixed}) {
+    ModelConfig c = config_of(mode);
+    c.pool_free_share = 0.3;
+    const auto all = make_pool_sizes(c, 5);
+    EXPECT_FALSE(all->frees_tokens());
+    for (const double share : {0.02, 0.5, 0.75, 1.0}) {
+      c.pool_free_tokens = share;
+      const auto some = make_pool_sizes(c, 5);
+      EXPECT_TRUE(some->frees_tokens());
+      int free = 0, both_layers = 0, tokens = 0;
+      for (const std::int64_t step : {1, 900})
+        for (std::int64_t sequence = 0; sequence < 20; ++sequence) {
+          for (std::int64_t position = 0; position < 300; ++position, ++tokens) {
+            const bool first = free_at(*some, step, 0, sequence, position);
+            free += first;
+            both_layers += first && free_at(*some, step, 1, sequence, position);
+          }
+          EXPECT_EQ(some->size(step, 3, {sequence, 1, 0}), all->size(step, 3, {sequence, 1, 0}));
+        }
+      const auto deviation = [&](double p) { return 4 * std::sqrt(p * (1 - p) * tokens); };
+      EXPECT_NEAR(free, share * tokens, deviation(share)) << share;
+      EXPECT_NEAR(both_layers, share * share * tokens, deviation(share * share)) << share;
+    }
+  }
+}
+
+// A function of (seed, step, layer, sequence, position) and of nothing else: not of the order of the calls, not of
+// where the documents of the sequence begin.
+TEST(FreeTokens, DrawsAreAFunctionOfTheirKey) {
+  ModelConfig c = config_of(PoolMode::Uniform);
+  c.pool_free_tokens = 0.5;
+  const auto a = make_pool_sizes(c, 5), b = make_pool_sizes(c, 5), other = make_pool_sizes(c, 6);
+  int seed = 0, step = 0, layer = 0, sequence = 0, position = 0, places = 0;
+  for (std::int64_t s = 19; s >= 0; --s)
+    for (std::int64_t t = 0; t < 50; ++t, ++places) {
+      const bool x = free_at(*a, 7, 3, s, t);
+      seed += x == free_at(*other, 7, 3, s, t);
+      step += x == free_at(*a, 8, 3, s, t);
+      layer += x == free_at(*a, 7, 4, s, t);
+      sequence += x == free_at(*a, 7, 3, s + 1, t);
+      position += x == free_at(*a, 7, 3, s, t + 1);
+    }
+  // Half of 1000 by chance, give or take 16.
+  for (const int same : {seed, step, layer, sequence, position}) EXPECT_NEAR(same, 500, 80) << "of " << places;
+  for (std::int64_t s = 0; s < 20; ++s)
+    for (std::int64_t t = 0; t < 50; ++t) EXPECT_EQ(free_at(*b, 7, 3, s, t, 9), free_at(*a, 7, 3, s, t));
+}
+
 // A function of (seed, step, layer, sequence, document) and of nothing else: not of the order of the calls, not of the
 // domain, not of the object.
 TEST(PoolSizes, UniformDrawsAreAFunctionOfTheirKey) {

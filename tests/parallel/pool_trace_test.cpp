@@ -20,13 +20,14 @@ namespace fs = std::filesystem;
 using test::TemporaryDirectory;
 
 bool same(const PoolRecord& a, const PoolRecord& b) {
-  return a.step == b.step && a.layer == b.layer && a.segments == b.segments && a.pools == b.pools && a.ids == b.ids;
+  return a.step == b.step && a.layer == b.layer && a.segments == b.segments && a.pools == b.pools && a.ids == b.ids &&
+         a.free_tokens == b.free_tokens;
 }
 
 // Documents of the given lengths: pools and picks by chance; `restricted` false: as without pools.
 PoolRecord random_record(const PoolTraceHeader& h, std::uint32_t step, std::uint32_t layer,
                          const std::vector<int>& lengths, bool restricted, std::mt19937& gen) {
-  PoolRecord r{step, layer, {0}, {}, {}};
+  PoolRecord r{step, layer, {0}, {}, {}, {}};
   std::vector<std::int32_t> all(h.experts);
   std::iota(all.begin(), all.end(), 0);
   for (const int length : lengths) {
@@ -36,6 +37,7 @@ PoolRecord random_record(const PoolTraceHeader& h, std::uint32_t step, std::uint
     for (int t = 0; t < length; ++t) {
       std::shuffle(all.begin(), all.end(), gen);
       r.ids.insert(r.ids.end(), all.begin(), all.begin() + h.top_k);
+      if (h.free_tokens) r.free_tokens.push_back(restricted ? static_cast<std::uint8_t>(gen() % 2) : std::uint8_t{0});
     }
   }
   return r;
@@ -46,7 +48,10 @@ void write(PoolTraceWriter& writer, const PoolTraceHeader& h, const PoolRecord& 
   const auto docs = static_cast<std::int64_t>(r.segments.size()) - 1;
   const Tensor ids = test::tensor_of(r.ids, {r.segments.back(), h.top_k}),
                segments = test::tensor_of(r.segments, {docs + 1}), pool = test::tensor_of(r.pools, {docs, h.experts});
-  writer.write(ctx, r.step, r.layer, ids, {restricted ? pool.view() : TensorView{}, segments});
+  const Tensor free_tokens = test::tensor_of(r.free_tokens, {static_cast<std::int64_t>(r.free_tokens.size())});
+  const bool some = restricted && h.free_tokens;
+  writer.write(ctx, r.step, r.layer, ids,
+               {restricted ? pool.view() : TensorView{}, segments, some ? free_tokens.view() : TensorView{}});
 }
 
 using Lengths = std::vector<std::vector<int>>;  // of documents, by micro-batch
@@ -88,7 +93,8 @@ void write_bytes(const fs::path& file, const std::string& bytes) {
 
 std::size_t bytes_of(const PoolTraceHeader& h, const PoolRecord& r) {
   const std::size_t docs = r.segments.size() - 1;
-  return 16 + docs * (4 + (h.experts + 7) / 8) + r.ids.size() * (h.experts <= 256 ? 1 : 2);
+  const std::size_t flags = h.free_tokens ? (r.ids.size() / h.top_k + 7) / 8 : 0;
+  return 16 + docs * (4 + (h.experts + 7) / 8) + flags + r.ids.size() * (h.experts <= 256 ? 1 : 2);
 }
 constexpr std::size_t kHeaderBytes = 24;
 
@@ -108,7 +114,7 @@ TEST(PoolTrace, ReadsWhatWasWritten) {
   for (const std::uint32_t experts : {1U, 8U, 9U, 127U, 256U, 257U, 1000U, 65536U})
     for (const std::uint32_t top_k : {1U, std::min(8U, experts)}) {
       SCOPED_TRACE(testing::Message() << experts << " experts, " << top_k << " picks");
-      const PoolTraceHeader h{experts, top_k, 3};
+      const PoolTraceHeader h{experts, top_k, 3, experts % 2 == 1};
       const fs::path file = folder.path() / "pools";
       const std::vector<PoolRecord> want = write_file(file, h, kMany, experts + top_k);
       std::size_t size = kHeaderBytes;
@@ -138,10 +144,29 @@ TEST(PoolTrace, WritesThePromisedBytes) {
   EXPECT_EQ(bytes_of(file), std::string(std::begin(want), std::end(want)));
 }
 
+// Version 2: the last of three tokens is free. Version 1 has no place for that.
+TEST(PoolTrace, FreeTokensAreVersionTwo) {
+  const TemporaryDirectory folder;
+  const fs::path file = folder.path() / "pools";
+  const PoolRecord record{258, 3, {0, 3}, {1, 1, 0}, {0, 1, 2}, {0, 0, 1}};
+  {
+    PoolTraceWriter writer(file, {3, 1, 4, true});
+    write(writer, {3, 1, 4, true}, record, true);
+    PoolTraceWriter other(folder.path() / "other", {3, 1, 4});
+    EXPECT_THROW(write(other, {3, 1, 4, true}, record, true), ShapeError);
+  }
+  const unsigned char want[] = {'E', 'M', 'O', 'X', 'P', 'O', 'O', 'L', 2, 0, 0, 0, 3, 0, 0, 0, 1,
+                                0,   0,   0,   4,   0,   0,   0,   2,   1, 0, 0, 3, 0, 0, 0, 1, 0,
+                                0,   0,   3,   0,   0,   0,   3,   0,   0, 0, 3, 4, 0, 1, 2};
+  EXPECT_EQ(bytes_of(file), std::string(std::begin(want), std::end(want)));
+  PoolTraceReader reader(file);
+  EXPECT_TRUE(same(reader.next().value(), record));
+}
+
 TEST(PoolTrace, ACutFileGivesItsWholeRecords) {
   const TemporaryDirectory folder;
   for (const std::uint32_t experts : {9U, 300U}) {
-    const PoolTraceHeader h{experts, 2, 2};
+    const PoolTraceHeader h{experts, 2, 2, experts == 9};
     const fs::path cut = folder.path() / "cut";
     const std::vector<PoolRecord> want = write_file(cut, h, kFew, 5);
     for (std::size_t length = fs::file_size(cut); length-- > 0;) {
@@ -240,7 +265,7 @@ TEST(PoolTrace, RefusesWhatIsNoRecording) {
     return usage_error([&] { PoolTraceReader reader(file); });
   };
   EXPECT_NE(refusal(0, 'e').find("is not a recording of pools"), std::string::npos);
-  EXPECT_NE(refusal(8, 2).find("version 2"), std::string::npos);
+  EXPECT_NE(refusal(8, 3).find("version 3"), std::string::npos);
   EXPECT_NE(refusal(12, 0).find("0 experts"), std::string::npos);
   EXPECT_NE(refusal(12, 1).find("2 picks"), std::string::npos) << "more picks than experts";
   EXPECT_NE(refusal(16, 0).find("0 picks"), std::string::npos);

@@ -119,22 +119,29 @@ TEST(DocumentPools, SizesFromTheNumberOfExpertsOnKeepAll) {
   EXPECT_EQ(pools(scores, {4, 5, 1000}), Flags(12, 1));
 }
 
+Flags any_flags(std::mt19937& gen, std::int64_t count) {
+  Flags flags;
+  for (std::int64_t i = 0; i < count; ++i) flags.push_back(static_cast<std::uint8_t>(gen() % 2));
+  return flags;
+}
+
 TEST(MaskedTopk, EqualsTheReference) {
   std::mt19937 gen(4);
   for (const std::int64_t tokens : {0, 1, 2, 30, 90}) {
-    for (int variant = 0; variant < 8; ++variant) {
+    for (int variant = 0; variant < 12; ++variant) {  // from 8 on: pools, of which some tokens are free
       const std::int64_t n = any_size(gen, {1, 2, 16, 127}, 80);
       ref::TopkInputs in{.n = n, .k = 1 + static_cast<std::int64_t>(gen() % n), .normalize = (variant & 1) != 0};
       SCOPED_TRACE(::testing::Message() << tokens << " tokens, top " << in.k << " of " << n << ", variant " << variant);
       const Tensor logits = apart_logits(tokens, n, 5 + static_cast<unsigned>(variant));
-      if (variant & 2) {
+      if (variant & 10) {
         in.segments = any_segments(gen, tokens, 3);
         const Tensor scores = random_tensor({3, n}, 6);
         const auto any = [&] { return static_cast<std::int32_t>(in.k + static_cast<std::int64_t>(gen() % n)); };
         in.pool = ref::document_pools(ref::doubles(scores), {any(), any(), any()}, n);
       }
+      if (variant & 8) in.free_tokens = any_flags(gen, tokens);
       // A bias that decides: its steps are larger than every p.
-      if (variant & 4) {
+      if (variant & 4 || variant == 10) {
         for (std::int64_t i = 0; i < n; ++i) in.bias.push_back(static_cast<double>((i * 7) % n) * 2.0);
       }
       std::vector<float> bias(in.bias.begin(), in.bias.end());
@@ -144,7 +151,8 @@ TEST(MaskedTopk, EqualsTheReference) {
         const Tensor pool = tensor_of(in.pool, {in.pool.empty() ? 0 : 3, n}), segments = ids_of(in.segments);
         ops::masked_topk(ctx, r.result(), logits, in.pool.empty() ? TensorView() : pool.view(),
                          in.pool.empty() ? TensorView() : segments.view(),
-                         bias.empty() ? TensorView() : tensor_of(bias, {n}).view(), in.normalize);
+                         bias.empty() ? TensorView() : tensor_of(bias, {n}).view(), in.normalize,
+                         in.free_tokens.empty() ? TensorView() : tensor_of(in.free_tokens, {tokens}).view());
         EXPECT_EQ(values_of<std::int32_t>(r.ids), want.ids);
         return Outputs{floats(r.p), floats(r.lse), floats(r.gates)};
       };
@@ -212,22 +220,55 @@ TEST(MaskedTopk, LogitsOutsideThePoolHaveNoInfluence) {
   EXPECT_TRUE(all_close(floats(r.lse), {std::log(std::exp(1.0) + 1.0)}, softmax_error(2, 2)));
 }
 
+// A free token sees what it would see without pools, bit for bit; the others do not see it.
+TEST(MaskedTopk, AFreeTokenHasNoPool) {
+  constexpr std::int64_t kTokens = 40, kExperts = 12, kPicks = 3;
+  std::mt19937 gen(11);
+  const Tensor logits = apart_logits(kTokens, kExperts, 12), segments = ids_of({0, 17, 17, 40});
+  const Tensor pool = tensor_of(
+      ref::document_pools(ref::doubles(random_tensor({3, kExperts}, 13)), {3, 5, 4}, kExperts), {3, kExperts});
+  const Flags flags = any_flags(gen, kTokens);
+  for (const int threads : {1, 2}) {
+    Context ctx = context(threads);
+    const auto run = [&](const TensorView& mask, const TensorView& free_tokens) {
+      const TopkTensors r(kTokens, kExperts, kPicks);
+      ops::masked_topk(ctx, r.result(), logits, mask, mask.null() ? TensorView() : segments.view(), TensorView(), false,
+                       free_tokens);
+      return std::tuple{floats(r.p), floats(r.lse), values_of<std::int32_t>(r.ids), floats(r.gates)};
+    };
+    const auto inside = run(pool, {}), without = run({}, {});
+    EXPECT_EQ(run(pool, tensor_of(Flags(kTokens, 0), {kTokens})), inside);
+    EXPECT_EQ(run(pool, tensor_of(Flags(kTokens, 1), {kTokens})), without);
+    const auto some = run(pool, tensor_of(flags, {kTokens}));
+    const auto expect_rows = [&](const auto& got, const auto& free, const auto& bound) {
+      const std::size_t width = got.size() / kTokens;
+      for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(got[i], (flags[i / width] != 0 ? free : bound)[i]) << i;
+    };
+    expect_rows(std::get<0>(some), std::get<0>(without), std::get<0>(inside));
+    expect_rows(std::get<1>(some), std::get<1>(without), std::get<1>(inside));
+    expect_rows(std::get<2>(some), std::get<2>(without), std::get<2>(inside));
+    expect_rows(std::get<3>(some), std::get<3>(without), std::get<3>(inside));
+  }
+}
+
 TEST(MaskedTopkBackward, IsTheGradient) {
   std::mt19937 gen(5);
   for (const std::int64_t tokens : {0, 1, 5, 40}) {
-    for (unsigned variant = 0; variant < 16; ++variant) {
+    for (unsigned variant = 0; variant < 20; ++variant) {  // from 16 on: pools, of which some tokens are free
       const std::int64_t n = 2 + static_cast<std::int64_t>(gen() % 11);
       ref::TopkInputs in{.n = n, .k = 1 + static_cast<std::int64_t>(gen() % (n - 1)), .normalize = (variant & 1) != 0};
       SCOPED_TRACE(::testing::Message() << tokens << " tokens, top " << in.k << " of " << n << ", variant " << variant);
-      if (variant & 2) {
+      if (variant & 18) {
         in.segments = any_segments(gen, tokens, 2);
         in.pool = ref::document_pools(ref::doubles(random_tensor({2, n}, variant)),
                                       {static_cast<std::int32_t>(in.k), static_cast<std::int32_t>(n - 1)}, n);
       }
       const Tensor logits = apart_logits(tokens, n, 60 + variant), dgates = random_tensor({tokens, in.k}, 7);
-      const Tensor balance = variant & 4 ? random_tensor({n}, 8) : Tensor();
-      const float z_grad = variant & 8 ? 0.3F : 0.0F;
-      const Vec z = ref::doubles(logits), dg = ref::doubles(dgates), db = variant & 4 ? ref::doubles(balance) : Vec(n);
+      const bool balanced = (variant & 20) != 0;
+      if (variant >= 16) in.free_tokens = any_flags(gen, tokens);
+      const Tensor balance = balanced ? random_tensor({n}, 8) : Tensor();
+      const float z_grad = variant & 24 ? 0.3F : 0.0F;
+      const Vec z = ref::doubles(logits), dg = ref::doubles(dgates), db = balanced ? ref::doubles(balance) : Vec(n);
       const Ids fixed = ref::masked_topk(z, in).ids;
       const auto loss = [&](const Vec& v) {
         const ref::Topk r = ref::masked_topk(v, in, fixed);
@@ -241,7 +282,8 @@ TEST(MaskedTopkBackward, IsTheGradient) {
         const Tensor pool = in.pool.empty() ? Tensor() : tensor_of(in.pool, {2, n}), segments = ids_of(in.segments);
         const Tensor dlogits = poison({tokens, n});
         ops::masked_topk(ctx, r.result(), logits, pool, in.pool.empty() ? TensorView() : segments.view(), TensorView(),
-                         in.normalize);
+                         in.normalize,
+                         in.free_tokens.empty() ? TensorView() : tensor_of(in.free_tokens, {tokens}).view());
         ops::masked_topk_backward(ctx, dlogits, dgates, r.result(), balance, z_grad, in.normalize);
         return Outputs{floats(dlogits)};
       };

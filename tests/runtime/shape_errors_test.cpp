@@ -104,6 +104,7 @@ TEST_F(ShapeErrors, Router) {
   refused("masked_topk", [&] { ops::masked_topk(ctx, good, z, u({2, 4}), i({2}), kNone, false); });
   refused("masked_topk", [&] { ops::masked_topk(ctx, good, z, u({2, 5}), i({3}), kNone, false); });
   refused("masked_topk", [&] { ops::masked_topk(ctx, good, z, u({2, 4}), kNone, kNone, false); });
+  refused("masked_topk", [&] { ops::masked_topk(ctx, good, z, kNone, kNone, kNone, false, u({4})); });
   refused("masked_topk", [&] { ops::masked_topk(ctx, good, z, kNone, kNone, f({5}), false); });
   refused("masked_topk_backward", [&] {
     ops::masked_topk_backward(ctx, f({5, 3}), f({5, 2}), good, kNone, 0.0F, false);

@@ -107,9 +107,16 @@ class RecordedPools final : public PoolSizes {
   /// The sizes of one document in the layers, from layer 0.
   void record(std::int64_t step, const PoolDocument& document, std::vector<std::int64_t> sizes);
   std::int64_t size(std::int64_t step, std::int64_t layer, const PoolDocument& document) const override;
+  /// Tokens of the sequence that no pool limits, in all steps and layers: 1 for each that is free.
+  void record_free(std::int64_t sequence, std::vector<std::int64_t> flags) { free_[sequence] = std::move(flags); }
+  bool frees_tokens() const override { return !free_.empty(); }
+  bool is_free(std::int64_t, std::int64_t, const PoolDocument& document, std::int64_t position) const override {
+    return free_.at(document.sequence).at(static_cast<std::size_t>(position)) != 0;
+  }
 
  private:
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, std::vector<std::int64_t>> sizes_;
+  std::map<std::int64_t, std::vector<std::int64_t>> free_;
 };
 
 /// Sequences of `length` tokens each; they look into `tokens`. The first has index `first`.

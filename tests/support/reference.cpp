@@ -199,7 +199,8 @@ Topk masked_topk(const Vec& logits, const TopkInputs& in, const Ids& ids) {
     Vec allowed(in.n, 1.0);
     if (!in.pool.empty()) {
       while (t >= in.segments.at(doc + 1)) ++doc;
-      for (std::int64_t i = 0; i < in.n; ++i) allowed[i] = in.pool[doc * in.n + i];
+      const bool limited = in.free_tokens.empty() || in.free_tokens[t] == 0;
+      for (std::int64_t i = 0; limited && i < in.n; ++i) allowed[i] = in.pool[doc * in.n + i];
     }
     Vec inside;
     for (std::int64_t i = 0; i < in.n; ++i) {

@@ -66,6 +66,7 @@ struct TopkInputs {
   Ids segments{};  ///< of the pool
   Vec bias{};      ///< empty: none
   bool normalize = false;
+  Flags free_tokens{};  ///< empty: none
 };
 /// `ids` not empty: these picks instead of the largest (differences must not change the picks).
 Topk masked_topk(const Vec& logits, const TopkInputs& in, const Ids& ids = {});

@@ -76,6 +76,13 @@ class RecordedDraws final : public PoolSizes {
     draws[{step, layer, d.sequence, d.document}] = size;
     return size;
   }
+  bool frees_tokens() const override { return inner_->frees_tokens(); }
+  // Beside the sizes, under a number that no document has.
+  bool is_free(std::int64_t step, std::int64_t layer, const PoolDocument& d, std::int64_t position) const override {
+    const bool is_free = inner_->is_free(step, layer, d, position);
+    draws[{step, layer, d.sequence, static_cast<std::int32_t>(-1 - position)}] = is_free ? 1 : 0;
+    return is_free;
+  }
   mutable Draws draws;
 
  private:
@@ -335,7 +342,7 @@ TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options) {
         const std::lock_guard lock(mutex);
         for (const auto& [key, size] : rank.draws())
           if (const auto [at, added] = run.draws.emplace(key, size); !added && at->second != size)
-            throw std::runtime_error("two ranks drew different pool sizes for one document");
+            throw std::runtime_error("two ranks drew different pool sizes for one document, or free tokens");
       },
       options.timeout_s);
   return run;

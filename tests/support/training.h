@@ -44,10 +44,10 @@ using Draws = std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, std:
 struct TrainingRun {
   std::vector<StepMetrics> steps;
   std::vector<Routing> routing;  ///< a step each, if asked for
-  Draws draws;                   ///< (step, layer, sequence, document) -> pool size
-  NamedValues gradients;         ///< of the last step, summed over ranks
-  NamedValues weights;           ///< at the end
-  std::vector<float> bias;       ///< selection bias at the end
+  Draws draws;  ///< (step, layer, sequence, document) -> pool size; document -1 - position: whether a token is free
+  NamedValues gradients;    ///< of the last step, summed over ranks
+  NamedValues weights;      ///< at the end
+  std::vector<float> bias;  ///< selection bias at the end
 };
 
 struct RunOptions {
