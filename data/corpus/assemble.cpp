@@ -5,12 +5,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+#include <map>
+#include <numeric>
 
 #include "data/corpus/extract.h"
 #include "data/corpus/text.h"
+#include "data/format/atomic_file.h"
 #include "data/format/npy.h"
 #include "data/format/token_file.h"
+#include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
 #include "runtime/core/error.h"
 
@@ -18,8 +21,13 @@ namespace emox {
 namespace {
 namespace fs = std::filesystem;
 
-/// Another hash than the one that finds duplicates, so that the two uses are independent.
+/// Other hashes than the one that finds duplicates, so that the uses are independent.
 constexpr XXH64_hash_t kOrderSeed = 0x656D6F78;
+constexpr XXH64_hash_t kPartSeed = 0x70617274;
+
+std::uint64_t hash_of(std::string_view text, XXH64_hash_t seed) {
+  return XXH3_64bits_withSeed(text.data(), text.size(), seed);
+}
 
 std::vector<fs::path> files_of(const Domain& domain, const fs::path& root) {
   std::vector<fs::path> files;
@@ -35,81 +43,185 @@ std::vector<fs::path> files_of(const Domain& domain, const fs::path& root) {
   return files;
 }
 
+bool has_entries(Rule rule) { return rule == Rule::Dictd || rule == Rule::Fortune || rule == Rule::Sword; }
+
+void order(std::vector<Document>& documents) {
+  std::vector<std::pair<std::uint64_t, Document>> keyed;
+  keyed.reserve(documents.size());
+  for (Document& d : documents) {
+    const std::uint64_t key = hash_of(d.text, kOrderSeed);
+    keyed.emplace_back(key, std::move(d));
+  }
+  std::sort(keyed.begin(), keyed.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.first, a.second.text, a.second.group) < std::tie(b.first, b.second.text, b.second.group);
+  });
+  for (std::size_t i = 0; i < keyed.size(); ++i) documents[i] = std::move(keyed[i].second);
+}
+
+/// One document of every source comes before the second of any, so that the first ones are of as many sources as there
+/// are. Keeps the order otherwise.
+void spread_sources(std::vector<Document>& documents) {
+  std::map<std::size_t, std::size_t> seen;
+  std::vector<std::pair<std::size_t, Document>> ranked;
+  ranked.reserve(documents.size());
+  for (Document& d : documents) {
+    const std::size_t rank = seen[d.group]++;
+    ranked.emplace_back(rank, std::move(d));
+  }
+  std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (std::size_t i = 0; i < ranked.size(); ++i) documents[i] = std::move(ranked[i].second);
+}
+
+double share_of(std::int64_t part, std::int64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
 }  // namespace
 
-std::vector<std::string> documents_of_file(const std::vector<std::string>& texts, SeenTexts& seen,
-                                           DomainReport& report) {
-  std::vector<std::string> pieces;
-  for (const std::string& text : texts) {
-    for (std::string& piece : split_text(clean_text(text))) {
-      if (seen.insert(XXH3_64bits(piece.data(), piece.size())).second)
-        pieces.push_back(std::move(piece));
+Part part_of(std::uint64_t hash, int share) {
+  const int unit = static_cast<int>(hash >> 60);
+  static_assert(kShareUnits == 16, "four bits of the hash");
+  return unit < share ? Part::Report : unit >= kShareUnits - share ? Part::Tune : Part::Train;
+}
+
+void add_file(Pieces& to, const std::string& name, const std::vector<std::string>& texts, bool entries, SeenTexts& seen,
+              DomainReport& report) {
+  const std::size_t file = to.files.size();
+  to.files.push_back(name);
+  if (!entries) to.groups.push_back({file, -1, hash_of(name, kPartSeed)});
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    const std::string text = clean_text(texts[i]);
+    if (entries) to.groups.push_back({file, static_cast<std::int64_t>(i), hash_of(text, kPartSeed)});
+    for (std::string& piece : split_text(text)) {
+      if (seen.insert(hash_of(piece, 0)).second)
+        to.pieces.push_back({std::move(piece), to.groups.size() - 1});
       else
         ++report.duplicates;
     }
   }
-  std::vector<std::string> documents = join_short(std::move(pieces));
-  report.too_short += static_cast<std::int64_t>(
-      std::erase_if(documents, [](const std::string& d) { return d.size() < kMinDocumentBytes; }));
-  return documents;
 }
 
-std::vector<std::string> collect_documents(const Domain& domain, const fs::path& root, SeenTexts& seen,
-                                           DomainReport& report) {
-  std::vector<std::string> all;
-  for (const fs::path& file : files_of(domain, root)) {
-    std::vector<std::string> documents = documents_of_file(extract_file(domain.rule, file), seen, report);
-    std::move(documents.begin(), documents.end(), std::back_inserter(all));
-  }
+Pieces collect_pieces(const Domain& domain, const fs::path& root, SeenTexts& seen, DomainReport& report) {
+  Pieces all;
+  for (const fs::path& file : files_of(domain, root))
+    add_file(all, file.lexically_relative(root).generic_string(), extract_file(domain.rule, file),
+             has_entries(domain.rule), seen, report);
   return all;
 }
 
-Split split_documents(std::vector<std::string> documents, std::int64_t bytes_per_domain, double held_out_fraction) {
-  std::vector<std::pair<XXH64_hash_t, std::string>> ordered;
-  ordered.reserve(documents.size());
-  for (std::string& d : documents)
-    ordered.emplace_back(XXH3_64bits_withSeed(d.data(), d.size(), kOrderSeed), std::move(d));
-  std::sort(ordered.begin(), ordered.end());
+Parts divide(const Pieces& from, int share) {
+  Parts parts;
+  std::vector<Document>* const of_part[] = {&parts.train, &parts.tune, &parts.held_out};
+  const auto file_of = [&](const Document& d) { return from.groups[d.group].file; };
+  for (const Document& piece : from.pieces) {
+    auto& documents = *of_part[static_cast<std::size_t>(part_of(from.groups[piece.group].hash, share))];
+    const bool neighbours = !documents.empty() && file_of(documents.back()) == file_of(piece);
+    if (!neighbours || !join_short(documents.back().text, piece.text)) documents.push_back(piece);
+  }
+  for (std::vector<Document>* documents : of_part) {
+    parts.too_short += static_cast<std::int64_t>(
+        std::erase_if(*documents, [](const Document& d) { return d.text.size() < kMinDocumentBytes; }));
+    order(*documents);
+  }
+  return parts;
+}
 
-  // The fraction is of what the cap leaves, else a large domain would hold out far more than it trains on.
-  std::int64_t within = 0;
+SpanMarks mark_spans(const std::vector<Parts>& domains) {
+  std::size_t bytes = 0;
+  for (const Parts& p : domains) bytes += static_cast<std::size_t>(bytes_of(p.tune) + bytes_of(p.held_out));
+  SpanMarks spans(bytes);
+  const auto all = [&](std::vector<Document> Parts::*part, auto&& visit) {
+    for (const Parts& p : domains)
+      for (const Document& d : p.*part) visit(d.text);
+  };
+  all(&Parts::held_out, [&](const std::string& text) { spans.add(text); });
+  all(&Parts::tune, [&](const std::string& text) { spans.add(text); });
+  all(&Parts::held_out, [&](const std::string& text) { spans.mark(text, kInReport); });
+  all(&Parts::train, [&](const std::string& text) { spans.mark(text, kInTraining); });
+  return spans;
+}
+
+std::int64_t drop_repeated(Parts& parts, const SpanMarks& spans) {
+  const auto drop = [&](std::vector<Document>& documents, std::uint8_t marks) {
+    return std::erase_if(documents, [&](const Document& d) {
+      return share_of(spans.repeated_bytes(d.text, marks), static_cast<std::int64_t>(d.text.size())) > kMaxRepeated;
+    });
+  };
+  return static_cast<std::int64_t>(drop(parts.held_out, kInTraining) + drop(parts.tune, kInTraining | kInReport));
+}
+
+std::int64_t cap(Parts& parts, std::int64_t bytes_per_domain, double held_out_fraction) {
   std::int64_t bytes = 0;
-  for (const auto& [hash, text] : ordered) {
-    bytes += static_cast<std::int64_t>(text.size());
+  std::size_t within = 0;
+  while (within < parts.train.size()) {
+    bytes += static_cast<std::int64_t>(parts.train[within].text.size());
     if (bytes > bytes_per_domain) break;
     ++within;
   }
-  const auto total = static_cast<std::int64_t>(ordered.size());
-  const auto wanted = static_cast<std::int64_t>(std::ceil(held_out_fraction * static_cast<double>(within)));
-  const std::int64_t held = std::min(std::max(wanted, kMinHeldOut), total / 2);
-
-  Split split;
-  bytes = 0;
-  for (std::int64_t i = 0; i < total; ++i) {
-    std::string& text = ordered[static_cast<std::size_t>(i)].second;
-    if (i < held) {
-      split.held_out.push_back(std::move(text));
-      continue;
-    }
-    bytes += static_cast<std::int64_t>(text.size());
-    if (bytes > bytes_per_domain) break;
-    split.train.push_back(std::move(text));
-  }
-  return split;
+  // The fraction is of what the cap leaves, else a large domain would hold out far more than it trains on.
+  const auto wanted = static_cast<std::size_t>(std::ceil(held_out_fraction * static_cast<double>(within)));
+  const std::size_t held = std::max(wanted, static_cast<std::size_t>(kMinHeldOut));
+  spread_sources(parts.tune);
+  spread_sources(parts.held_out);
+  std::size_t left_out = 0;
+  const auto cut = [&](std::vector<Document>& documents, std::size_t count) {
+    if (documents.size() <= count) return;
+    left_out += documents.size() - count;
+    documents.resize(count);
+  };
+  cut(parts.train, within);
+  cut(parts.tune, held);
+  cut(parts.held_out, held);
+  return static_cast<std::int64_t>(left_out);
 }
 
-void write_documents(const fs::path& directory, const std::string& name, const std::vector<std::string>& documents) {
-  const auto tokenizer = make_tokenizer("byte");
-  std::vector<std::uint16_t> tokens;
-  std::vector<std::int64_t> offsets = {0};
-  for (const std::string& document : documents) {
-    for (const std::int32_t id : tokenizer->encode(document)) tokens.push_back(static_cast<std::uint16_t>(id));
-    tokens.push_back(static_cast<std::uint16_t>(tokenizer->eos()));
-    offsets.push_back(static_cast<std::int64_t>(tokens.size()));
+std::int64_t bytes_of(const std::vector<Document>& documents) {
+  return std::accumulate(documents.begin(), documents.end(), std::int64_t{0}, [](std::int64_t n, const Document& d) {
+    return n + static_cast<std::int64_t>(d.text.size());
+  });
+}
+
+double repeated_share(const std::vector<Document>& documents, const SpanMarks& spans, std::uint8_t marks) {
+  std::int64_t repeated = 0;
+  for (const Document& d : documents) repeated += spans.repeated_bytes(d.text, marks);
+  return share_of(repeated, bytes_of(documents));
+}
+
+void write_parts(const fs::path& directory, const Pieces& pieces, const Parts& parts) {
+  // Only groups that are there get a number, in the order of the files.
+  std::map<std::size_t, std::int64_t> numbers;
+  for (const auto* documents : {&parts.train, &parts.tune, &parts.held_out})
+    for (const Document& d : *documents) numbers.emplace(d.group, 0);
+  std::string names;
+  std::int64_t next = 0;
+  for (auto& [group, number] : numbers) {
+    number = next++;
+    const Group& g = pieces.groups[group];
+    names += printable(pieces.files[g.file]);
+    if (g.entry >= 0) names += fmt::format("#{}", g.entry);
+    names += '\n';
   }
-  const fs::path file = directory / (name + ".npy");
-  write_npy(file, std::span<const std::uint16_t>(tokens));
-  write_npy(document_index_path(file), std::span<const std::int64_t>(offsets));
+  write_file_atomically(directory / kFileNames, names);
+
+  const auto tokenizer = make_tokenizer("byte");
+  const auto write = [&](const std::string& name, const std::vector<Document>& documents) {
+    std::vector<std::uint16_t> tokens;
+    std::vector<std::int64_t> offsets = {0};
+    std::vector<std::int64_t> groups;
+    for (const Document& document : documents) {
+      for (const std::int32_t id : tokenizer->encode(document.text)) tokens.push_back(static_cast<std::uint16_t>(id));
+      tokens.push_back(static_cast<std::uint16_t>(tokenizer->eos()));
+      offsets.push_back(static_cast<std::int64_t>(tokens.size()));
+      groups.push_back(numbers.at(document.group));
+    }
+    const fs::path file = directory / (name + ".npy");
+    write_npy(file, std::span<const std::uint16_t>(tokens));
+    write_npy(document_index_path(file), std::span<const std::int64_t>(offsets));
+    write_npy(document_files_path(file), std::span<const std::int64_t>(groups));
+  };
+  write("train", parts.train);
+  write(kTunePart, parts.tune);
+  write(kReportPart, parts.held_out);
 }
 
 }  // namespace emox

@@ -1,4 +1,8 @@
-// From the documents of a domain to its files: dropping duplicates, holding out, ordering, capping, writing.
+// From the documents of a domain to its files: dropping duplicates, parts, joining, ordering, capping, writing.
+//
+// A group is what never comes into two parts: a source file, or an entry of a file that consists of entries. A hash of
+// its name (a file) or of its text (an entry) decides its part, and nothing else does: neither the cap nor how much is
+// held out. So no two corpora of the same domains, whatever their sizes, hold out what the other trains on.
 #pragma once
 
 #include <cstdint>
@@ -9,32 +13,75 @@
 
 #include "data/corpus/corpus.h"
 #include "data/corpus/domains.h"
+#include "data/corpus/overlap.h"
 
 namespace emox {
 
 /// Hashes of all texts seen so far, over all domains.
 using SeenTexts = std::unordered_set<std::uint64_t>;
 
-/// The documents of a domain, in the order of the files' names. `root` holds the unpacked packages. Pieces seen before,
-/// here or in an earlier domain, are dropped; then short neighbours are joined. Counts both kinds of drops in the
-/// report. Throws IoError if no file matches the domain's patterns (the package has changed).
-std::vector<std::string> collect_documents(const Domain& domain, const std::filesystem::path& root, SeenTexts& seen,
-                                           DomainReport& report);
-/// The middle of it, for the texts of one file.
-std::vector<std::string> documents_of_file(const std::vector<std::string>& texts, SeenTexts& seen,
-                                           DomainReport& report);
+/// What a document is for.
+enum class Part : std::uint8_t { Train, Tune, Report };
 
-struct Split {
-  std::vector<std::string> train, held_out;
+/// Of the 16 ranges of the groups' hashes, each held part gets so many, from its own end: the larger share holds the
+/// smaller.
+inline constexpr int kSmallestShare = 1, kLargestShare = 4, kShareUnits = 16;
+Part part_of(std::uint64_t hash, int share);
+
+struct Group {
+  std::size_t file = 0;     ///< index in Pieces::files
+  std::int64_t entry = -1;  ///< number in the file, from 0; -1: the group is the whole file
+  std::uint64_t hash = 0;   ///< decides the part
 };
 
-/// Orders documents by a hash of their content, holds out the first ones and fills the training part up to the cap. A
-/// pure function of the set of documents: their order on the way in does not matter. Which documents are held out
-/// depends on the cap and the fraction only by how many they are.
-Split split_documents(std::vector<std::string> documents, std::int64_t bytes_per_domain, double held_out_fraction);
+struct Document {
+  std::string text;
+  std::size_t group = 0;  ///< index in Pieces::groups; of its first piece where several entries were joined
+};
 
-/// Writes `<name>.npy` (uint16) and `<name>.docs.npy` into the directory. Throws IoError.
-void write_documents(const std::filesystem::path& directory, const std::string& name,
-                     const std::vector<std::string>& documents);
+/// A domain after cleaning, cutting and dropping duplicates, in the order of the files' names.
+struct Pieces {
+  std::vector<std::string> files;  ///< names, relative to the root
+  std::vector<Group> groups;
+  std::vector<Document> pieces;
+};
+
+/// `root` holds the unpacked packages. Pieces seen before, here or in an earlier domain, are dropped and counted.
+/// Throws IoError if no file matches the domain's patterns (the package has changed).
+Pieces collect_pieces(const Domain& domain, const std::filesystem::path& root, SeenTexts& seen, DomainReport& report);
+/// The middle of it: adds the texts of one file. `entries`: each is a group of its own.
+void add_file(Pieces& to, const std::string& name, const std::vector<std::string>& texts, bool entries, SeenTexts& seen,
+              DomainReport& report);
+
+/// The documents of a domain, each part in a pseudo-random order that depends on the set of documents only.
+struct Parts {
+  std::vector<Document> train, tune, held_out;
+  std::int64_t too_short = 0;  ///< dropped
+};
+/// Short neighbours are joined within a file and part.
+Parts divide(const Pieces& pieces, int share);
+
+/// What SpanMarks says about where a span of held-out text occurs.
+inline constexpr std::uint8_t kInTraining = 1, kInReport = 2, kInTune = 4, kInTrainingFile = 8;
+/// Held-out documents with a larger part of their bytes in repeated spans are dropped.
+inline constexpr double kMaxRepeated = 0.03;
+
+/// The spans of all held-out documents, marked by all documents of all domains.
+SpanMarks mark_spans(const std::vector<Parts>& domains);
+/// Drops documents of the report part that repeat training text of any domain, and of the tune part that repeat that or
+/// the report part. Returns how many.
+std::int64_t drop_repeated(Parts& parts, const SpanMarks& spans);
+
+/// Cuts the training part at the cap (bytes) and the others to a fraction of the number of documents that are left, at
+/// least kMinHeldOut, from as many sources as there are. Returns how many documents were left out.
+std::int64_t cap(Parts& parts, std::int64_t bytes_per_domain, double held_out_fraction);
+
+std::int64_t bytes_of(const std::vector<Document>& documents);
+/// The repeated part of the bytes of some documents.
+double repeated_share(const std::vector<Document>& documents, const SpanMarks& spans, std::uint8_t marks);
+
+/// Writes `<part>.npy` (uint16), `<part>.docs.npy` and `<part>.files.npy` (int64, the group of each document) of the
+/// three parts, and `files.txt`, whose line g (from 0) names group g. Throws IoError.
+void write_parts(const std::filesystem::path& directory, const Pieces& pieces, const Parts& parts);
 
 }  // namespace emox

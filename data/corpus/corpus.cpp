@@ -11,7 +11,8 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
-#include <numeric>
+#include <set>
+#include <utility>
 
 #include "data/corpus/assemble.h"
 #include "data/corpus/manifest.h"
@@ -93,37 +94,96 @@ bool already_built(const CorpusOptions& options, const std::vector<Domain>& doma
   return true;
 }
 
-DomainReport build_domain(const Domain& domain, const std::vector<Package>& packages, const fs::path& work,
-                          const CorpusOptions& options, SeenTexts& seen) {
+/// A domain on its way from packages to files.
+struct Work {
   DomainReport report;
-  report.label = domain.label;
-  const fs::path root = work / "unpacked";
+  Pieces pieces;
+};
+
+Work read_domain(const Domain& domain, const std::vector<Package>& packages, const fs::path& directory,
+                 SeenTexts& seen) {
+  Work work;
+  work.report.label = domain.label;
+  const fs::path root = directory / "unpacked";
   for (const Package& p : packages) {
     unpack_package(p, root);
-    report.packages.push_back({p.name, p.version, p.sha256, static_cast<std::int64_t>(fs::file_size(p.file))});
+    work.report.packages.push_back({p.name, p.version, p.sha256, static_cast<std::int64_t>(fs::file_size(p.file))});
   }
-  std::vector<std::string> documents = collect_documents(domain, root, seen, report);
+  work.pieces = collect_pieces(domain, root, seen, work.report);
   fs::remove_all(root);
-  const auto total = static_cast<std::int64_t>(documents.size());
-  require<IoError>(total >= 2,
-                   "domain {}: {} documents came out of {}; the packages are laid out otherwise in this release",
-                   domain.label, total, fmt::join(domain.packages, ", "));
-  const Split split = split_documents(std::move(documents), options.bytes_per_domain, options.held_out_fraction);
-  const auto bytes = [](const std::vector<std::string>& texts) {
-    return std::accumulate(texts.begin(), texts.end(), std::int64_t{0}, [](std::int64_t n, const std::string& t) {
-      return n + static_cast<std::int64_t>(t.size());
-    });
+  return work;
+}
+
+std::int64_t sources_of(const std::vector<Document>& documents) {
+  std::set<std::size_t> groups;
+  for (const Document& d : documents) groups.insert(d.group);
+  return static_cast<std::int64_t>(groups.size());
+}
+
+bool enough_held_out(const Parts& parts) {
+  const auto enough = [](const std::vector<Document>& part) {
+    return static_cast<std::int64_t>(part.size()) >= kMinHeldOut && sources_of(part) >= kMinHeldOutSources;
   };
-  report.documents = static_cast<std::int64_t>(split.train.size());
-  report.bytes = bytes(split.train);
-  report.held_out_documents = static_cast<std::int64_t>(split.held_out.size());
-  report.held_out_bytes = bytes(split.held_out);
-  report.beyond_cap = total - report.documents - report.held_out_documents;
-  const fs::path directory = work / domain.label;
-  fs::create_directories(directory);
-  write_documents(directory, "train", split.train);
-  write_documents(directory, "heldout", split.held_out);
+  return enough(parts.tune) && enough(parts.held_out);
+}
+
+/// Divides all domains at once, since what one trains on is not held out in another. A domain that would hold out too
+/// few documents, or from too few sources, gets a larger share.
+std::vector<Parts> divide_all(std::vector<Work>& domains, SpanMarks& spans) {
+  for (Work& w : domains) w.report.held_out_sixteenths = kSmallestShare;
+  for (;;) {
+    std::vector<Parts> parts;
+    for (const Work& w : domains) parts.push_back(divide(w.pieces, static_cast<int>(w.report.held_out_sixteenths)));
+    spans = mark_spans(parts);
+    bool enough = true;
+    for (std::size_t i = 0; i < domains.size(); ++i) {
+      DomainReport& report = domains[i].report;
+      report.too_short = parts[i].too_short;
+      report.repeated = drop_repeated(parts[i], spans);
+      if (enough_held_out(parts[i]) || report.held_out_sixteenths == kLargestShare) continue;
+      report.held_out_sixteenths *= 2;
+      enough = false;
+    }
+    if (enough) return parts;
+  }
+}
+
+PartReport describe(const std::vector<Document>& documents, const SpanMarks& spans, bool held_out) {
+  PartReport report;
+  report.documents = static_cast<std::int64_t>(documents.size());
+  report.bytes = bytes_of(documents);
+  report.sources = sources_of(documents);
+  if (!held_out) return report;
+  report.in_training_file = repeated_share(documents, spans, kInTrainingFile);
+  report.in_training_text = repeated_share(documents, spans, kInTraining);
+  report.in_reported_text = repeated_share(documents, spans, kInReport);
   return report;
+}
+
+/// From the texts to the files below `directory`.
+void write_domains(std::vector<Work>& domains, const CorpusOptions& options, const fs::path& directory) {
+  SpanMarks spans(0);
+  std::vector<Parts> parts = divide_all(domains, spans);
+  for (std::size_t i = 0; i < domains.size(); ++i) {
+    domains[i].report.left_out = cap(parts[i], options.bytes_per_domain, options.held_out_fraction);
+    for (const Document& d : parts[i].train) spans.mark(d.text, kInTrainingFile);
+  }
+  for (std::size_t i = 0; i < domains.size(); ++i) {
+    DomainReport& report = domains[i].report;
+    report.train = describe(parts[i].train, spans, false);
+    report.tune = describe(parts[i].tune, spans, true);
+    report.held_out = describe(parts[i].held_out, spans, true);
+    // A part that results are reported on is not what it is called while its files are empty.
+    for (const auto& [name, part] : {std::pair("training", &report.train), std::pair("tuning", &report.tune),
+                                     std::pair("reported", &report.held_out)}) {
+      require<IoError>(part->documents > 0,
+                       "domain {}: no document is left for the {} part ({} duplicates, {} too short, {} that repeat "
+                       "training text were dropped); the packages are laid out otherwise in this release",
+                       report.label, name, report.duplicates, report.too_short, report.repeated);
+    }
+    fs::create_directories(directory / report.label);
+    write_parts(directory / report.label, domains[i].pieces, parts[i]);
+  }
 }
 
 /// Puts the finished directory in the place of what is there. A crash in between leaves no corpus, never a mixture of
@@ -170,13 +230,16 @@ void build(const CorpusOptions& options, const std::vector<Domain>& domains, Cor
   fs::remove_all(work);
   fs::create_directories(work);
   SeenTexts seen;
+  std::vector<Work> read;
   for (std::size_t i = 0; i < domains.size(); ++i) {
-    const DomainReport d = build_domain(domains[i], packages[i], work, options, seen);
-    log.info("[{}/{}] {:<22} {:>6} documents {:>5.2f} MB, held out {} documents {:.2f} MB, {} duplicates dropped",
-             i + 1, domains.size(), d.label, d.documents, 1e-6 * static_cast<double>(d.bytes), d.held_out_documents,
-             1e-6 * static_cast<double>(d.held_out_bytes), d.duplicates);
-    report.domains.push_back(d);
+    read.push_back(read_domain(domains[i], packages[i], work, seen));
+    const Work& w = read.back();
+    log.info("[{}/{}] {:<22} {:>5} files, {:>6} pieces of text, {} duplicates dropped", i + 1, domains.size(),
+             w.report.label, w.pieces.files.size(), w.pieces.pieces.size(), w.report.duplicates);
   }
+  log.info("dividing into training, tuning and reported text, and dropping what repeats training text");
+  write_domains(read, options, work);
+  for (Work& w : read) report.domains.push_back(std::move(w.report));
   write_manifest(work, options, domains, report);
   move_into_place(work, output);
   if (!options.keep_packages) remove_downloads(packages, downloads);

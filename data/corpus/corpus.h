@@ -1,9 +1,10 @@
 // `emox corpus`: real text by domain from small Debian packages. The packages' text is never part of the project; this
 // is the list of packages and the rules that turn them into documents.
 //
-// Written: <output>/<label>/{train,heldout}.npy (uint16 byte-level ids, every document ended by EOS), the document
-// index <same name>.docs.npy beside each, and <output>/corpus.json. Everything is built in <output>.partial and renamed
-// at the end, corpus.json being its last file, so a directory with a corpus.json is whole.
+// Written: <output>/<label>/{train,tune,heldout}.npy (uint16 byte-level ids, every document ended by EOS), beside each
+// the document index <same name>.docs.npy and the source of each document <same name>.files.npy, the names of those in
+// <output>/<label>/files.txt, and <output>/corpus.json. Everything is built in <output>.partial and renamed at the end,
+// corpus.json being its last file, so a directory with a corpus.json is whole.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,8 @@ class Log;
 struct CorpusOptions {
   std::string output = "corpus/quickstart";
   std::int64_t bytes_per_domain = 3'000'000;  ///< at most this many bytes of training text a domain
-  /// Part of the documents kept for evaluation; at least kMinHeldOut documents a domain (half of them, if it has few).
+  /// Each of the two held-out parts has at most so many documents for every one that is trained on, but not less than
+  /// kMinHeldOut where the domain has them. Which documents may be held out depends on neither this nor the cap.
   double held_out_fraction = 0.05;
   /// Where the packages are downloaded to; empty: <output>.packages. Packages already there are used as they are, so a
   /// directory filled elsewhere serves a machine without a network.
@@ -30,21 +32,35 @@ struct CorpusOptions {
   bool force = false;                ///< rebuild although a corpus is there
 };
 
+/// Documents of each held-out part, and sources that they are from: documents of one file are not independent. A domain
+/// with fewer gets a larger share of its sources held out, up to a quarter for each part.
 inline constexpr std::int64_t kMinHeldOut = 20;
+inline constexpr std::int64_t kMinHeldOutSources = 10;
 
 struct PackageReport {
   std::string name, version, sha256;  ///< of the .deb file
   std::int64_t bytes = 0;
 };
 
+/// One of the three files of a domain.
+struct PartReport {
+  std::int64_t documents = 0, bytes = 0;  ///< without EOS
+  std::int64_t sources = 0;               ///< source files, or entries of them, that the documents are from
+  /// Part of the bytes that lie in spans of kSpanBytes bytes which also occur in train.npy of any domain; in the text
+  /// of any domain that may be trained on, whatever the cap; in the text that results are reported on. Of the training
+  /// part not measured: 0.
+  double in_training_file = 0, in_training_text = 0, in_reported_text = 0;
+};
+
 struct DomainReport {
   std::string label;
   std::vector<PackageReport> packages;
-  std::int64_t documents = 0, bytes = 0;  ///< training part, without EOS
-  std::int64_t held_out_documents = 0, held_out_bytes = 0;
-  std::int64_t duplicates = 0;  ///< dropped: the same text was seen before, in this domain or an earlier one
-  std::int64_t too_short = 0;   ///< dropped: shorter than kMinDocumentBytes even when joined with their neighbours
-  std::int64_t beyond_cap = 0;  ///< left out because of bytes_per_domain
+  PartReport train, tune, held_out;
+  std::int64_t held_out_sixteenths = 0;  ///< of the sources, each for tune and held_out: 1, 2 or 4
+  std::int64_t repeated = 0;             ///< dropped from tune and held_out: more than kMaxRepeated of it is repeated
+  std::int64_t duplicates = 0;           ///< dropped: the same text was seen before, in this domain or an earlier one
+  std::int64_t too_short = 0;  ///< dropped: shorter than kMinDocumentBytes even when joined with their neighbours
+  std::int64_t left_out = 0;   ///< because of bytes_per_domain and held_out_fraction
 };
 
 struct CorpusReport {

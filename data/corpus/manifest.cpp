@@ -11,7 +11,7 @@ namespace {
 using nlohmann::json;
 
 /// Raised when a rule changes what it writes: older corpora then no longer pass for the same.
-constexpr int kRulesVersion = 1;
+constexpr int kRulesVersion = 2;
 
 json options_json(const CorpusOptions& options, const std::vector<Domain>& domains) {
   json list = json::array();
@@ -24,6 +24,21 @@ json options_json(const CorpusOptions& options, const std::vector<Domain>& domai
           {"domains", list}};
 }
 
+json part_json(const PartReport& p) {
+  return {{"documents", p.documents},
+          {"bytes", p.bytes},
+          {"tokens", p.bytes + p.documents},  // one EOS a document
+          {"sources", p.sources},
+          {"in_training_file", p.in_training_file},
+          {"in_training_text", p.in_training_text},
+          {"in_reported_text", p.in_reported_text}};
+}
+
+PartReport part_report(const json& j) {
+  return {j.at("documents"),        j.at("bytes"),           j.at("sources"), j.at("in_training_file"),
+          j.at("in_training_text"), j.at("in_reported_text")};
+}
+
 json domain_json(const DomainReport& d) {
   json packages = json::array();
   for (const PackageReport& p : d.packages) {
@@ -31,14 +46,14 @@ json domain_json(const DomainReport& d) {
   }
   return {{"label", d.label},
           {"packages", packages},
-          {"documents", d.documents},
-          {"bytes", d.bytes},
-          {"tokens", d.bytes + d.documents},  // one EOS a document
-          {"heldout_documents", d.held_out_documents},
-          {"heldout_bytes", d.held_out_bytes},
+          {"train", part_json(d.train)},
+          {"tune", part_json(d.tune)},
+          {"heldout", part_json(d.held_out)},
+          {"held_out_sixteenths", d.held_out_sixteenths},
           {"duplicates_dropped", d.duplicates},
           {"too_short_dropped", d.too_short},
-          {"beyond_cap", d.beyond_cap}};
+          {"repeated_dropped", d.repeated},
+          {"left_out", d.left_out}};
 }
 
 DomainReport domain_report(const json& j) {
@@ -46,13 +61,14 @@ DomainReport domain_report(const json& j) {
   d.label = j.at("label");
   for (const json& p : j.at("packages"))
     d.packages.push_back({p.at("name"), p.at("version"), p.at("sha256"), p.at("bytes")});
-  d.documents = j.at("documents");
-  d.bytes = j.at("bytes");
-  d.held_out_documents = j.at("heldout_documents");
-  d.held_out_bytes = j.at("heldout_bytes");
+  d.train = part_report(j.at("train"));
+  d.tune = part_report(j.at("tune"));
+  d.held_out = part_report(j.at("heldout"));
+  d.held_out_sixteenths = j.at("held_out_sixteenths");
   d.duplicates = j.at("duplicates_dropped");
   d.too_short = j.at("too_short_dropped");
-  d.beyond_cap = j.at("beyond_cap");
+  d.repeated = j.at("repeated_dropped");
+  d.left_out = j.at("left_out");
   return d;
 }
 

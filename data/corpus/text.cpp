@@ -1,6 +1,7 @@
 #include "data/corpus/text.h"
 
 #include <algorithm>
+#include <string>
 
 namespace emox {
 namespace {
@@ -155,17 +156,28 @@ std::vector<std::string> split_text(std::string_view text) {
   return pieces;
 }
 
-std::vector<std::string> join_short(std::vector<std::string> pieces) {
-  std::vector<std::string> joined;
-  bool open = false;  // the last one is still short
-  for (std::string& piece : pieces) {
-    if (open && joined.back().size() + 2 + piece.size() <= kMaxDocumentBytes)
-      joined.back() += "\n\n" + piece;
-    else
-      joined.push_back(std::move(piece));
-    open = joined.back().size() < kShortDocumentBytes;
+std::string printable(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size();) {
+    const std::size_t length = character(text, i);
+    const auto first = static_cast<unsigned char>(text[i]);
+    if (length == 0 || first < 0x20 || first == 0x7F || first == '\\') {
+      constexpr std::string_view kDigits = "0123456789ABCDEF";
+      out += {'\\', 'x', kDigits[first >> 4], kDigits[first & 15]};
+      ++i;
+      continue;
+    }
+    out += text.substr(i, length);
+    i += length;
   }
-  return joined;
+  return out;
+}
+
+bool join_short(std::string& before, std::string_view piece) {
+  if (before.size() >= kShortDocumentBytes || before.size() + 2 + piece.size() > kMaxDocumentBytes) return false;
+  before += "\n\n";
+  before += piece;
+  return true;
 }
 
 }  // namespace emox

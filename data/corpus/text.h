@@ -29,8 +29,12 @@ std::string reflow(std::string_view text);
 /// A rest below kShortDocumentBytes goes to the piece before it where it fits. Pieces have no kBreak and no blank ends.
 std::vector<std::string> split_text(std::string_view text);
 
-/// Joins pieces that are shorter than kShortDocumentBytes with the pieces that follow them (an empty line between), as
-/// long as the result stays within kMaxDocumentBytes.
-std::vector<std::string> join_short(std::vector<std::string> pieces);
+/// For one line of a text file or a message, whatever the bytes: control characters, the backslash and bytes that are
+/// not valid UTF-8 become \\xHH.
+std::string printable(std::string_view text);
+
+/// Appends a piece to the one before it, an empty line between, if that is shorter than kShortDocumentBytes and the
+/// result stays within kMaxDocumentBytes. False if not.
+bool join_short(std::string& before, std::string_view piece);
 
 }  // namespace emox

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "data/corpus/overlap.h"
 #include "launch/commands/command.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/log.h"
@@ -44,11 +45,19 @@ int run_corpus(const std::vector<std::string>& args) {
     return kDone;
   }
   std::int64_t bytes = 0;
+  const auto percent = [](double share) { return fmt::format("{:.2f} %", 100 * share); };
+  fmt::print("{:<20} {:>22}   {:>28}   {:>28}\n{:<20} {:>9} {:>12}", "", "training", "tuning", "reported", "",
+             "documents", "bytes");
+  for (int i = 0; i < 2; ++i) fmt::print("   {:>9} {:>9} {:>8}", "documents", "bytes", "repeated");
+  fmt::print("\n");
   for (const DomainReport& d : report.domains) {
-    bytes += d.bytes;
-    fmt::print("{:<20} {:>7} documents {:>9} bytes   held out {:>5} documents {:>8} bytes\n", d.label, d.documents,
-               d.bytes, d.held_out_documents, d.held_out_bytes);
+    bytes += d.train.bytes;
+    fmt::print("{:<20} {:>9} {:>12}", d.label, d.train.documents, d.train.bytes);
+    for (const PartReport* p : {&d.tune, &d.held_out})
+      fmt::print("   {:>9} {:>9} {:>8}", p->documents, p->bytes, percent(p->in_training_file));
+    fmt::print("\n");
   }
+  fmt::print("repeated: in spans of {} bytes that also occur in the training text\n", kSpanBytes);
   fmt::print("{} domains, {:.1f} MB of training text in {} ({:.0f} s)\n", report.domains.size(),
              static_cast<double>(bytes) / 1e6, report.output, report.seconds);
   return kDone;

@@ -12,7 +12,8 @@ namespace emox {
 HeldOutLosses::HeldOutLosses(Session& session, LoadedModel& loaded)
     : session_(session),
       loaded_(loaded),
-      held_out_(read_held_out(loaded.sources, loaded.recipe.data.eval_documents, *loaded.tokenizer)) {
+      held_out_(read_held_out(loaded.sources, loaded.recipe.data.eval_documents, *loaded.tokenizer,
+                              kHeldOutParts[static_cast<std::size_t>(loaded.recipe.data.eval_part)])) {
   require<UsageError>(!held_out_.sources.empty(),
                       "no source of {} has held-out documents ({}); `emox corpus` writes such directories, name them "
                       "with --data.source=LABEL:WEIGHT:PATH",

@@ -34,7 +34,8 @@ namespace fs = std::filesystem;
 void check_held_out(const Recipe& base) {
   std::vector<SourceSpec> sources;
   for (const std::string& s : base.data.source) sources.push_back(SourceSpec::parse(s));
-  const HeldOutSet set = read_held_out(sources, base.data.eval_documents, *make_tokenizer(base.data.tokenizer_name()));
+  const HeldOutSet set = read_held_out(sources, base.data.eval_documents, *make_tokenizer(base.data.tokenizer_name()),
+                                       kHeldOutParts[static_cast<std::size_t>(base.data.eval_part)]);
   require<UsageError>(set.skipped.empty(), "emox study compares cells by held-out documents, which are missing: {}",
                       fmt::join(set.skipped, "; "));
 }

@@ -174,7 +174,8 @@ class Trainer {
   void read_held_out_documents() {
     if (!recipe_.eval.final && recipe_.eval.every_steps == 0) return;
     held_out_ =
-        read_held_out(loader_.sources(), recipe_.data.eval_documents, *make_tokenizer(recipe_.data.tokenizer_name()));
+        read_held_out(loader_.sources(), recipe_.data.eval_documents, *make_tokenizer(recipe_.data.tokenizer_name()),
+                      kHeldOutParts[static_cast<std::size_t>(recipe_.data.eval_part)]);
     for (const std::string& skipped : held_out_.skipped) s_.log().warn("not evaluated: {}", skipped);
   }
 

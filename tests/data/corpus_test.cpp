@@ -21,14 +21,6 @@ namespace emox::test {
 namespace {
 namespace fs = std::filesystem;
 
-using Texts = std::vector<std::string>;
-
-Texts numbered_texts(int count, std::size_t bytes) {
-  Texts texts;
-  for (int i = 0; i < count; ++i) texts.push_back(fmt::format("{:06} {}", i, std::string(bytes - 7, 'x')));
-  return texts;
-}
-
 TEST(Domains, PatternsMatchPaths) {
   EXPECT_TRUE(matches({"a/**.html"}, "a/b/c.html"));
   EXPECT_TRUE(matches({"a/*.html"}, "a/c.html"));
@@ -50,49 +42,6 @@ TEST(Domains, AreWellFormed) {
   EXPECT_GE(labels.size(), 9u);
 }
 
-TEST(Documents, DuplicatesAreDroppedAcrossFilesAndDomains) {
-  SeenTexts seen;
-  DomainReport first, second;
-  const std::string a(300, 'a'), b(300, 'b'), c(300, 'c');
-  EXPECT_EQ(documents_of_file({a, b, a}, seen, first), (Texts{a, b}));
-  EXPECT_EQ(documents_of_file({b, c + "\r\n"}, seen, second), (Texts{c}));
-  EXPECT_EQ(documents_of_file({c}, seen, second), Texts{});
-  EXPECT_EQ(first.duplicates, 1);
-  EXPECT_EQ(second.duplicates, 2);
-}
-
-TEST(Documents, ShortOnesAreJoinedOrDropped) {
-  SeenTexts seen;
-  DomainReport report;
-  const std::string a(150, 'a'), b(150, 'b');
-  EXPECT_EQ(documents_of_file({a, b, "tiny"}, seen, report), (Texts{a + "\n\n" + b}));
-  EXPECT_EQ(report.too_short, 1);
-}
-
-TEST(Split, DependsOnTheDocumentsAndNotOnTheirOrder) {
-  Texts texts = numbered_texts(1000, 100);
-  const Split split = split_documents(texts, 1'000'000, 0.05);
-  std::reverse(texts.begin(), texts.end());
-  const Split again = split_documents(texts, 1'000'000, 0.05);
-  EXPECT_EQ(split.train, again.train);
-  EXPECT_EQ(split.held_out, again.held_out);
-  EXPECT_EQ(split.held_out.size(), 50u);
-  EXPECT_EQ(split.train.size(), 950u);
-  std::set<std::string> all(split.train.begin(), split.train.end());
-  for (const std::string& t : split.held_out) EXPECT_TRUE(all.insert(t).second) << "held out and trained on";
-  EXPECT_EQ(all.size(), 1000u);
-  EXPECT_FALSE(std::is_sorted(split.train.begin(), split.train.end())) << "pseudo-random order";
-}
-
-TEST(Split, CapsTheBytesAndHoldsOutAMinimum) {
-  const Split capped = split_documents(numbered_texts(1000, 100), 10'050, 0.05);
-  EXPECT_EQ(capped.train.size(), 100u);
-  EXPECT_EQ(capped.held_out.size(), 20u);  // the minimum, above 5 % of 100
-  const Split few = split_documents(numbered_texts(10, 100), 10'050, 0.05);
-  EXPECT_EQ(few.held_out.size(), 5u);  // half of a small domain
-  EXPECT_EQ(few.train.size(), 5u);
-}
-
 TEST(Process, ReportsOutputExitCodeAndAMissingProgram) {
   const ProcessResult result = run_process({"sh", "-c", "echo \"$1\"; echo err >&2; exit 3", "sh", "a b;c"});
   EXPECT_EQ(result.exit_code, 3);
@@ -107,13 +56,16 @@ class CorpusTest : public ::testing::Test {
   void SetUp() override {
     log_.set_console(false);
     if (run_command("command -v dpkg-deb sha256sum").exit_code != 0) GTEST_SKIP() << "needs dpkg-deb and sha256sum";
+    // Every sixth quotation and every fifth page says what others say too; they are no source of held-out text.
+    const std::string common = made_text(-1, 120);
     std::string quotes;
-    for (int i = 0; i < 400; ++i)
-      quotes += fmt::format("Quotation {} says {}.\n%\n", i, std::string(200, static_cast<char>('a' + i % 26)));
+    for (int i = 0; i < 600; ++i)
+      quotes += fmt::format("Quotation {} says {}.\n%\n", i, made_text(i, 200) + (i % 6 == 0 ? common : ""));
     package("quotes", {{"usr/share/q/all", quotes}, {"usr/share/q/all.dat", "never read"}});
     std::map<std::string, std::string> pages;
-    for (int i = 0; i < 60; ++i)
-      pages[fmt::format("usr/share/p/{}.html", i)] = fmt::format("<h1>Page {}</h1><p>{}</p>", i, std::string(400, 'p'));
+    for (int i = 0; i < 200; ++i)
+      pages[fmt::format("usr/share/p/{}.html", i)] = fmt::format(
+          "<h1>Page {}</h1><p>{}</p>", i, made_text(1000 + i, 400) + (i % 5 == 0 ? common : made_text(2000 + i, 120)));
     package("pages", pages);
     options_.output = (directory_.path() / "out" / "corpus").string();
     options_.download_directory = (directory_.path() / "debs").string();
@@ -157,13 +109,14 @@ TEST_F(CorpusTest, BuildsWhatTheLoaderReads) {
   EXPECT_FALSE(report.reused);
   EXPECT_EQ(report.domains[0].packages[0].version, "1:2.0-3");
   EXPECT_EQ(report.domains[0].packages[0].sha256.size(), 64u);
-  EXPECT_EQ(report.domains[1].held_out_documents, 20);
-  EXPECT_EQ(report.domains[1].documents, 40);
+  EXPECT_EQ(report.domains[1].held_out.documents, 20);
+  EXPECT_EQ(report.domains[1].tune.documents, 20);
+  EXPECT_EQ(report.domains[1].held_out.sources, 20);
   std::vector<SourceSpec> sources;
   for (const std::string& line : source_lines(report)) sources.push_back(SourceSpec::parse(line));
   const auto tokenizer = make_tokenizer("byte");
   const TokenFile train(fs::path(sources[1].path) / "train.npy", tokenizer->vocab_size());
-  EXPECT_EQ(train.size(), report.domains[1].bytes + report.domains[1].documents);
+  EXPECT_EQ(train.size(), report.domains[1].train.bytes + report.domains[1].train.documents);
   const auto offsets = read_document_index(train.path(), train.size());
   std::vector<std::int32_t> first(static_cast<std::size_t>(offsets[1]));
   train.read(0, offsets[1], first.data());
@@ -172,14 +125,89 @@ TEST_F(CorpusTest, BuildsWhatTheLoaderReads) {
   const Loader loader({sources, 64, 4, tokenizer->vocab_size(), 1});
   EXPECT_EQ(loader.read(1, 0, 4).size(), 4u);
   const HeldOutSet held = read_held_out(sources, 1000, *tokenizer);
-  EXPECT_EQ(static_cast<std::int64_t>(held.sources[0].documents.size()), report.domains[0].held_out_documents);
-  EXPECT_EQ(held.sources[0].bytes, report.domains[0].held_out_bytes);
+  EXPECT_EQ(static_cast<std::int64_t>(held.sources[0].documents.size()), report.domains[0].held_out.documents);
+  EXPECT_EQ(held.sources[0].bytes, report.domains[0].held_out.bytes);
+  // The numbers of the sources lead to their names.
+  const HeldOut pages = held.sources[1];
+  std::vector<std::string> names;
+  std::ifstream lines(fs::path(sources[1].path) / kFileNames);
+  for (std::string line; std::getline(lines, line);) names.push_back(line);
+  ASSERT_EQ(pages.files.size(), pages.documents.size());
+  for (std::size_t i = 0; i < pages.files.size(); ++i) {
+    const std::string title = tokenizer->decode(pages.documents[i]).substr(0, 8);  // "Page 12\n"
+    const std::string number = title.substr(5, title.find('\n') - 5);
+    EXPECT_EQ(names.at(static_cast<std::size_t>(pages.files[i])), "usr/share/p/" + number + ".html");
+  }
+}
+
+/// The documents of a part, as text.
+std::vector<std::string> read_part(const fs::path& directory, const std::string& part) {
+  const auto tokenizer = make_tokenizer("byte");
+  const TokenFile file(directory / (part + ".npy"), tokenizer->vocab_size());
+  const auto offsets = read_document_index(file.path(), file.size());
+  std::vector<std::string> documents;
+  for (std::size_t i = 1; i < offsets.size(); ++i) {
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(offsets[i] - offsets[i - 1]));
+    file.read(offsets[i - 1], static_cast<std::int64_t>(ids.size()), ids.data());
+    documents.push_back(tokenizer->decode(ids));
+  }
+  return documents;
+}
+
+/// Overlap by its definition, from the files: no hash and nothing of the builder's code.
+double repeated_naively(const std::vector<std::string>& held, const std::vector<std::string>& train) {
+  std::set<std::string_view> spans;
+  for (const std::string_view t : train)
+    for (std::size_t i = 0; i + 80 <= t.size(); ++i) spans.insert(t.substr(i, 80));
+  std::size_t bytes = 0, repeated = 0;
+  for (const std::string_view t : held) {
+    std::size_t until = 0;
+    for (std::size_t i = 0; i < t.size(); ++i) {
+      if (i + 80 <= t.size() && spans.contains(t.substr(i, 80))) until = i + 80;
+      repeated += i < until;
+    }
+    bytes += t.size();
+  }
+  return static_cast<double>(repeated) / static_cast<double>(bytes);
+}
+
+TEST_F(CorpusTest, NoCapAndNoFractionTrainsOnWhatAnotherHoldsOut) {
+  std::map<std::string, std::set<std::string>> trained, held;
+  int build_number = 0;
+  const fs::path base = directory_.path() / "caps";
+  for (const auto& [bytes, fraction] : {std::pair(10'000, 0.5), std::pair(30'000, 0.01), std::pair(1'000'000, 0.3)}) {
+    options_.output = (base / std::to_string(build_number++)).string();
+    options_.bytes_per_domain = bytes;
+    options_.held_out_fraction = fraction;
+    const CorpusReport report = build();
+    for (const DomainReport& d : report.domains) {
+      const fs::path directory = fs::path(options_.output) / d.label;
+      const auto train = read_part(directory, "train");
+      trained[d.label].insert(train.begin(), train.end());
+      for (const auto& [name, part] : {std::pair("tune", &d.tune), std::pair("heldout", &d.held_out)}) {
+        const auto texts = read_part(directory, name);
+        EXPECT_GE(texts.size(), 20u) << d.label;
+        held[d.label].insert(texts.begin(), texts.end());
+        EXPECT_NEAR(part->in_training_file, repeated_naively(texts, train), 0.02);
+        EXPECT_LT(part->in_training_text, 0.03);
+        EXPECT_LE(part->in_training_file, part->in_training_text);
+      }
+      EXPECT_GT(d.repeated, 0) << d.label;
+    }
+  }
+  for (const auto& [label, texts] : held) {
+    EXPECT_GT(trained[label].size(), texts.size());
+    for (const std::string& t : texts) EXPECT_FALSE(trained[label].contains(t)) << label << ": " << t;
+    const std::vector<std::string> all(trained[label].begin(), trained[label].end());
+    EXPECT_LT(repeated_naively({texts.begin(), texts.end()}, all), 0.03)
+        << "by the definition, against every training text";
+  }
 }
 
 TEST_F(CorpusTest, TwoBuildsGiveTheSameFiles) {
   build();
   const auto first = contents();
-  EXPECT_EQ(first.size(), 9u);
+  EXPECT_EQ(first.size(), 21u);
   fs::remove_all(options_.output);
   build();
   EXPECT_EQ(contents(), first);
@@ -203,8 +231,8 @@ TEST_F(CorpusTest, ForceReplacesACorpus) {
   options_.force = true;
   const CorpusReport report = build();
   EXPECT_FALSE(report.reused);
-  EXPECT_LE(report.domains[0].bytes, 20'000);
-  EXPECT_EQ(contents().size(), 9u);
+  EXPECT_LE(report.domains[0].train.bytes, 20'000);
+  EXPECT_EQ(contents().size(), 21u);
   const fs::path parent = fs::path(options_.output).parent_path();
   EXPECT_EQ(std::distance(fs::directory_iterator(parent), fs::directory_iterator()), 1)
       << "something was left beside the corpus";
@@ -216,7 +244,7 @@ TEST_F(CorpusTest, AnInterruptedBuildIsNotACorpus) {
   write_bytes(partial / "quotes" / "train.npy", "half a file");
   EXPECT_FALSE(build().reused);
   EXPECT_FALSE(fs::exists(partial));
-  EXPECT_EQ(contents().size(), 9u);
+  EXPECT_EQ(contents().size(), 21u);
 }
 
 TEST_F(CorpusTest, TwoBuildsAtOnceAreRefused) {

@@ -44,6 +44,17 @@ inline std::string read_bytes(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+/// Words in a pseudo-random order, other ones for every number: texts that have no span in common.
+inline std::string made_text(int number, std::size_t bytes) {
+  std::uint64_t state = static_cast<std::uint64_t>(number) * 0x9E3779B97F4A7C15 + 1;
+  std::string text = fmt::format("{:06}", number);
+  while (text.size() < bytes) {
+    state = state * 6364136223846793005 + 1442695040888963407;
+    text += fmt::format(" {:x}", state >> 48);
+  }
+  return text.substr(0, bytes);
+}
+
 /// The values as raw little-endian memory.
 template <typename T>
 std::string raw(const std::vector<T>& values) {

@@ -239,6 +239,35 @@ TEST_F(HeldOutTest, NamesSourcesWithoutAHeldOutPart) {
   EXPECT_TRUE(throws_with<UsageError>([&] { read_held_out({file}, 0, *tokenizer_); }, {"eval_documents = 0"}));
 }
 
+TEST_F(HeldOutTest, SourcesOfDocumentsComeAlongWhereTheyAreKnown) {
+  const SourceSpec x = domain("x", {"one", "", "three", "four"});
+  EXPECT_TRUE(read_held_out({x}, 9, *tokenizer_).sources[0].files.empty());
+  const auto path = std::filesystem::path(x.path) / "heldout.files.npy";
+  write_npy(path, std::span<const std::int64_t>(std::vector<std::int64_t>{7, 8, 7, 2}));
+  const HeldOut held = read_held_out({x}, 3, *tokenizer_).sources[0];
+  EXPECT_EQ(held.documents.size(), 2u) << "the empty one is left out";
+  EXPECT_EQ(held.files, (std::vector<std::int64_t>{7, 7}));
+  write_npy(path, std::span<const std::int64_t>(std::vector<std::int64_t>{7, 8}));
+  EXPECT_TRUE(throws_with<UsageError>([&] { read_held_out({x}, 3, *tokenizer_); }, {"heldout.files.npy", "2", "4"}));
+}
+
+TEST_F(HeldOutTest, ThePartForChoosingSettingsIsAnotherOne) {
+  const SourceSpec x = domain("x", {"reported"});
+  EXPECT_TRUE(throws_with<UsageError>([&] { read_held_out({x}, 9, *tokenizer_, kTunePart); },
+                                      {x.path, "tune.npy", "eval_part", "emox corpus --force"}));
+  const SourceSpec y = domain("y", {"for choosing"});
+  for (const char* ending : {".npy", ".docs.npy"})
+    std::filesystem::copy(std::filesystem::path(y.path) / (std::string("heldout") + ending),
+                          std::filesystem::path(x.path) / (std::string("tune") + ending));
+  const auto text = [&](const std::string& part) {
+    return tokenizer_->decode(read_held_out({x}, 9, *tokenizer_, part).sources[0].documents[0]);
+  };
+  EXPECT_EQ(text(kTunePart), "for choosing");
+  EXPECT_EQ(text(kReportPart), "reported");
+  const SourceSpec file = source("plain", 1, 3, 0);
+  EXPECT_EQ(read_held_out({file}, 5, *tokenizer_, kTunePart).skipped.size(), 1u);
+}
+
 TEST_F(HeldOutTest, AMissingIndexIsNamed) {
   const SourceSpec x = domain("x", {"one"});
   std::filesystem::remove(std::filesystem::path(x.path) / "heldout.docs.npy");

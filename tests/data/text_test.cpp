@@ -73,9 +73,21 @@ TEST(SplitText, NeverCutsInsideACharacter) {
 
 TEST(JoinShort, JoinsUntilThereIsEnough) {
   const std::string shorter(120, 'a'), full(kShortDocumentBytes, 'b'), huge(kMaxDocumentBytes - 100, 'c');
-  EXPECT_EQ(join_short({shorter, shorter, full}), (Texts{shorter + "\n\n" + shorter, full}));
-  EXPECT_EQ(join_short({full, shorter}), (Texts{full, shorter}));
-  EXPECT_EQ(join_short({shorter, huge}), (Texts{shorter, huge}));  // together beyond the limit
+  std::string text = shorter;
+  EXPECT_TRUE(join_short(text, shorter));
+  EXPECT_EQ(text, shorter + "\n\n" + shorter);
+  EXPECT_FALSE(join_short(text, full)) << "it is long enough";
+  text = full;
+  EXPECT_FALSE(join_short(text, shorter));
+  text = shorter;
+  EXPECT_FALSE(join_short(text, huge)) << "together beyond the limit";
+  EXPECT_EQ(text, shorter);
+}
+
+TEST(Printable, IsOneLineOfValidTextWhateverTheBytes) {
+  EXPECT_EQ(printable("a/\xC3\xA4 b"), "a/\xC3\xA4 b");
+  EXPECT_EQ(printable("a\nb\\\x7F\xFF\xC3"), "a\\x0Ab\\x5C\\x7F\\xFF\\xC3");
+  EXPECT_EQ(printable(std::string_view("\0", 1)), "\\x00");
 }
 
 }  // namespace
