@@ -11,6 +11,7 @@
 #include "launch/config/recipe_file.h"
 #include "launch/train/lease_holder.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
@@ -118,6 +119,7 @@ void on_root(Session& session, const std::function<void()>& body) {
   std::string message;
   Kind kind = kOther;
   if (session.root()) {
+    const IoPhase io(session.comm());  // what one rank does for all reads or writes files
     try {
       body();
     } catch (const UsageError& e) {

@@ -17,7 +17,7 @@ namespace emox {
 
 Session::Session(const ParallelConfig& parallel, std::int64_t threads)
     : comm_(make_communicator(parse_transport(kCommunicatorNames[static_cast<std::size_t>(parallel.communicator)]),
-                              parallel.watchdog_s)),
+                              parallel.watchdog_s, parallel.io_watchdog_s)),
       log_(comm_->rank()) {
   start(threads > 0 ? static_cast<int>(threads) : default_threads(comm_->node_size()));
 }

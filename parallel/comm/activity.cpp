@@ -43,6 +43,19 @@ void ActivityLog::leave(std::uint64_t comm_id) {
   line.since = clock_;
   last_.call = line.call;
   last_.since = clock_;
+  io_sign_at_ = clock_;
+}
+
+void ActivityLog::progress() {
+  const std::lock_guard lock(mutex_);
+  progress_at_ = io_sign_at_ = clock_;
+}
+
+void ActivityLog::note_io(bool begins) {
+  const std::lock_guard lock(mutex_);
+  io_phases_ += begins ? 1 : -1;
+  io_sign_at_ = clock_;
+  if (!begins) progress_at_ = clock_;
 }
 
 void ActivityLog::advance(double seconds) {
@@ -64,6 +77,8 @@ RankStatus ActivityLog::status(std::uint64_t comm_id) const {
   for (const auto& [id, line] : lines_) {
     if (line.call.inside != 0) s.latest = aged(line);
   }
+  if (progress_at_) s.progress_s = clock_ - *progress_at_;
+  if (io_phases_ > 0) s.io_s = clock_ - io_sign_at_;
   return s;
 }
 

@@ -24,7 +24,9 @@ struct Activity {
 /// A rank's answer to "how far are you on this communicator, and what are you doing?".
 struct RankStatus {
   Activity asked;
-  Activity latest;  ///< the call it is inside of, else the last one it finished, on whatever communicator
+  Activity latest;         ///< the call it is inside of, else the last one it finished, on whatever communicator
+  double progress_s = -1;  ///< since it last reported progress; negative: it never did
+  double io_s = -1;        ///< since the last sign of life in the I/O phase that it is in; negative: in none
 };
 
 /// A call that has lasted too long.
@@ -40,6 +42,8 @@ class ActivityLog {
   void close(std::uint64_t comm_id);
   void enter(std::uint64_t comm_id, std::string_view op, std::size_t bytes);
   void leave(std::uint64_t comm_id);
+  void progress();
+  void note_io(bool begins);
 
   /// The log's clock stands still unless it is advanced: time in which the whole process was stopped does not count.
   void advance(double seconds);
@@ -60,6 +64,9 @@ class ActivityLog {
   double clock_ = 0;
   std::map<std::uint64_t, Line> lines_;
   Line last_;  // outlives the communicator that it was on
+  std::optional<double> progress_at_;
+  double io_sign_at_ = 0;  // of an I/O phase: its beginning, a report of progress, the end of a collective
+  int io_phases_ = 0;      // open ones, nested
 };
 
 }  // namespace emox

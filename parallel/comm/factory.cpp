@@ -1,19 +1,24 @@
 #include "parallel/comm/factory.h"
 
 #include "parallel/comm/mpi_world.h"
+#include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
 
 namespace emox {
 namespace {
 
 /// A communicator together with the MPI job that it belongs to.
-class JobCommunicator final : public Communicator {
+class JobCommunicator final : public Communicator, public WatchedRank {
  public:
   explicit JobCommunicator(MpiWorldOptions options) : job_(options), world_(job_.world()) {}
   int rank() const override { return world_->rank(); }
   int size() const override { return world_->size(); }
   const std::vector<int>& nodes() const override { return world_->nodes(); }
   std::string_view transport() const override { return world_->transport(); }
+  void note_progress() noexcept override { report_progress(*world_); }
+  void note_io(bool begins) noexcept override {
+    if (auto* const watched = dynamic_cast<WatchedRank*>(world_.get())) watched->note_io(begins);
+  }
 
  private:
   void do_all_reduce(TensorView x, ReduceOp op) override { world_->all_reduce(x, op); }
@@ -42,7 +47,7 @@ Transport parse_transport(std::string_view name) {
   fail<UsageError>("parallel.communicator = {} is not one of auto, self, mpi", name);
 }
 
-std::unique_ptr<Communicator> make_communicator(Transport transport, double watchdog_s) {
+std::unique_ptr<Communicator> make_communicator(Transport transport, double watchdog_s, double io_watchdog_s) {
   require<UsageError>(watchdog_s >= 0, "parallel.watchdog_s = {}: use a positive number of seconds, or 0 for none",
                       watchdog_s);
   const int ranks = MpiWorld::launched_ranks();
@@ -53,7 +58,7 @@ std::unique_ptr<Communicator> make_communicator(Transport transport, double watc
       ranks);
   const bool mpi = transport == Transport::Mpi || (transport == Transport::Auto && ranks > 1);
   if (!mpi) return make_self_communicator();
-  return std::make_unique<JobCommunicator>(MpiWorldOptions{.watchdog_s = watchdog_s});
+  return std::make_unique<JobCommunicator>(MpiWorldOptions{.watchdog_s = watchdog_s, .io_watchdog_s = io_watchdog_s});
 }
 
 }  // namespace emox

@@ -83,6 +83,12 @@ std::vector<std::optional<RankStatus>> MpiPeers::ask(const std::vector<int>& ran
   return replies;
 }
 
+int MpiPeers::ranks() const {
+  int size = 0;
+  MPI_CHECK(MPI_Comm_size(comm_, &size));
+  return size;
+}
+
 void MpiPeers::end_job(const std::string&) {
   // Should MPI itself be what hangs, the alarm ends this process, and the launcher then ends the others.
   ::alarm(kAbortSeconds);

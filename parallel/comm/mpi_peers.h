@@ -15,6 +15,7 @@ class MpiPeers final : public WatchdogPeers {
   void answer() override;
   std::vector<std::optional<RankStatus>> ask(const std::vector<int>& ranks, std::uint64_t comm_id,
                                              double wait_s) override;
+  int ranks() const override;
   void end_job(const std::string& report) override;
   /// Waits until all ranks say farewell, so that one that waits in vain still gets its answers. No time limit: a rank
   /// that computes for hours after another has finished is no hang.

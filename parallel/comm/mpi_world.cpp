@@ -90,7 +90,8 @@ MpiWorld::MpiWorld(MpiWorldOptions options) {
   if (options.watchdog_s <= 0) return;
   impl_->watchdog_comm = MpiComm::duplicate(MPI_COMM_WORLD);
   impl_->peers = std::make_unique<MpiPeers>(impl_->watchdog_comm.get(), impl_->log);
-  impl_->watchdog = std::make_unique<Watchdog>(impl_->rank, options.watchdog_s, impl_->log, *impl_->peers);
+  impl_->watchdog = std::make_unique<Watchdog>(impl_->rank, WatchdogLimits{options.watchdog_s, options.io_watchdog_s},
+                                               impl_->log, *impl_->peers);
 }
 
 MpiWorld::~MpiWorld() {

@@ -160,6 +160,7 @@ class ThreadPeers final : public WatchdogPeers {
     for (const int r : ranks) replies.push_back(logs_[static_cast<std::size_t>(r)]->status(comm_id));
     return replies;
   }
+  int ranks() const override { return static_cast<int>(logs_.size()); }
   void end_job(const std::string& report) override { board_.abort(rank_, report); }
 
  private:
@@ -185,8 +186,9 @@ ThreadWorld::ThreadWorld(int size, ThreadWorldOptions options) : impl_(std::make
   for (int r = 0; r < size; ++r) impl_->logs.push_back(std::make_unique<ActivityLog>());
   for (int r = 0; r < size; ++r) {
     impl_->peers.push_back(std::make_unique<ThreadPeers>(r, impl_->board, impl_->logs));
-    impl_->watchdogs.push_back(std::make_unique<Watchdog>(
-        r, options.watchdog_s, *impl_->logs[static_cast<std::size_t>(r)], *impl_->peers.back()));
+    impl_->watchdogs.push_back(std::make_unique<Watchdog>(r, WatchdogLimits{options.watchdog_s, options.io_watchdog_s},
+                                                          *impl_->logs[static_cast<std::size_t>(r)],
+                                                          *impl_->peers.back()));
   }
 }
 

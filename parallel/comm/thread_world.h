@@ -10,8 +10,9 @@
 namespace emox {
 
 struct ThreadWorldOptions {
-  int ranks_per_node = 0;  ///< simulated nodes: ranks [k * n, (k + 1) * n) share node k; 0: all ranks share one
-  double watchdog_s = 0;   ///< 0: no watchdog
+  int ranks_per_node = 0;    ///< simulated nodes: ranks [k * n, (k + 1) * n) share node k; 0: all ranks share one
+  double watchdog_s = 0;     ///< 0: no watchdog
+  double io_watchdog_s = 0;  ///< of a rank in an IoPhase, where that is longer
 };
 
 /// Must outlive its communicators.

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "parallel/comm/progress.h"
 #include "parallel/comm/watchdog.h"
 
 namespace emox {
@@ -22,7 +23,7 @@ std::uint64_t id_of(std::string_view name) {
   return h;
 }
 
-class WatchedCommunicator final : public Communicator {
+class WatchedCommunicator final : public Communicator, public WatchedRank {
  public:
   WatchedCommunicator(std::unique_ptr<Communicator> inner, ActivityLog& log, std::string name, std::uint64_t id,
                       std::vector<int> members)
@@ -35,6 +36,8 @@ class WatchedCommunicator final : public Communicator {
   int size() const override { return inner_->size(); }
   const std::vector<int>& nodes() const override { return inner_->nodes(); }
   std::string_view transport() const override { return inner_->transport(); }
+  void note_progress() noexcept override { log_.progress(); }
+  void note_io(bool begins) noexcept override { log_.note_io(begins); }
 
  private:
   void do_all_reduce(TensorView x, ReduceOp op) override {

@@ -1,36 +1,17 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <chrono>
-#include <thread>
 
 #include "parallel/comm/factory.h"
 #include "parallel/comm/mpi_world.h"
 #include "parallel/comm/thread_world.h"
-#include "parallel/comm/watchdog.h"
 #include "runtime/core/error.h"
 #include "tests/parallel/comm_checks.h"
+#include "tests/parallel/comm_errors.h"
 #include "tests/support/ranks.h"
 
 namespace emox::test {
 namespace {
-
-using std::chrono::milliseconds;
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
-
-/// What each rank's CommError says; "" for a rank that threw none.
-std::vector<std::string> comm_errors(ThreadWorld& world, const std::function<void(Communicator&)>& body) {
-  std::vector<std::string> errors(static_cast<std::size_t>(world.size()));
-  run_ranks(world, [&](Communicator& comm) {
-    try {
-      body(comm);
-    } catch (const CommError& e) {
-      errors[static_cast<std::size_t>(comm.rank())] = e.message();
-    }
-  });
-  return errors;
-}
 
 TEST(SelfCommunicator, ComputesWhatOneRankMust) {
   const auto self = make_self_communicator();
@@ -207,91 +188,6 @@ TEST(Arguments, AreCheckedBeforeAnythingIsSent) {
     EXPECT_THROW(comm.all_reduce(TensorView(three.data(), DType::F32, {3}, Device{DeviceType::Cuda, 0})), CommError);
     comm.barrier();
   });
-}
-
-TEST(Watchdog, NamesTheCollectiveAndTheMissingRank) {
-  ThreadWorld world(3, {.watchdog_s = 0.5});
-  ::testing::internal::CaptureStderr();
-  const auto errors = comm_errors(world, [](Communicator& comm) {
-    const auto part = comm.split(0, 0);
-    part->barrier();
-    std::vector<float> x(10);
-    if (comm.rank() == 1) {
-      std::this_thread::sleep_for(milliseconds(1500));
-      comm.barrier();
-    } else {
-      part->all_reduce(view_of(x));
-    }
-  });
-  const std::string printed = ::testing::internal::GetCapturedStderr();
-  for (const std::string& e : errors) {
-    EXPECT_TRUE(contains(e, "watchdog: all_reduce #2 on world/1.0 (40 bytes) has not finished on rank 0")) << e;
-    EXPECT_TRUE(contains(e, "arrived: 2 of 3 ranks: 0 2")) << e;
-    EXPECT_TRUE(contains(e, "rank 1 has not arrived: it finished barrier #1 on world/1.0 (0 bytes)")) << e;
-  }
-  EXPECT_TRUE(contains(printed, "rank 1 has not arrived")) << printed;
-  EXPECT_EQ(printed.find("watchdog:"), printed.rfind("watchdog:")) << "one report is enough:\n" << printed;
-}
-
-TEST(Watchdog, SeesARankThatWaitsForItsRows) {
-  ThreadWorld world(3, {.watchdog_s = 0.5});
-  ::testing::internal::CaptureStderr();
-  const auto errors = comm_errors(world, [](Communicator& comm) {
-    std::vector<float> in(3), out(3);
-    const std::vector<std::int64_t> ones(3, 1);
-    comm.all_to_all_v(view_of(out), ones, view_of(in), ones);
-    comm.all_to_all_v_start(view_of(out), ones, view_of(in), ones);
-    if (comm.rank() == 2) std::this_thread::sleep_for(milliseconds(1500));
-    comm.all_to_all_v_finish();
-  });
-  ::testing::internal::GetCapturedStderr();
-  for (const std::string& e : errors) {
-    EXPECT_TRUE(contains(e, "watchdog: all_to_all_v #2 on world (12 bytes) has not finished on rank 0")) << e;
-    EXPECT_TRUE(contains(e, "rank 2 has not arrived: it finished all_to_all_v #1 on world (12 bytes)")) << e;
-  }
-}
-
-TEST(Watchdog, LeavesComputingRanksAlone) {
-  ThreadWorld world(2, {.watchdog_s = 0.3});
-  run_ranks(world, [](Communicator& comm) {
-    for (int i = 0; i < 2; ++i) {
-      comm.barrier();
-      std::this_thread::sleep_for(milliseconds(900));  // all ranks compute for three times the limit
-    }
-    check_split(comm);
-    check_type<float>(comm, 9);
-  });
-}
-
-TEST(Watchdog, ReportsSilentAndDivergingRanks) {
-  Overdue late;
-  late.members = {0, 1, 2, 3};
-  std::snprintf(late.call.op, sizeof late.call.op, "all_reduce");
-  std::snprintf(late.call.comm, sizeof late.call.comm, "world");
-  late.call.sequence = 7;
-  late.call.inside = 1;
-  late.call.seconds = 31;
-  RankStatus same{late.call, late.call}, other = same, ahead = same;
-  std::snprintf(other.asked.op, sizeof other.asked.op, "barrier");
-  ahead.asked.sequence = 8;
-  const std::string text = watchdog_report(0, 30, late, {same, std::nullopt, other, ahead});
-  EXPECT_TRUE(contains(text, "rank 1 does not answer")) << text;
-  EXPECT_TRUE(contains(text, "rank 2 makes another call: barrier #7")) << text;
-  EXPECT_TRUE(contains(text, "rank 3 has finished this call")) << text;
-  EXPECT_TRUE(contains(watchdog_report(0, 30, late, {same, same, same, same}), "every rank has arrived"));
-}
-
-TEST(Watchdog, DoesNotCountTimeInWhichTheProcessStood) {
-  ActivityLog log;
-  log.open(1, "world", {0});
-  log.enter(1, "barrier", 0);
-  std::this_thread::sleep_for(milliseconds(50));  // nobody advances the log's clock meanwhile
-  EXPECT_FALSE(log.overdue(0.01));
-  log.advance(0.02);
-  ASSERT_TRUE(log.overdue(0.01));
-  EXPECT_TRUE(log.still_inside(*log.overdue(0.01)));
-  log.leave(1);
-  EXPECT_FALSE(log.overdue(0.01));
 }
 
 /// Sets variables of a launcher, and restores what was there.

@@ -1,5 +1,6 @@
 // The checks of comm_checks.h over MPI, and the ways in which a job must end. Run by ctest under mpirun:
-//   emox_mpi_comm check|chunks|nodes|messages|abandon|late|hang|part|rows|early|stopped|throw|leave|kill|auto|mpi|self
+//   emox_mpi_comm check|chunks|nodes|messages|abandon|late|slow|auto|mpi|self
+//   emox_mpi_comm hang|part|rows|early|stopped|stuck|io|throw|leave|kill
 //   emox_mpi_comm traffic BYTES TIMES
 #include <signal.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 
 #include "parallel/comm/factory.h"
 #include "parallel/comm/mpi_world.h"
+#include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
 #include "tests/parallel/comm_checks.h"
 #include "tests/parallel/mpi_messages.h"
@@ -19,6 +21,13 @@ namespace emox::test {
 namespace {
 
 void sleep_seconds(int s) { std::this_thread::sleep_for(std::chrono::seconds(s)); }
+
+void work_seconds(Communicator& comm, int s) {
+  for (int i = 0; i < 5 * s; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    report_progress(comm);
+  }
+}
 
 void check_nodes(Communicator& comm) {
   const int last = comm.size() / 2 * 2;  // ranks beyond it have a node of one
@@ -109,7 +118,12 @@ void misbehave(Communicator& comm, const std::string& mode) {
     (mode == "part" ? *part : comm).all_reduce(view_of(x));
   }
   if (comm.rank() != comm.size() - 1) return;
-  if (mode == "hang" || mode == "part" || mode == "rows") sleep_seconds(60);
+  if (mode == "stuck") work_seconds(*part, 3);
+  if (mode == "hang" || mode == "part" || mode == "rows" || mode == "stuck") sleep_seconds(60);
+  if (mode == "io") {
+    const IoPhase io(*part);
+    sleep_seconds(60);
+  }
   if (mode == "early") return;  // to the end of main(), where its watchdog still answers
   if (mode == "stopped") ::raise(SIGSTOP);
   if (mode == "kill") ::kill(::getpid(), SIGKILL);
@@ -137,8 +151,10 @@ int run(const std::string& mode) {
   if (mode == "chunks") options.max_message = 1000, options.reduce_piece = 700;
   if (mode == "nodes") options.ranks_per_node = 2;
   if (mode == "hang" || mode == "part" || mode == "rows" || mode == "early" || mode == "stopped" || mode == "late" ||
-      mode == "check")
+      mode == "slow" || mode == "stuck" || mode == "io")
     options.watchdog_s = 1;
+  if (mode == "slow") options.io_watchdog_s = 60;
+  if (mode == "io") options.io_watchdog_s = 3;
   if (mode == "check") options.watchdog_s = 60;
   MpiWorld job(options);
   const auto comm = job.world();
@@ -165,6 +181,15 @@ int run(const std::string& mode) {
       sleep_seconds(3);
       check_type<float>(*comm, 10);
       if (comm->rank() != 0) sleep_seconds(3);
+    } else if (mode == "slow") {
+      // Three times the limit while others wait: once with reports of progress, once in an I/O phase.
+      if (comm->rank() == 1) work_seconds(*comm, 3);
+      comm->barrier();
+      if (comm->rank() == 0) {
+        const IoPhase io(*comm);
+        sleep_seconds(3);
+      }
+      comm->barrier();
     } else {
       misbehave(*comm, mode);
     }
