@@ -18,6 +18,7 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
   std::vector<std::string> names{"--help"};
   names.insert(names.end(), rules.flags.begin(), rules.flags.end());
   names.insert(names.end(), rules.options.begin(), rules.options.end());
+  names.insert(names.end(), rules.lists.begin(), rules.lists.end());
   std::string guess = nearest(name, names);
   if (rules.overrides) {
     // --steps for --train.steps: a key without its section is the likelier mistake when one has exactly that name.
@@ -53,13 +54,16 @@ Arguments parse_args(const std::vector<std::string>& args, const ArgumentRules& 
       continue;
     }
     const bool is_override = rules.overrides && name.starts_with("--") && name.find('.') != std::string::npos;
-    if (!is_override && !contains(rules.options, name)) unknown_option(name, rules);
+    const bool is_list = contains(rules.lists, name);
+    if (!is_override && !is_list && !contains(rules.options, name)) unknown_option(name, rules);
     const bool next = equals == std::string::npos;
     require<UsageError>(!next || (i + 1 < args.size() && !args[i + 1].starts_with("--")),
                         "{}: {} needs a value: write {}=VALUE", rules.command, name, name);
     const std::string value = next ? args[++i] : arg.substr(equals + 1);
     if (is_override)
       parsed.overrides.push_back(name + "=" + value);
+    else if (is_list)
+      parsed.lists[name].push_back(value);
     else
       parsed.options[name] = value;
   }

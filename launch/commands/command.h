@@ -55,6 +55,7 @@ struct ArgumentRules {
   const char* command;                    ///< for messages, e.g. "emox train"
   std::vector<std::string> flags = {};    ///< e.g. "--json"
   std::vector<std::string> options = {};  ///< take a value, e.g. "--trace"
+  std::vector<std::string> lists = {};    ///< the same, and may be given several times
   bool overrides = false;                 ///< --section.key=value
   std::size_t min_positional = 0;
   std::size_t max_positional = 0;
@@ -65,11 +66,17 @@ struct Arguments {
   std::vector<std::string> positional;
   std::vector<std::string> overrides;          ///< each "--section.key=value", for load_recipe()
   std::map<std::string, std::string> options;  ///< by name with dashes; a flag has an empty value
+  std::map<std::string, std::vector<std::string>> lists;
 
   bool has(const std::string& name) const { return options.count(name) > 0; }
   std::string value(const std::string& name, const std::string& fallback = "") const {
     const auto found = options.find(name);
     return found == options.end() ? fallback : found->second;
+  }
+  /// In the order of the command line.
+  std::vector<std::string> list(const std::string& name) const {
+    const auto found = lists.find(name);
+    return found == lists.end() ? std::vector<std::string>{} : found->second;
   }
 };
 

@@ -177,25 +177,26 @@ std::string help_checkpoint() {
 }
 
 std::string help_study() {
-  return "usage: emox study RECIPE.ini [--seeds N] [--cells LIST] [--section.key=value]...\n"
+  return "usage: emox study RECIPE.ini [--seeds N] [--cells LIST] [--set ...] [--tune ...]\n"
          "\n"
          "Trains the recipe (EMO) and its baselines one after another on all ranks, with\n"
          "the same data order and initial values, into run.dir/cells; measures what each\n"
          "loses with 50, 25 and 12.5 % of its experts, and writes run.dir/retention.csv\n"
-         "and report.html. The same command goes on where it was stopped (SIGUSR1,\n"
-         "SIGTERM, SIGINT); finished cells are not run again.\n"
+         "and report.html. The same command goes on where it was stopped.\n"
          "\n"
-         "options:\n"
          "  --seeds N     seeds of every cell, from run.seed on (3)\n"
-         "  --cells LIST  emo,standard (default), or any of these, or all:\n"
-         "                  fixed-pool       pools of a quarter of the routed experts\n"
-         "                  quarter-free     a quarter of the documents without pools\n"
-         "                  local-balance    load balance of every rank by itself\n"
-         "                  label-pools      experts divided over the data labels\n"
-         "                  no-shared        the shared experts are routed ones\n"
-         "  --help SECTION  every key of a section\n"
+         "  --cells LIST  emo,standard (default), all, or any of: dense (as many active\n"
+         "                parameters) fewer-experts (trained with the subsets' number)\n"
+         "                all-pooled quarter-free free-tokens fixed-pool local-balance\n"
+         "                label-pools no-shared; launch/study/README.md says what they are\n"
+         "  --set MODEL:KEY=VALUE   a value for one model (several: A,B:KEY=VALUE); again\n"
+         "  --tune KEY=V,V,...      instead: each model with each value, on documents that\n"
+         "                no report reads, into run.dir/tuning, tune.csv; again: all pairs\n"
+         "  --chance-draws N        random subsets of each domain (8)\n"
+         "  --repeat-rounding       the first seed again, differing in rounding only\n"
+         "  --help SECTION          every key of a section\n"
          "\n"
-         "example: mpirun -n 2 emox study launch/recipes/study-mini.ini --seeds 2\n";
+         "example: mpirun -n 2 emox study launch/recipes/study-mini.ini --seeds 4\n";
 }
 
 std::string help_plan() {

@@ -25,6 +25,13 @@ ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
   return parallel;
 }
 
+/// FNV-1a: the same label draws the same experts everywhere.
+std::uint32_t hash_of(const std::string& label) {
+  std::uint32_t hash = 2166136261U;
+  for (const char c : label) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
+  return hash;
+}
+
 // Below it, float32 rounding on other ranks could choose another expert.
 constexpr double kCloseChoice = 1e-5;
 
@@ -58,11 +65,19 @@ const SourceSpec& LoadedModel::source(const std::string& label) const {
 }
 
 ExpertSubset LoadedModel::select(Session& session, const Documents& documents, const SelectionOptions& options) {
+  return select(session, documents, options, options.draw);
+}
+
+ExpertSubset LoadedModel::select(Session& session, const Documents& documents, const SelectionOptions& options,
+                                 std::uint64_t stream) {
   const CalibrationText text = calibration_windows(documents, tokenizer->eos(), recipe.model.sequence_length);
   const SelectionRequest request{options.method, check_budgets(recipe.model, options.keep, "the experts to keep"),
-                                 options.seed};
+                                 options.seed, stream};
   ExpertSubset subset = select_experts(session.ctx(), *model, session.comm(), *memory, text, tokenizer->eos(), request);
-  if (options.method != SelectionMethod::Random) subset.provenance["documents"] = documents.size();
+  if (options.method == SelectionMethod::Random)
+    subset.provenance["draw"] = options.draw;
+  else
+    subset.provenance["documents"] = documents.size();
   subset.provenance["checkpoint"] = std::filesystem::absolute(path).lexically_normal().string();
   subset.provenance["step"] = manifest.step;
   const double gap = subset.provenance.value("smallest_gap", 1.0);
@@ -79,7 +94,8 @@ ExpertSubset LoadedModel::select_for_domain(Session& session, const SourceSpec& 
   Documents documents;
   if (options.method != SelectionMethod::Random)
     documents = read_calibration(domain, options.examples, options.seed, *tokenizer);
-  ExpertSubset subset = select(session, documents, options);
+  const std::uint64_t stream = static_cast<std::uint64_t>(hash_of(domain.label)) << 32 | options.draw;
+  ExpertSubset subset = select(session, documents, options, stream);
   subset.provenance["domain"] = domain.label;
   return subset;
 }

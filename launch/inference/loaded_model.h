@@ -24,6 +24,7 @@ struct SelectionOptions {
   std::vector<std::int64_t> keep;  ///< one number, or one a layer
   std::int64_t examples = 32;      ///< documents of a domain, at most
   std::uint64_t seed = 0;          ///< of `random`, and of which documents
+  std::uint32_t draw = 0;          ///< of `random`: which of a domain's independent draws
 };
 
 class LoadedModel {
@@ -46,7 +47,12 @@ class LoadedModel {
   /// Collective. The experts that these documents choose; its provenance says the checkpoint too. Warns when another
   /// number of ranks could choose otherwise.
   ExpertSubset select(Session& session, const Documents& documents, const SelectionOptions& options);
+  /// By training documents of the domain; `random` draws for every domain anew.
   ExpertSubset select_for_domain(Session& session, const SourceSpec& domain, const SelectionOptions& options);
+
+ private:
+  ExpertSubset select(Session& session, const Documents& documents, const SelectionOptions& options,
+                      std::uint64_t stream);
 };
 
 }  // namespace emox

@@ -4,17 +4,18 @@
 #include <string>
 #include <vector>
 
+#include "launch/report/notes.h"
 #include "launch/report/retention.h"
 
 namespace emox {
 
-/// Retention curves (mean and by domain), the figures under every plot, and the paper's beside them. A pure function:
-/// the same rows give the same bytes. Well-formed as XML, too. Figures that the rows lack are shown as missing.
-/// UsageError for rows without any.
-std::string report_html(const std::vector<RetentionRow>& rows, const std::string& title);
+/// Retention curves (mean and by domain), the figures under every plot, what each model is, EMO against the standard
+/// MoE seed by seed, and the paper's figures beside them. A pure function: the same arguments give the same bytes.
+/// Well-formed as XML, too. Figures that the rows lack are shown as missing. UsageError for rows without any.
+std::string report_html(const std::vector<RetentionRow>& rows, const std::string& title, const StudyNotes& notes = {});
 
 /// What the rows say, for a terminal of 80 columns: the full models, and what a quarter, an eighth ... of the experts
 /// costs them.
-std::string report_summary(const std::vector<RetentionRow>& rows);
+std::string report_summary(const std::vector<RetentionRow>& rows, const StudyNotes& notes = {});
 
 }  // namespace emox

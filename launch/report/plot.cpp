@@ -4,12 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <utility>
 
 namespace emox {
 namespace {
 
-constexpr int kStyles = 7;        // one for each model that a study may have
+constexpr int kStyles = 12;       // one for each model that a study may have
 constexpr double kLabelGap = 14;  // between the lines' labels
 constexpr double kMargin = 0.04;  // below the lowest point
 constexpr double kLeft = 62, kRight = 128, kTop = 30, kBottom = 46;
@@ -138,12 +139,36 @@ std::string labels(const Plot& plot, const Scale& scale) {
   return svg;
 }
 
+/// Bytes of the character at `at` if it is one of UTF-8 that XML may hold, else 0.
+std::size_t character_length(const std::string& text, std::size_t at) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(at);
+  if (first < 0x80) return first >= 0x20 || first == '\n' || first == '\t' ? 1 : 0;
+  const std::size_t length = first >= 0xC2 && first < 0xE0   ? 2
+                             : first >= 0xE0 && first < 0xF0 ? 3
+                             : first >= 0xF0 && first < 0xF5 ? 4
+                                                             : 0;
+  if (length == 0 || at + length > text.size()) return 0;
+  std::uint32_t code = first & (0xFFU >> (length + 1));
+  for (std::size_t i = at + 1; i < at + length; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+    code = code << 6 | (byte(i) & 0x3FU);
+  }
+  const bool too_long = code < (length == 2 ? 0x80U : length == 3 ? 0x800U : 0x10000U);
+  return too_long || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000) || code == 0xFFFE || code == 0xFFFF ? 0
+                                                                                                              : length;
+}
+
 }  // namespace
 
 std::string escape_markup(const std::string& text) {
   std::string out;
-  for (const char c : text) {
-    if (c == '&')
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t length = character_length(text, at);
+    const char c = text[at];
+    if (length == 0)
+      out += "\xEF\xBF\xBD";
+    else if (c == '&')
       out += "&amp;";
     else if (c == '<')
       out += "&lt;";
@@ -152,7 +177,8 @@ std::string escape_markup(const std::string& text) {
     else if (c == '"')
       out += "&quot;";
     else
-      out += c;
+      out += text.substr(at, length);
+    at += std::max<std::size_t>(length, 1);
   }
   return out;
 }
@@ -173,9 +199,12 @@ std::string to_svg(const Plot& plot) {
 
 std::string plot_style() {
   // Okabe and Ito's colours, which people with colour-blindness tell apart; lighter ones on a dark page.
-  constexpr const char* kLight[kStyles] = {"#0072B2", "#D55E00", "#007A5A", "#A3508A", "#8A6D00", "#444444", "#B0203A"};
-  constexpr const char* kDark[kStyles] = {"#56B4E9", "#F08A3C", "#2FC79A", "#E39AC6", "#F0E442", "#BBBBBB", "#FF8F9C"};
-  constexpr const char* kDash[kStyles] = {"none", "8 4", "3 3", "10 3 3 3", "1 4", "14 4", "6 2 2 2 2 2"};
+  constexpr const char* kLight[kStyles] = {"#0072B2", "#D55E00", "#007A5A", "#A3508A", "#8A6D00", "#444444",
+                                           "#B0203A", "#5B4FC0", "#2E6B1F", "#9A4B00", "#006D77", "#7A1F5C"};
+  constexpr const char* kDark[kStyles] = {"#56B4E9", "#F08A3C", "#2FC79A", "#E39AC6", "#F0E442", "#BBBBBB",
+                                          "#FF8F9C", "#A9A1FF", "#9BD67F", "#FFC08A", "#7FDDE6", "#F0A0D8"};
+  constexpr const char* kDash[kStyles] = {"none",        "8 4", "3 3",  "10 3 3 3", "1 4", "14 4",
+                                          "6 2 2 2 2 2", "5 2", "12 2", "2 2 8 2",  "4 6", "16 3 2 3"};
   std::string light, dark, rules;
   for (int i = 0; i < kStyles; ++i) {
     light += fmt::format("--c{}:{};", i, kLight[i]);

@@ -24,11 +24,11 @@ struct Plot {
   double width = 720, height = 380;
 };
 
-/// Colours, dashes and markers are those of classes s0 .. s6, which plot_style() defines for light and dark pages.
+/// Colours, dashes and markers are those of classes s0 .. s11, which plot_style() defines for light and dark pages.
 std::string to_svg(const Plot& plot);
 std::string plot_style();
 
-/// & < > " as entities.
+/// & < > " as entities; bytes that are no UTF-8, and control characters, as U+FFFD: XML can hold neither.
 std::string escape_markup(const std::string& text);
 /// 100 %, 12.5 %
 std::string percent_text(double share);

@@ -8,24 +8,17 @@
 #include <cmath>
 #include <set>
 #include <string_view>
+#include <tuple>
 
+#include "launch/report/csv.h"
 #include "runtime/core/error.h"
 
 namespace emox {
 namespace {
 
-constexpr std::string_view kHeader = "model,seed,domain,selection,experts_kept,experts_total,loss";
+constexpr const char* kRetentionHeader = "model,seed,domain,selection,experts_kept,experts_total,loss";
+constexpr const char* kChanceHeader = "model,seed,domain,experts_kept,experts_total,draw,loss";
 constexpr std::size_t kFields = 7;
-
-std::vector<std::string_view> split(std::string_view line) {
-  std::vector<std::string_view> fields;
-  for (;;) {
-    const std::size_t comma = line.find(',');
-    fields.push_back(line.substr(0, comma));
-    if (comma == std::string_view::npos) return fields;
-    line.remove_prefix(comma + 1);
-  }
-}
 
 template <typename T>
 T number(std::string_view text, const char* what, const std::string& where) {
@@ -36,73 +29,130 @@ T number(std::string_view text, const char* what, const std::string& where) {
   return value;
 }
 
-std::string key_of(const RetentionRow& r) {
+std::int64_t whole(const std::string& text, const char* what, const std::string& where) {
+  return number<std::int64_t>(text, what, where);
+}
+
+auto key_of(const RetentionRow& r) { return std::tuple(r.model, r.seed, r.domain, r.selection, r.experts_kept); }
+auto key_of(const ChanceRow& r) { return std::tuple(r.model, r.seed, r.domain, r.experts_kept, r.draw); }
+
+std::string text_of(const RetentionRow& r) {
   return fmt::format("{},{},{},{},{}", r.model, r.seed, r.domain, r.selection, r.experts_kept);
+}
+std::string text_of(const ChanceRow& r) {
+  return fmt::format("{},{},{},{},{}", r.model, r.seed, r.domain, r.experts_kept, r.draw);
+}
+
+void check_common(const std::string& model, const std::string& domain, std::int64_t seed, std::int64_t kept,
+                  std::int64_t total, double loss, const std::string& where) {
+  require<UsageError>(!model.empty() && !domain.empty(), "{}: '{}' is no name of a {}", where, "",
+                      model.empty() ? "model" : "domain");
+  require<UsageError>(seed >= 0 && kept >= 1 && kept <= total,
+                      "{}: seed {}, {} of {} experts: the seed is 0 or more, and 1 to all experts are kept", where,
+                      seed, kept, total);
+  require<UsageError>(std::isfinite(loss), "{}: the loss is {}", where, loss);
 }
 
 void check(const RetentionRow& r, const std::string& where) {
-  for (const std::string& name : {r.model, r.domain})
-    require<UsageError>(
-        !name.empty() &&
-            std::none_of(name.begin(), name.end(), [](unsigned char c) { return c == ',' || c == '"' || c < ' '; }),
-        "{}: '{}' is no name of a model or a domain: it must not be empty or hold commas, quotes or control "
-        "characters",
-        where, name);
   require<UsageError>(std::find(std::begin(kSelections), std::end(kSelections), r.selection) != std::end(kSelections),
                       "{}: selection is '{}'; known are {}", where, r.selection, fmt::join(kSelections, ", "));
-  require<UsageError>(r.seed >= 0 && r.experts_kept >= 1 && r.experts_kept <= r.experts_total,
-                      "{}: seed {}, {} of {} experts: the seed is 0 or more, and 1 to all experts are kept", where,
-                      r.seed, r.experts_kept, r.experts_total);
+  check_common(r.model, r.domain, r.seed, r.experts_kept, r.experts_total, r.loss, where);
   require<UsageError>((r.selection == kSelections[0]) == (r.experts_kept == r.experts_total),
                       "{}: selection {} with {} of {} experts: full keeps all, every other fewer", where, r.selection,
                       r.experts_kept, r.experts_total);
-  require<UsageError>(std::isfinite(r.loss), "{}: the loss is {}", where, r.loss);
+}
+
+void check(const ChanceRow& r, const std::string& where) {
+  check_common(r.model, r.domain, r.seed, r.experts_kept, r.experts_total, r.loss, where);
+  require<UsageError>(r.draw >= 0 && r.experts_kept < r.experts_total,
+                      "{}: draw {} of {} of {} experts: draws count from 0, and keep fewer than all", where, r.draw,
+                      r.experts_kept, r.experts_total);
+}
+
+std::vector<std::string> fields_of(const RetentionRow& r) {
+  return {r.model,
+          fmt::format("{}", r.seed),
+          r.domain,
+          r.selection,
+          fmt::format("{}", r.experts_kept),
+          fmt::format("{}", r.experts_total),
+          fmt::format("{}", r.loss)};
+}
+std::vector<std::string> fields_of(const ChanceRow& r) {
+  return {r.model,
+          fmt::format("{}", r.seed),
+          r.domain,
+          fmt::format("{}", r.experts_kept),
+          fmt::format("{}", r.experts_total),
+          fmt::format("{}", r.draw),
+          fmt::format("{}", r.loss)};
+}
+
+void row_of(const std::vector<std::string>& f, const std::string& where, RetentionRow& row) {
+  row = {f[0],
+         whole(f[1], "seed", where),
+         f[2],
+         f[3],
+         whole(f[4], "experts_kept", where),
+         whole(f[5], "experts_total", where),
+         number<double>(f[6], "loss", where)};
+}
+void row_of(const std::vector<std::string>& f, const std::string& where, ChanceRow& row) {
+  row = {f[0],
+         whole(f[1], "seed", where),
+         f[2],
+         whole(f[3], "experts_kept", where),
+         whole(f[4], "experts_total", where),
+         whole(f[5], "draw", where),
+         number<double>(f[6], "loss", where)};
+}
+
+template <typename Row>
+std::string write_rows(const std::vector<Row>& rows, const char* header, const char* name) {
+  std::string text = fmt::format("{}\n", header);
+  std::set<decltype(key_of(rows[0]))> seen;
+  for (const Row& r : rows) {
+    check(r, name);
+    require<UsageError>(seen.insert(key_of(r)).second, "{}: two rows for {}", name, text_of(r));
+    text += csv_line(fields_of(r));
+  }
+  return text;
+}
+
+template <typename Row>
+std::vector<Row> read_rows(const std::string& text, const std::string& name, const char* header) {
+  std::vector<Row> rows;
+  std::set<decltype(key_of(Row()))> seen;
+  for (const CsvLine& line : read_csv(text, name)) {
+    const std::string where = fmt::format("{}:{}", name, line.number);
+    const std::string whole_line = fmt::format("{}", fmt::join(line.fields, ","));
+    if (line.number == 1) {
+      require<UsageError>(whole_line == header, "{}: the header is '{}', not '{}'", where, whole_line, header);
+      continue;
+    }
+    require<UsageError>(line.fields.size() == kFields, "{}: {} fields instead of {}: '{}'", where, line.fields.size(),
+                        kFields, whole_line);
+    Row row;
+    row_of(line.fields, where, row);
+    check(row, where);
+    require<UsageError>(seen.insert(key_of(row)).second, "{}: a second line for {}", where, text_of(row));
+    rows.push_back(row);
+  }
+  return rows;
 }
 
 }  // namespace
 
 std::string write_retention(const std::vector<RetentionRow>& rows) {
-  std::string text = fmt::format("{}\n", kHeader);
-  std::set<std::string> seen;
-  for (const RetentionRow& r : rows) {
-    check(r, "retention.csv");
-    require<UsageError>(seen.insert(key_of(r)).second, "retention.csv: two rows for {}", key_of(r));
-    text += fmt::format("{},{},{},{},{},{},{}\n", r.model, r.seed, r.domain, r.selection, r.experts_kept,
-                        r.experts_total, r.loss);
-  }
-  return text;
+  return write_rows(rows, kRetentionHeader, "retention.csv");
+}
+std::vector<RetentionRow> read_retention(const std::string& text, const std::string& name) {
+  return read_rows<RetentionRow>(text, name, kRetentionHeader);
 }
 
-std::vector<RetentionRow> read_retention(const std::string& text, const std::string& name) {
-  std::vector<RetentionRow> rows;
-  std::set<std::string> seen;
-  std::size_t line_number = 0;
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t end = text.find('\n', begin);
-    const std::string where = fmt::format("{}:{}", name, ++line_number);
-    require<UsageError>(end != std::string::npos, "{}: the last line has no end: the file is cut short", where);
-    const std::string_view line = std::string_view(text).substr(begin, end - begin);
-    begin = end + 1;
-    if (line_number == 1) {
-      require<UsageError>(line == kHeader, "{}: the header is '{}', not '{}'", where, line, kHeader);
-      continue;
-    }
-    const auto fields = split(line);
-    require<UsageError>(fields.size() == kFields, "{}: {} fields instead of {}: '{}'", where, fields.size(), kFields,
-                        line);
-    const RetentionRow row{std::string(fields[0]),
-                           number<std::int64_t>(fields[1], "seed", where),
-                           std::string(fields[2]),
-                           std::string(fields[3]),
-                           number<std::int64_t>(fields[4], "experts_kept", where),
-                           number<std::int64_t>(fields[5], "experts_total", where),
-                           number<double>(fields[6], "loss", where)};
-    check(row, where);
-    require<UsageError>(seen.insert(key_of(row)).second, "{}: a second line for {}", where, key_of(row));
-    rows.push_back(row);
-  }
-  require<UsageError>(line_number > 0, "{}: the file is empty", name);
-  return rows;
+std::string write_chance(const std::vector<ChanceRow>& rows) { return write_rows(rows, kChanceHeader, "chance.csv"); }
+std::vector<ChanceRow> read_chance(const std::string& text, const std::string& name) {
+  return read_rows<ChanceRow>(text, name, kChanceHeader);
 }
 
 }  // namespace emox

@@ -4,25 +4,21 @@
 #include <string>
 #include <vector>
 
-#include "launch/config/recipe.h"
+#include "launch/report/notes.h"
 #include "launch/report/retention.h"
-#include "launch/study/cells.h"
-#include "launch/train/lease.h"
-#include "launch/train/session.h"
+#include "launch/study/run_cells.h"
 
 namespace emox {
 
 struct StudyOutcome {
   std::vector<RetentionRow> rows;  ///< on rank 0: of all finished cells, those of earlier calls, too
+  StudyNotes notes;                ///< there, too
   bool complete = false;           ///< on all ranks; false: stopped, the same call goes on
 };
 
-/// Collective. Trains every cell that is not finished on all ranks of the session, into base.run.dir/cells/NAME,
-/// measures its retention (cell_retention.h), and writes base.run.dir/retention.csv and report.html after each: of all
-/// cells of this recipe that are there, whichever call made them. The directory's lease is held meanwhile:
-/// TryAgainError while another job has it. UsageError, before anything is trained, when base.run.dir holds a training
-/// run, when a source has no held-out documents, or when a cell that is there was made by a recipe of other values.
-StudyOutcome run_study_cells(Session& session, const Recipe& base, const std::vector<StudyCell>& cells,
-                             const std::vector<std::string>& command, const LeaseTiming& timing = {});
+/// Collective: run_cells() in base.run.dir/cells. Writes base.run.dir/retention.csv, chance.csv (the draws behind the
+/// rows "random"), repeats.csv (the rows of repeated cells) and report.html after each: of all cells of this recipe and
+/// these settings that are there, whichever call made them.
+StudyOutcome run_study_cells(Session& session, const CellsRequest& request);
 
 }  // namespace emox

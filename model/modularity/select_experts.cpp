@@ -128,10 +128,12 @@ class Choice {
   void draw(std::size_t layer) {
     const Philox philox(request_.seed, RngPurpose::ExpertSelection);
     std::vector<std::int32_t>& experts = subset_.routed[layer];
-    for (auto i = static_cast<std::int64_t>(experts.size()) - 1; i > 0; --i)  // Fisher-Yates
-      std::swap(
-          experts[at(i)],
-          experts[at(philox.uniform_int(0, i, {static_cast<std::uint32_t>(layer), static_cast<std::uint32_t>(i)}))]);
+    const auto low = static_cast<std::uint32_t>(request_.stream),
+               high = static_cast<std::uint32_t>(request_.stream >> 32);
+    for (auto i = static_cast<std::int64_t>(experts.size()) - 1; i > 0; --i) {  // Fisher-Yates
+      const PhiloxCounter counter{static_cast<std::uint32_t>(layer), static_cast<std::uint32_t>(i), low, high};
+      std::swap(experts[at(i)], experts[at(philox.uniform_int(0, i, counter))]);
+    }
     experts.resize(at(request_.keep[layer] - subset_.shared));
     std::sort(experts.begin(), experts.end());
   }

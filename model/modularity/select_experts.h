@@ -25,6 +25,7 @@ struct SelectionRequest {
   SelectionMethod method = SelectionMethod::Layerwise;
   std::vector<std::int64_t> keep;  ///< experts of each layer, shared included (check_budgets)
   std::uint64_t seed = 0;          ///< of `random`
+  std::uint64_t stream = 0;        ///< of `random`: which of the independent draws of a seed
 };
 
 /// What the model reads: sequences of at most model.sequence_length tokens, all of which count; the same on all ranks.

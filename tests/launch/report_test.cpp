@@ -2,12 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <set>
 #include <sstream>
 #include <string>
 
 #include "launch/report/curves.h"
+#include "launch/report/figures.h"
 #include "launch/report/html.h"
 #include "launch/report/paper.h"
 #include "launch/report/plot.h"
@@ -70,11 +72,52 @@ TEST(RetentionFile, MistakesAreNamedWithTheirLine) {
   EXPECT_TRUE(line("emo,0,a,full,4,8,1.5").starts_with("r.csv:2: selection full with 4 of 8 experts"));
   EXPECT_TRUE(line("emo,0,a,random,8,8,1.5").starts_with("r.csv:2: selection random with 8 of 8 experts"));
   EXPECT_TRUE(line("emo,0,a,random,0,8,1.5").starts_with("r.csv:2: seed 0, 0 of 8 experts"));
-  EXPECT_TRUE(line("emo,0,,full,8,8,1.5").starts_with("r.csv:2: '' is no name"));
+  EXPECT_EQ(line("emo,0,,full,8,8,1.5"), "r.csv:2: '' is no name of a domain");
+  EXPECT_EQ(line("emo,0,\"a,full,8,8,1.5"), "r.csv:2: the last line has no end: the file is cut short");
+  EXPECT_EQ(line("emo,0,a\"b,full,8,8,1.5"), "r.csv:2: a quote inside the field a\"b");
+  EXPECT_EQ(line("emo,0,\"a\"b,full,8,8,1.5"), "r.csv:2: 'b' behind the quoted field a");
   EXPECT_EQ(line("emo,0,a,full,8,8,1.5\nemo,0,a,full,8,8,1.6"), "r.csv:3: a second line for emo,0,a,full,8");
   std::vector<RetentionRow> rows = study_rows({0});
-  rows[1].domain = "a,b";
+  rows[1].loss = std::nan("");
   EXPECT_THROW((void)write_retention(rows), UsageError);
+}
+
+// A domain may be called anything: what comes back is what was written, and later lines keep their numbers.
+TEST(RetentionFile, LabelsMayHoldAnyBytes) {
+  std::vector<RetentionRow> rows;
+  for (const std::string domain : {"a,b", "say \"x\"", "two\nlines", "\"", "\xff\xfe", "tab\tand\rreturn", " "})
+    rows.push_back({"emo", 0, domain, "full", 8, 8, 1.5});
+  const std::string text = write_retention(rows);
+  const auto read = read_retention(text, "r.csv");
+  ASSERT_EQ(read.size(), rows.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(read[i].domain, rows[i].domain);
+  EXPECT_NE(text.find("emo,0,\"say \"\"x\"\"\",full,"), std::string::npos) << text;
+  EXPECT_TRUE(error_of(text + "emo,0\n").starts_with("r.csv:10: 2 fields")) << error_of(text + "emo,0\n");
+}
+
+TEST(ChanceFile, ReadsWhatItWritesAndNamesMistakes) {
+  const std::vector<ChanceRow> rows{{"emo", 0, "a", 4, 32, 0, 1.5}, {"emo", 0, "a", 4, 32, 1, 2.0 / 3}};
+  const std::string text = write_chance(rows);
+  const auto read = read_chance(text, "c.csv");
+  ASSERT_EQ(read.size(), 2U);
+  EXPECT_EQ(read[1].draw, 1);
+  EXPECT_EQ(read[1].loss, 2.0 / 3);
+  EXPECT_THROW((void)write_chance({rows[0], rows[0]}), UsageError);
+  EXPECT_THROW((void)read_chance(text + "emo,0,a,32,32,2,1.5\n", "c.csv"), UsageError);  // all experts: no draw
+  EXPECT_THROW((void)read_chance(kHeader, "c.csv"), UsageError);
+}
+
+// Pooled over domains and seeds: the domains' own levels do not count.
+TEST(ChanceSpread, IsBetweenTheDrawsOfOneDomain) {
+  std::vector<ChanceRow> rows;
+  for (const auto& [domain, level] : {std::pair{"a", 1.0}, std::pair{"b", 5.0}})
+    for (std::int64_t draw = 0; draw < 3; ++draw)
+      rows.push_back({"emo", 0, domain, 4, 32, draw, level + 0.1 * static_cast<double>(draw)});
+  const auto spreads = chance_spreads(rows);
+  ASSERT_EQ(spreads.size(), 1U);
+  EXPECT_NEAR(spreads[0].deviation, 0.1, 1e-12);
+  EXPECT_EQ(spreads[0].draws, 3);
+  EXPECT_EQ(spreads[0].share, 0.125);
 }
 
 TEST(RetentionCurves, MeanAndSpreadOverSeeds) {
@@ -88,6 +131,9 @@ TEST(RetentionCurves, MeanAndSpreadOverSeeds) {
   EXPECT_NEAR(rise->low, 0.2, 1e-12);
   EXPECT_NEAR(rise->high, 0.24, 1e-12);
   EXPECT_EQ(rise->seeds, 3);
+  EXPECT_NEAR(rise->half, 4.302653 * 0.02 / std::sqrt(3.0), 1e-6);  // t of 2 degrees of freedom
+  EXPECT_TRUE(std::isinf(over_seeds({{1, 0.5}})->half));            // one seed says nothing about others
+  EXPECT_FALSE(over_seeds({}));
   EXPECT_EQ(c.rise("emo", "layerwise", 1)->high, 0);
   EXPECT_NEAR(c.full_loss("emo")->mean, 1.7, 1e-12);
   EXPECT_NEAR(c.full_loss("standard", "scripture")->mean, 1.5, 1e-12);
@@ -109,8 +155,7 @@ TEST(RetentionCurves, WhatIsMissingIsMissing) {
   const std::string html = report_html(rows, "study");
   EXPECT_NE(html.find("<td class=\"missing\">missing</td>"), std::string::npos);
   EXPECT_NE(html.find("+0.2000 (1 of 2 seeds)"), std::string::npos);
-  EXPECT_NE(report_summary(rows).find("25 % kept  standard             missing"), std::string::npos)
-      << report_summary(rows);
+  EXPECT_EQ(report_summary(rows).find(" 25 % kept  standard"), std::string::npos) << report_summary(rows);
 }
 
 /// Empty when every tag is closed in order, attributes are quoted and no bare & stands in the text; else what is wrong.
@@ -161,9 +206,9 @@ TEST(StudyReport, IsWellFormedOfflineAndTheSameEveryTime) {
 
 TEST(StudyReport, ShowsTheNumbersUnderThePlotsAndThePapers) {
   const std::string html = report_html(study_rows({0, 1, 2}), "study");
-  EXPECT_NE(html.find("+0.2200 (+0.2000 to +0.2400, 3 seeds)"), std::string::npos);  // mean over domains
-  EXPECT_NE(html.find("+2.2000 (+2.0000 to +2.4000, 3 seeds)"), std::string::npos);
-  EXPECT_NE(html.find("<th>scripture</th><td>1.6000 (1.6000 to 1.6000, 3 seeds)</td>"), std::string::npos);
+  EXPECT_NE(html.find("+0.2200 ± 0.0497 (3 seeds)"), std::string::npos);  // mean over domains
+  EXPECT_NE(html.find("+2.2000 ± 0.4968 (3 seeds)"), std::string::npos);
+  EXPECT_NE(html.find("<th>scripture</th><td>1.6000 ± 0.0000 (3 seeds)</td>"), std::string::npos);
   EXPECT_NE(html.find("+12.9 %"), std::string::npos);  // 0.22 of 1.7
   EXPECT_NE(html.find("36.1"), std::string::npos);
   EXPECT_NE(html.find("2605.06663"), std::string::npos);
@@ -183,21 +228,23 @@ TEST(StudyReport, OneSeedHasNoSpreadAndFullModelsNoCurves) {
   EXPECT_NE(html.find("<td>+0.2000</td>"), std::string::npos);
   EXPECT_EQ(html.find("class=\"whisker\""), std::string::npos);
   EXPECT_EQ(html.find("seeds)"), std::string::npos);
+  EXPECT_EQ(html.find("±"), std::string::npos);
   std::vector<RetentionRow> rows = study_rows({0});
   std::erase_if(rows, [](const RetentionRow& r) { return r.selection != "full"; });
   const std::string full = report_html(rows, "study");
   EXPECT_EQ(ill_formed(full), "");
   EXPECT_EQ(full.find("<svg"), std::string::npos);
   EXPECT_NE(full.find("No experts were left out"), std::string::npos);
-  EXPECT_NE(full.find("All experts: EMO is 0.1000 nats (6.2 %) worse than the standard MoE."), std::string::npos);
+  EXPECT_NE(full.find("full model: +0.1000 nats, +6.2 %\n"), std::string::npos);
   EXPECT_THROW((void)report_html({}, "study"), UsageError);
 }
 
 TEST(StudyReport, ASummaryForATerminal) {
   std::vector<RetentionRow> rows = study_rows({0, 1, 2});
   const std::string text = report_summary(rows);
-  EXPECT_NE(text.find("12.5 % kept  emo                  +0.2200 (+0.2000 to +0.2400, 3 seeds)"), std::string::npos)
-      << text;
+  EXPECT_NE(text.find("12.5 % kept  emo       +0.2200 +- 0.0497 (3 seeds)"), std::string::npos) << text;
+  EXPECT_NE(text.find("  full model: +0.1000 +- 0.0000 nats, +6.2 % (3 seeds)\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("  rise with 12.5 % kept: 10.0 +- 0.0 % (3 seeds) of the other's\n"), std::string::npos) << text;
   std::erase_if(rows, [](const RetentionRow& r) { return r.model == "standard" && r.seed == 1; });
   for (const std::string& summary : {text, report_summary(rows)}) {
     std::istringstream in(summary);
@@ -212,12 +259,70 @@ TEST(StudyReport, ComparesTheSeedsThatBothHave) {
     if (r.model == "emo" && r.seed == 1) r.loss += 7;
   std::erase_if(rows, [](const RetentionRow& r) { return r.model == "standard" && r.seed == 1; });
   const std::string text = report_summary(rows);
-  EXPECT_NE(text.find("All experts: EMO is 0.1000 nats (6.2 %) worse than the standard MoE.\n"), std::string::npos)
-      << text;
-  EXPECT_NE(text.find("  standard             1.6000 (1 of 2 seeds)\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("  full model: +0.1000 nats, +6.2 %\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("  standard  1.6000 (1 of 2 seeds)\n"), std::string::npos) << text;
   std::erase_if(rows, [](const RetentionRow& r) { return r.model == "emo" && r.seed == 0; });
-  EXPECT_EQ(report_summary(rows).find("All experts:"), std::string::npos);
-  EXPECT_NE(report_summary(study_rows({0, 1})).find("than the standard MoE (2 seeds).\n"), std::string::npos);
+  EXPECT_EQ(report_summary(rows).find("full model:"), std::string::npos);
+}
+
+// The interval is that of the differences: seeds that raise both models alike cancel.
+TEST(StudyReport, ThePairedDifferenceIsSeedBySeed) {
+  std::vector<RetentionRow> rows = study_rows({0, 1, 2});
+  for (RetentionRow& r : rows)
+    r.loss += 0.5 * static_cast<double>(r.seed) + (r.model == "emo" && r.seed == 2 ? 0.03 : 0);
+  const Compared both = compare(Curves(rows), "emo", "standard");
+  ASSERT_EQ(both.nats.size(), 3U);
+  EXPECT_NEAR(both.nats.at(0), 0.1, 1e-12);
+  EXPECT_NEAR(both.nats.at(2), 0.13, 1e-12);
+  const auto difference = over_seeds(both.nats);
+  EXPECT_NEAR(difference->mean, 0.11, 1e-12);
+  EXPECT_NEAR(difference->half, 4.302653 * 0.01, 1e-6);  // deviation 0.01 sqrt 3
+  EXPECT_NEAR(both.relative.at(1), 0.1 / 2.1, 1e-12);
+  ASSERT_EQ(both.rises.size(), 2U);
+  EXPECT_NEAR(both.rises[1].ratio.at(1), 0.1, 1e-12);
+  const std::string html = report_html(rows, "study");
+  EXPECT_NE(html.find("<th>seed 2</th><th>mean</th>"), std::string::npos);
+  EXPECT_NE(html.find("<td>+0.1000</td><td>+0.1000</td><td>+0.1300</td><td>+0.1100 ± 0.0430 (3 seeds)</td>"),
+            std::string::npos);
+  EXPECT_NE(html.find("was not measured (--repeat-rounding)"), std::string::npos);
+}
+
+// What a model is called, what differs in it, and how sure its figures are stand in every table.
+TEST(StudyReport, NamesModelsByWhatTheyAre) {
+  std::vector<RetentionRow> rows = study_rows({0, 1});
+  for (RetentionRow r : study_rows({0, 1}))
+    if (r.model == "standard" && r.selection == "full") {
+      r.model = "eighth-experts", r.experts_kept = r.experts_total = 4, r.loss += 0.25;
+      rows.push_back(r);
+    }
+  StudyNotes notes;
+  notes.models = {{"emo", "EMO, 75 % of documents free", 1000, 100, ""},
+                  {"standard", "standard MoE", 1000, 100, "train.learning_rate: 0.008 -> 0.016"},
+                  {"eighth-experts", "standard MoE of 4 experts", 200, 100, ""}};
+  notes.remarks = {"standard MoE, beyond [moe]: train.learning_rate: 0.008 -> 0.016."};
+  for (RetentionRow r : study_rows({1}))
+    if (r.model == "emo" && r.selection == "full") r.loss -= 0.02, notes.repeats.push_back(r);
+  const std::string html = report_html(rows, "study", notes), text = report_summary(rows, notes);
+  EXPECT_EQ(ill_formed(html), "");
+  for (const std::string part :
+       {"<th>EMO, 75 % of documents free</th><td>emo</td><td>1000</td><td>100</td>",
+        "train.learning_rate: 0.008 -&gt; 0.016", "<th>4</th><td>1.9100", "<td>1.8500 ± 0.0000 (2 seeds)</td>",
+        "<th>EMO, 75 % of documents free</th><td>1</td><td>-0.0200</td>", "loss here: EMO, 75 % of documents free"})
+    EXPECT_NE(html.find(part), std::string::npos) << part;
+  EXPECT_EQ(html.find("<th>emo</th>"), std::string::npos);
+  EXPECT_NE(text.find("EMO, 75 % of documents free, less standard MoE, of the same seeds:\n"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find("rounding only: up to 0.0200 nats apart"), std::string::npos) << text;
+  EXPECT_NE(text.find("beyond [moe]: train.learning_rate"), std::string::npos) << text;
+}
+
+// XML cannot hold every byte that a label can.
+TEST(StudyReport, OddBytesAreShownAsReplaced) {
+  const std::string replaced = "\xEF\xBF\xBD";
+  EXPECT_EQ(escape_markup(std::string("a\x01") + "b\xff\xc3\xa4"), "a" + replaced + "b" + replaced + "\xc3\xa4");
+  EXPECT_EQ(escape_markup("\xed\xa0\x80"), replaced + replaced + replaced);  // half of a surrogate pair
+  EXPECT_EQ(escape_markup("\xc0\x80\xf0\x9f\x99\x82\xe2\x82"),
+            replaced + replaced + "\xf0\x9f\x99\x82" + replaced + replaced);
 }
 
 // Points are where the axes say, whatever the other lines are: a rise of 0 at the left end on the line of the tick 0.

@@ -1,17 +1,18 @@
-// A study: which cells it has, and that stopping, resuming and repeating it changes nothing.
+// A study as a program: stopping, resuming and repeating it changes nothing, and what is asked of it is in its files.
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "data/loader/loader.h"
 #include "launch/config/recipe_file.h"
+#include "launch/inference/loaded_model.h"
 #include "launch/report/retention.h"
 #include "launch/study/cell_retention.h"
-#include "launch/study/cells.h"
+#include "launch/study/tune.h"
 #include "launch/train/run_directory.h"
-#include "model/transformer/language_model.h"
-#include "runtime/core/error.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -20,114 +21,6 @@ namespace emox {
 namespace {
 
 namespace fs = std::filesystem;
-using Names = std::vector<std::string>;
-
-Recipe base_recipe() {
-  Recipe r = test::tiny_recipe({"a:1:a", "b:1:b"});
-  r.run.name = "tiny", r.run.dir = "runs/s", r.run.seed = 4, r.model.pool_max = r.model.routed_experts();
-  return r;
-}
-
-TEST(StudyCells, AreNamedOnTheCommandLine) {
-  EXPECT_EQ(parse_cells("standard,emo"), (Names{"standard", "emo"}));
-  EXPECT_EQ(parse_cells("all").size(), std::size(kCellModels));
-  for (const auto& [text, part] :
-       {std::pair{"emo,standrad", "did you mean standard?"}, std::pair{"emo,emo", "emo stands there twice"},
-        std::pair{"", "there is no cell ''"}, std::pair{"emo,", "there is no cell ''"}}) {
-    try {
-      (void)parse_cells(text);
-      ADD_FAILURE() << text;
-    } catch (const UsageError& e) {
-      EXPECT_NE(e.message().find(part), std::string::npos) << e.message();
-    }
-  }
-}
-
-TEST(StudyCells, DifferInTheirExpertsOnly) {
-  Recipe base = base_recipe();
-  base.model.eval_pool = 7;
-  const auto cells = study_cells(base, parse_cells("all"), 2, 3);
-  ASSERT_EQ(cells.size(), 14U);
-  EXPECT_EQ(cells[0].recipe.run.dir, "runs/s/cells/emo-seed4");
-  EXPECT_EQ(cells[8].recipe.run.name, "standard-seed5");
-  const std::map<std::string, Names> changes{{"emo", {}},
-                                             {"standard", {"moe.pool: uniform -> off", "moe.eval_pool: 7 -> 0"}},
-                                             {"fixed-pool", {"moe.pool: uniform -> fixed"}},
-                                             {"quarter-free", {"moe.pool_free_share: 0 -> 0.25"}},
-                                             {"local-balance", {"moe.balance_scope: step -> local"}},
-                                             {"label-pools", {"moe.pool: uniform -> label"}},
-                                             {"no-shared", {"moe.shared_experts: 1 -> 0"}}};
-  for (const StudyCell& cell : cells) {
-    SCOPED_TRACE(cell.recipe.run.name);
-    Recipe same_seed = base;
-    same_seed.run.seed = cell.seed, same_seed.eval.final = true;
-    const Names found = list_changes(same_seed, cell.recipe);
-    for (const std::string& change : found) EXPECT_TRUE(change.starts_with("moe.")) << change;
-    for (const std::string& change : changes.at(cell.model))
-      EXPECT_EQ(std::count(found.begin(), found.end(), change), 1) << change;
-    EXPECT_EQ(found.empty(), cell.model == "emo");
-    EXPECT_EQ(cell.recipe.model.num_experts, base.model.num_experts);
-    EXPECT_EQ(cell.recipe.model.top_k, base.model.top_k);
-  }
-}
-
-TEST(StudyCells, KeepHalfAQuarterAndAnEighth) {
-  ModelConfig m;
-  m.shared_experts = 1;
-  const auto kept = [&](std::int64_t experts) { return m.num_experts = experts, kept_numbers(m); };
-  using Numbers = std::vector<std::int64_t>;
-  EXPECT_EQ(kept(64), (Numbers{32, 16, 8}));
-  EXPECT_EQ(kept(128), (Numbers{64, 32, 16}));
-  EXPECT_EQ(kept(20), (Numbers{10, 5, 3}));
-  EXPECT_EQ(kept(9), (Numbers{5, 2}));
-  EXPECT_EQ(kept(2), (Numbers{}));
-  m.shared_experts = 2;
-  EXPECT_EQ(kept(16), (Numbers{8, 4, 3}));
-}
-
-TEST(StudyCells, StartFromTheSameValues) {
-  const auto cells = study_cells(base_recipe(), parse_cells("all"), 1, 3);
-  Context ctx;
-  std::vector<std::map<std::string, std::vector<float>>> models;
-  for (const StudyCell& cell : cells) {
-    LanguageModel model(cell.recipe.model, ctx, false);
-    model.initialize(ctx, static_cast<std::uint64_t>(cell.recipe.run.seed));
-    auto& values = models.emplace_back();
-    for (const NamedParameter& p : model.parameters().named())
-      values[p.name] = test::values_of<float>(model.parameters().weight(p.slot));
-  }
-  for (std::size_t i = 1; i < models.size(); ++i) {
-    std::size_t compared = 0;
-    for (const auto& [name, values] : models[i])
-      if (const auto same = models[0].find(name); same != models[0].end() && same->second.size() == values.size()) {
-        EXPECT_EQ(values, same->second) << cells[i].model << ": " << name;
-        ++compared;
-      }
-    EXPECT_GE(compared, models[0].size() * 9 / 10) << cells[i].model;
-  }
-}
-
-TEST(StudyCells, RefuseWhatCannotBeCompared) {
-  const auto message = [](Recipe r, const char* model) -> std::string {
-    try {
-      (void)study_cells(r, {model}, 1, 1);
-    } catch (const UsageError& e) {
-      return e.message();
-    }
-    return "(accepted)";
-  };
-  Recipe r = base_recipe();
-  r.train.micro_batch_sequences = r.train.batch_sequences;
-  EXPECT_NE(message(r, "local-balance").find("local-balance on one rank"), std::string::npos);
-  r.model.pool = PoolMode::Off;
-  EXPECT_NE(message(r, "emo").find("moe.pool not off"), std::string::npos);
-  r = base_recipe();
-  r.model.pool = PoolMode::Label;
-  EXPECT_NE(message(r, "label-pools").find("the same as emo"), std::string::npos);
-  r = base_recipe();
-  r.data.source = {"a:1:a", "b:1:b", "c:1:c", "d:1:d", "e:1:e"};  // 8 routed experts, 3 picks
-  EXPECT_NE(message(r, "label-pools").find("5"), std::string::npos) << message(r, "label-pools");
-}
 
 class ProgramStudy : public testing::Test {
  protected:
@@ -162,7 +55,7 @@ TEST_F(ProgramStudy, StoppedResumedAndRepeated) {
   study("--run.stop_after_step=2", "the study is not complete");
   EXPECT_FALSE(fs::exists(study_ / "retention.csv"));
   EXPECT_FALSE(fs::exists(cell("standard-seed4")));
-  const std::string output = study("", "All experts: EMO is ");
+  const std::string output = study("", "  full model: ");
   EXPECT_NE(output.find("1/2 emo-seed4  step 3/4"), std::string::npos) << output;
   EXPECT_NE(output.find(" for all"), std::string::npos) << output;
   EXPECT_NE(output.find("2/2 standard-seed4  step 1/4"), std::string::npos) << output;
@@ -174,7 +67,9 @@ TEST_F(ProgramStudy, StoppedResumedAndRepeated) {
 
   const std::string csv = text_of(study_ / "retention.csv"), html = text_of(study_ / "report.html");
   const auto rows = read_retention(csv, "retention.csv");
-  ASSERT_EQ(rows.size(), 56U);  // two models, four domains: full, and 5 and 2 experts by three selections
+  const auto chance = read_chance(text_of(study_ / "chance.csv"), "chance.csv");
+  EXPECT_EQ(chance.size(), 128U);  // two models, four domains, two numbers of experts
+  ASSERT_EQ(rows.size(), 56U);     // two models, four domains: full, and 5 and 2 experts by three selections
   const std::map<std::string, std::string> options{
       {"layerwise", ""}, {"one-document", " --examples=1"}, {"random", " --method=random"}};
   std::map<std::string, nlohmann::json> losses;
@@ -191,7 +86,23 @@ TEST_F(ProgramStudy, StoppedResumedAndRepeated) {
     const std::string evaluate =
         "eval " + run + " --json --seed=4 --keep=" + std::to_string(row.experts_kept) + options.at(row.selection);
     if (!losses.contains(evaluate)) losses[evaluate] = nlohmann::json::parse(emox(evaluate).output);
-    EXPECT_EQ(row.loss, losses[evaluate].at("domains").at(row.domain).at("loss").get<double>()) << evaluate;
+    double loss = row.loss;
+    if (row.selection == "random") {  // the mean of eight draws, of which the command makes the first
+      double mean = 0;
+      std::int64_t draws = 0;
+      std::set<double> different;
+      for (const ChanceRow& draw : chance)
+        if (draw.model == row.model && draw.domain == row.domain && draw.experts_kept == row.experts_kept) {
+          EXPECT_EQ(draw.draw, draws++);
+          mean += draw.loss / 8;
+          different.insert(draw.loss);
+          if (draw.draw == 0) loss = draw.loss;
+        }
+      EXPECT_EQ(draws, 8);
+      EXPECT_GE(different.size(), 4U);  // one of eight experts in each of two layers: some may be drawn again
+      EXPECT_NEAR(row.loss, mean, 1e-12);
+    }
+    EXPECT_EQ(loss, losses[evaluate].at("domains").at(row.domain).at("loss").get<double>()) << evaluate;
   }
   EXPECT_EQ(rows[0].domain, SourceSpec::parse(recipe_.data.source[0]).label);
 
@@ -221,6 +132,12 @@ TEST_F(ProgramStudy, RetentionGoesOnWithTheNextDomain) {
   int asked = 0;
   EXPECT_TRUE(measure_retention(session, emo, [&] { return ++asked < 2; }));
   EXPECT_EQ(read_retention(text_of(file), "one").size(), 6U);
+  LoadedModel loaded(session, cell("emo-seed4"), {});
+  std::set<std::vector<std::vector<std::int32_t>>> subsets;  // every domain and draw has its own
+  for (const SourceSpec& domain : loaded.sources)
+    for (const std::uint32_t draw : {0U, 1U})
+      subsets.insert(loaded.select_for_domain(session, domain, {SelectionMethod::Random, {5}, 1, 4, draw}).routed);
+  EXPECT_EQ(subsets.size(), 8U);
   EXPECT_TRUE(whole.starts_with(text_of(file)));
   EXPECT_FALSE(cell_is_complete(emo));
   std::ofstream(file, std::ios::app) << "emo,4," << SourceSpec::parse(recipe_.data.source[2]).label
@@ -255,7 +172,7 @@ TEST_F(ProgramStudy, ALastCheckpointThatIsLostIsMadeAgain) {
 
 TEST_F(ProgramStudy, ReportsTheCellsOfEarlierCalls) {
   study("--cells standard", "Rise of the loss");
-  const std::string output = study("--cells emo", "than the standard MoE.");
+  const std::string output = study("--cells emo", "EMO, less standard MoE, of the same seeds:");
   const std::string csv = text_of(study_ / "retention.csv");
   EXPECT_EQ(read_retention(csv, "both").size(), 56U);
   study("--cells standard,emo", "cell 1 of 2, standard-seed4: finished");
@@ -279,6 +196,60 @@ TEST_F(ProgramStudy, ReportsTheCellsOfEarlierCalls) {
   for (const RetentionRow& row : read_retention(text_of(study_ / "retention.csv"), "other")) EXPECT_EQ(row.seed, 5);
 }
 
+// A model with its own learning rate, a dense one, a smaller one, and a run that differs in rounding only.
+TEST_F(ProgramStudy, BaselinesWithTheirOwnValuesAndARepeat) {
+  const std::string arguments =
+      "--cells emo,dense,quarter-experts --chance-draws 2 --set dense:train.learning_rate=2e-3 ";
+  const std::string output = study(arguments + "--repeat-rounding", "up to ");
+  EXPECT_NE(output.find("dense, beyond [moe]: "), std::string::npos) << output;
+  EXPECT_NE(output.find("train.learning_rate: 0.001 -> 0.002"), std::string::npos) << output;
+  const auto rows = read_retention(text_of(study_ / "retention.csv"), "retention.csv");
+  EXPECT_EQ(rows.size(), 28U + 4 + 4);
+  for (const RetentionRow& row : rows)
+    EXPECT_EQ(row.experts_total, row.model == "emo" ? 9 : row.model == "dense" ? 1 : 2) << row.model;
+  EXPECT_EQ(read_chance(text_of(study_ / "chance.csv"), "chance.csv").size(), 16U);
+  const auto repeats = read_retention(text_of(study_ / "repeats.csv"), "repeats.csv");
+  ASSERT_EQ(repeats.size(), 12U);  // four domains: full, and 5 and 2 experts chosen by their documents
+  for (const RetentionRow& row : rows)
+    if (row.model == "emo" && row.selection == "full" && row.domain == repeats[0].domain) {
+      EXPECT_NEAR(row.loss, repeats[0].loss, 1e-4);
+    }
+  const std::string html = text_of(study_ / "report.html");
+  for (const char* part : {"The same memory", "standard MoE of 2 experts", "same seed, differing in rounding only"})
+    EXPECT_NE(html.find(part), std::string::npos) << part;
+
+  // A later call sees all of it again; one of other values leaves out what they are not of, and says so.
+  EXPECT_NE(study("--cells emo --chance-draws 2 --set dense:train.learning_rate=2e-3", "dense  ").find("rounding"),
+            std::string::npos);
+  EXPECT_EQ(text_of(study_ / "report.html"), html);
+  study("--cells emo --chance-draws 2", "Left out: the cell dense-seed4, which was made with other values");
+}
+
+TEST_F(ProgramStudy, TunesEachModelOnItsOwn) {
+  const std::string output = study("--cells emo,standard --tune train.learning_rate=1e-3,2e-3", "/tune.csv");
+  EXPECT_NE(output.find("1 seed(s): train.learning_rate=0.002"), std::string::npos) << output;
+  const std::string csv = text_of(study_ / "tune.csv");
+  const auto rows = read_tune(csv, "tune.csv");
+  ASSERT_EQ(rows.size(), 4U);
+  const std::string own =
+      emox("eval " + (study_ / "tuning/emo-seed4-learning_rate-0.001").string() + " --json --data.eval_part=report")
+          .output;
+  const int report_tokens = nlohmann::json::parse(own).at("domains").at("gnu").at("tokens").get<int>();
+  for (const TuneRow& row : rows) {
+    const std::string run = "tuning/" + row.model + "-seed4-learning_rate-" + row.settings.substr(20);
+    const auto record = RunDirectory(study_ / run).evaluation_after(4);
+    ASSERT_TRUE(record) << run;
+    EXPECT_NEAR(row.loss, record->at("mean").at("loss").get<double>(), 1e-7);
+    EXPECT_EQ(row.experts_kept, 2);
+    EXPECT_NE(row.rise, 0);
+    EXPECT_NE(record->at("domains").at("gnu").at("tokens").get<int>(), report_tokens);  // of another part
+    EXPECT_NE(text_of(study_ / run / "recipe.ini").find("eval_part = tune"), std::string::npos);
+  }
+  EXPECT_FALSE(fs::exists(study_ / "retention.csv"));
+  study("--cells emo --tune train.learning_rate=2e-3", "cell 1 of 1, emo-seed4-learning_rate-0.002: finished");
+  EXPECT_EQ(read_tune(text_of(study_ / "tune.csv"), "tune.csv").size(), 4U);  // what was found stays
+}
+
 TEST_F(ProgramStudy, RefusesOtherValuesAndOtherDirectories) {
   study("--run.stop_after_step=2", "not complete");
   const auto refused = [&](const std::string& arguments, const std::string& part) {
@@ -291,6 +262,8 @@ TEST_F(ProgramStudy, RefusesOtherValuesAndOtherDirectories) {
   refused("--data.source=all:1:" + std::string(EMOX_SOURCE_DIR) + "/README.md", "README.md");
   refused("--cells emo,fixd-pool", "did you mean fixed-pool?");
   refused("--seeds 0", "--seeds");
+  refused("--data.eval_part=tune", "a study reports: data.eval_part = tune");
+  refused("--tune train.learning_rate=1 --repeat-rounding", "--repeat-rounding is for the report");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "model/modularity/contingency.h"
 #include "model/modularity/measures.h"
+#include "model/modularity/student.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -215,6 +216,15 @@ TEST(ModularityMeasures, RepeatAndRefuse) {
   EXPECT_THROW(measure_layer(empty, 8, kShares, 0), ShapeError);
   EXPECT_THROW(measure_layer(outside, 8, kShares, 0), ShapeError);
   EXPECT_THROW(mean_over_layers({}), ShapeError);
+}
+
+// Published tables of Student's t, two-sided 95 %.
+TEST(ModularityMeasures, QuantilesOfStudentsT) {
+  for (const auto& [freedom, quantile] :
+       {std::pair{1, 12.7062}, std::pair{2, 4.3027}, std::pair{3, 3.1824}, std::pair{10, 2.2281}, std::pair{11, 2.2010},
+        std::pair{15, 2.1314}, std::pair{30, 2.0423}, std::pair{120, 1.9799}, std::pair{1000000, 1.9600}})
+    EXPECT_NEAR(student_quantile(freedom), quantile, 2e-4) << freedom;
+  EXPECT_TRUE(std::isinf(student_quantile(0)));
 }
 
 TEST(ModularityMeasures, ContingencyOfAKnownTable) {

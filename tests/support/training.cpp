@@ -268,6 +268,9 @@ std::vector<std::string> make_text_sources(const fs::path& directory) {
     fs::create_directories(folder);
     write_documents(folder / "train.npy", parts[0]);
     write_documents(folder / "heldout.npy", parts[1]);
+    // What tests of the two parts need is that they differ.
+    write_documents(folder / "tune.npy",
+                    {parts[1].begin() + static_cast<std::ptrdiff_t>(parts[1].size() / 2), parts[1].end()});
     lines.push_back(fmt::format("{}:{}:{}", s.label, s.weight, folder.string()));
   }
   return lines;

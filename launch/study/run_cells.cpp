@@ -1,0 +1,133 @@
+#include "launch/study/run_cells.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <filesystem>
+#include <memory>
+#include <span>
+
+#include "data/loader/heldout.h"
+#include "data/tokenize/tokenizer.h"
+#include "launch/config/recipe_file.h"
+#include "launch/study/cell_retention.h"
+#include "launch/train/run_directory.h"
+#include "launch/train/signals.h"
+#include "launch/train/trainer.h"
+#include "parallel/checkpoint/layout.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+
+void check_held_out(Session& session, const Recipe& recipe) {
+  std::vector<SourceSpec> sources;
+  for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
+  const HeldOutSet set =
+      read_held_out(sources, recipe.data.eval_documents, *make_tokenizer(recipe.data.tokenizer_name()),
+                    kHeldOutParts[static_cast<std::size_t>(recipe.data.eval_part)]);
+  require<UsageError>(set.skipped.empty(), "emox study compares cells by held-out documents, which are missing: {}",
+                      fmt::join(set.skipped, "; "));
+  std::size_t scored = 0;
+  for (const HeldOut& source : set.sources) {
+    if (!source.documents.empty())
+      ++scored;
+    else
+      session.log().warn("{} has no held-out text: it has no rows, and is in no mean", source.label);
+  }
+  require<UsageError>(scored > 0, "emox study compares cells by held-out documents, and no source has any");
+}
+
+/// Steps of the cell that are saved.
+std::int64_t steps_done(const StudyCell& cell) {
+  const auto saved = list_checkpoints(RunDirectory(cell.recipe.run.dir).checkpoints());
+  return saved.empty() ? 0 : step_of_directory(saved.front().filename().string()).value_or(0);
+}
+
+std::int64_t steps_left(std::span<const StudyCell> cells) {
+  std::int64_t left = 0;
+  for (const StudyCell& cell : cells) left += cell.recipe.total_steps() - steps_done(cell);
+  return left;
+}
+
+/// Collective: whether a signal has reached any rank.
+bool stop_asked(Session& session, const StopSignals& signals) {
+  std::int64_t asked = signals.received() != 0 ? 1 : 0;
+  session.comm().all_reduce(TensorView(&asked, DType::I64, {1}), ReduceOp::Max);
+  return asked != 0;
+}
+
+}  // namespace
+
+void check_cell(const StudyCell& cell) {
+  const fs::path recipe = RunDirectory(cell.recipe.run.dir).recipe();
+  if (fs::exists(recipe)) check_resume(load_recipe(recipe.string()), cell.recipe);
+}
+
+bool run_cells(Session& session, const CellsRequest& request, const std::function<void()>& begin,
+               const std::function<void()>& write) {
+  const fs::path directory = request.base.run.dir;
+  const std::vector<StudyCell>& cells = request.cells;
+  std::unique_ptr<RunLease> lease;  // on rank 0
+  on_root(session, [&] {
+    require<UsageError>(!RunDirectory(directory).has_checkpoints(),
+                        "{} holds a training run: give the study a directory of its own, --run.dir={}-study",
+                        directory.string(), directory.string());
+    check_held_out(session, cells.front().recipe);
+    lease = std::make_unique<RunLease>(directory, LeaseHolder::self(request.command), request.timing);
+    for (const StudyCell& cell : cells) check_cell(cell);
+    begin();
+  });
+  const StopSignals signals;  // of the whole study, so that one that ends a cell's training is still seen after it
+  for (std::size_t i = 0; i < cells.size(); ++i) {
+    const StudyCell& cell = cells[i];
+    // What rank 0 sees decides for all.
+    const auto seen = [&](const std::function<bool()>& see) {
+      std::int64_t yes = 0;
+      on_root(session, [&] { yes = see() ? 1 : 0; });
+      session.comm().broadcast(TensorView(&yes, DType::I64, {1}), 0);
+      return yes != 0;
+    };
+    if (seen([&] { return cell_is_complete(cell); })) {
+      session.log().info("cell {} of {}, {}: finished", i + 1, cells.size(), cell.recipe.run.name);
+      continue;
+    }
+    const auto train_it = [&] {
+      TrainOptions options;
+      options.lease = request.timing;
+      options.among = {fmt::format("{}/{} {}", i + 1, cells.size(), cell.recipe.run.name),
+                       session.root() ? steps_left(std::span(cells).subspan(i + 1)) : 0};
+      session.log().info("cell {} of {}, {}: {} steps", i + 1, cells.size(), cell.recipe.run.name,
+                         cell.recipe.total_steps());
+      train(session, cell.recipe, request.command, options);
+    };
+    const auto write_all = [&] {
+      on_root(session, [&] {
+        lease->confirm();
+        write();
+      });
+    };
+    const auto evaluated = [&] { return seen([&] { return !cell_rows(cell).empty(); }); };
+    const auto measure = [&] {
+      return measure_retention(session, cell, [&] { return !stop_asked(session, signals); });
+    };
+    if (!evaluated()) train_it();
+    write_all();
+    if (evaluated() && !measure()) {  // the last save failed, or was damaged since
+      session.log().warn("{} has no intact checkpoint of step {}: its last steps are repeated", cell.recipe.run.name,
+                         cell.recipe.total_steps());
+      train_it();
+      if (evaluated())
+        require<IoError>(measure(), "{} holds no intact checkpoint of step {} although it was just saved",
+                         cell.recipe.run.dir, cell.recipe.total_steps());
+    }
+    write_all();
+    if (!seen([&] { return cell_is_complete(cell); })) return false;
+  }
+  on_root(session, write);
+  return true;
+}
+
+}  // namespace emox

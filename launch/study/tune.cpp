@@ -1,0 +1,142 @@
+#include "launch/study/tune.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <tuple>
+
+#include "data/format/atomic_file.h"
+#include "launch/report/csv.h"
+#include "launch/study/cell_retention.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::vector<std::string> kHeader{"model", "seed", "settings", "steps", "loss", "experts_kept", "rise"};
+
+template <typename T>
+T number(const std::string& text, const std::string& where) {
+  T value{};
+  const char* const last = text.data() + text.size();
+  const auto [end, error] = std::from_chars(text.data(), last, value);
+  require<UsageError>(error == std::errc{} && end == last, "{}: '{}' is not a number", where, text);
+  return value;
+}
+
+auto key_of(const TuneRow& r) { return std::tie(r.model, r.seed, r.settings, r.steps); }
+
+/// Nothing while the cell is not finished.
+std::vector<TuneRow> row_of(const StudyCell& cell) {
+  if (!cell_is_complete(cell)) return {};
+  TuneRow row{cell.model, cell.seed, cell.settings, cell.recipe.total_steps(), 0, 0, 0};
+  double full = 0, domains = 0, kept = 0;
+  for (const RetentionRow& r : cell_rows(cell)) {
+    if (r.selection == kSelections[0]) {
+      full += r.loss, ++domains;
+    } else {
+      kept += r.loss;
+      row.experts_kept = r.experts_kept;
+    }
+  }
+  row.loss = full / domains;
+  if (row.experts_kept > 0) row.rise = (kept - full) / domains;
+  return {row};
+}
+
+}  // namespace
+
+std::string write_tune(const std::vector<TuneRow>& rows) {
+  std::string text = csv_line(kHeader);
+  for (const TuneRow& r : rows) {
+    const bool part = r.experts_kept > 0;
+    text +=
+        csv_line({r.model, fmt::format("{}", r.seed), r.settings, fmt::format("{}", r.steps), fmt::format("{}", r.loss),
+                  part ? fmt::format("{}", r.experts_kept) : "", part ? fmt::format("{}", r.rise) : ""});
+  }
+  return text;
+}
+
+std::vector<TuneRow> read_tune(const std::string& text, const std::string& name) {
+  std::vector<TuneRow> rows;
+  for (const CsvLine& line : read_csv(text, name)) {
+    const std::string where = fmt::format("{}:{}", name, line.number);
+    if (line.number == 1) {
+      require<UsageError>(line.fields == kHeader, "{}: the header is not '{}'", where, fmt::join(kHeader, ","));
+      continue;
+    }
+    require<UsageError>(line.fields.size() == kHeader.size(), "{}: {} fields instead of {}", where, line.fields.size(),
+                        kHeader.size());
+    const auto& f = line.fields;
+    rows.push_back({f[0], number<std::int64_t>(f[1], where), f[2], number<std::int64_t>(f[3], where),
+                    number<double>(f[4], where), f[5].empty() ? 0 : number<std::int64_t>(f[5], where),
+                    f[6].empty() ? 0 : number<double>(f[6], where)});
+  }
+  return rows;
+}
+
+std::string tune_summary(const std::vector<TuneRow>& rows) {
+  struct Mean {
+    double loss = 0, rise = 0;
+    std::int64_t seeds = 0, kept = 0;
+  };
+  std::vector<std::string> models;
+  std::map<std::string, std::map<std::pair<std::string, std::int64_t>, Mean>> means;
+  for (const TuneRow& r : rows) {
+    if (std::find(models.begin(), models.end(), r.model) == models.end()) models.push_back(r.model);
+    Mean& m = means[r.model][{r.settings, r.steps}];
+    m.loss += r.loss, m.rise += r.rise, m.kept = r.experts_kept, ++m.seeds;
+  }
+  std::string text = "Loss on the tuning part, nats a token, mean over domains; rise with an eighth of the experts\n";
+  for (const std::string& model : models) {
+    std::vector<std::pair<std::pair<std::string, std::int64_t>, Mean>> sorted(means[model].begin(), means[model].end());
+    const auto loss = [](const auto& entry) { return entry.second.loss / static_cast<double>(entry.second.seeds); };
+    std::stable_sort(sorted.begin(), sorted.end(), [&](const auto& a, const auto& b) { return loss(a) < loss(b); });
+    text += fmt::format("{}\n", model);
+    for (const auto& entry : sorted) {
+      const Mean& m = entry.second;
+      const std::string rise =
+          m.kept > 0 ? fmt::format("{:+.4f}", m.rise / static_cast<double>(m.seeds)) : std::string("-");
+      text += fmt::format("  {:.4f}  {:>8}  {} steps, {} seed(s): {}\n", loss(entry), rise, entry.first.second, m.seeds,
+                          entry.first.first);
+    }
+  }
+  return text + "A study takes a setting over with --set MODEL:KEY=VALUE.\n";
+}
+
+TuneOutcome run_tuning(Session& session, const CellsRequest& request) {
+  TuneOutcome outcome;
+  const fs::path file = fs::path(request.base.run.dir) / "tune.csv";
+  std::vector<TuneRow> earlier;  // on rank 0
+  const auto begin = [&] {
+    if (!fs::exists(file)) return;
+    std::ifstream in(file, std::ios::binary);
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    require<IoError>(!in.bad() && in.is_open(), "cannot read {}", file.string());
+    earlier = read_tune(text, file.string());
+  };
+  const auto write = [&] {
+    outcome.rows.clear();
+    for (const StudyCell& cell : request.cells)
+      for (TuneRow& row : row_of(cell)) outcome.rows.push_back(std::move(row));
+    std::vector<TuneRow> all = earlier;
+    std::erase_if(all, [&](const TuneRow& old) {
+      return std::any_of(outcome.rows.begin(), outcome.rows.end(),
+                         [&](const TuneRow& row) { return key_of(row) == key_of(old); });
+    });
+    all.insert(all.end(), outcome.rows.begin(), outcome.rows.end());
+    if (!all.empty()) write_file_atomically(file, write_tune(all));
+  };
+  outcome.complete = run_cells(session, request, begin, write);
+  return outcome;
+}
+
+}  // namespace emox
