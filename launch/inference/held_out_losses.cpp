@@ -3,8 +3,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <optional>
 
+#include "launch/train/same_on_ranks.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -14,6 +16,7 @@ HeldOutLosses::HeldOutLosses(Session& session, LoadedModel& loaded)
       loaded_(loaded),
       held_out_(read_held_out(loaded.sources, loaded.recipe.data.eval_documents, *loaded.tokenizer,
                               kHeldOutParts[static_cast<std::size_t>(loaded.recipe.data.eval_part)])) {
+  require_same_held_out(session.comm(), held_out_);
   require<UsageError>(!held_out_.sources.empty(),
                       "no source of {} has held-out documents ({}); `emox corpus` writes such directories, name them "
                       "with --data.source=LABEL:WEIGHT:PATH",
@@ -58,6 +61,7 @@ Evaluation HeldOutLosses::with_own_experts(const SelectionOptions& options) {
 
 Evaluation HeldOutLosses::with(const ExpertSubset& subset, const std::string& source,
                                const std::vector<HeldOut>& domains) {
+  require_same(session_.comm(), "the subset " + source, subset.to_json().at("kept").dump());
   subset.check_model(loaded_.recipe.model, source);
   loaded_.model->keep_experts(session_.ctx(), subset.routed);
   Evaluation e = run(domains);

@@ -9,6 +9,7 @@
 #include "launch/config/recipe_file.h"
 #include "launch/train/find_checkpoint.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/same_on_ranks.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "runtime/core/error.h"
 
@@ -43,6 +44,7 @@ LoadedModel::LoadedModel(Session& session, const std::filesystem::path& where,
   path = found.path;
   manifest = read_manifest(path);
   recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
+  require_same(session.comm(), "the recipe", to_ini(recipe));
   for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
   tokenizer = make_tokenizer(recipe.data.tokenizer_name());
   sharding = std::make_unique<Sharding>(session.comm(), recipe.model, parallel_for(recipe, session.comm().size()));
@@ -71,6 +73,7 @@ ExpertSubset LoadedModel::select(Session& session, const Documents& documents, c
 ExpertSubset LoadedModel::select(Session& session, const Documents& documents, const SelectionOptions& options,
                                  std::uint64_t stream) {
   const CalibrationText text = calibration_windows(documents, tokenizer->eos(), recipe.model.sequence_length);
+  require_same(session.comm(), "the text that chooses experts", digest(text));
   const SelectionRequest request{options.method, check_budgets(recipe.model, options.keep, "the experts to keep"),
                                  options.seed, stream};
   ExpertSubset subset = select_experts(session.ctx(), *model, session.comm(), *memory, text, tokenizer->eos(), request);

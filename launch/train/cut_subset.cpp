@@ -13,6 +13,7 @@
 #include "data/format/atomic_file.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/same_on_ranks.h"
 #include "parallel/checkpoint/arrays.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/inspect.h"
@@ -139,6 +140,7 @@ CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertS
   const fs::path directory = fs::absolute(output).lexically_normal();
   const Recipe recipe = recipe_of_subset(parse_recipe(manifest.recipe, (checkpoint / "manifest.json").string()), subset,
                                          source, directory.has_filename() ? directory : directory.parent_path());
+  require_same(comm, "the subset " + source, subset.to_json().at("kept").dump());
   on_root(session, [&] { check_output(recipe.run.dir); });
 
   const std::vector<SavedArray> all = arrays_of(manifest);

@@ -51,13 +51,21 @@ fs::path checkpoints_directory(const fs::path& argument) {
 }
 
 FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glance glance) {
-  const fs::path path = resolved(argument);
-  if (is_checkpoint(path)) {
+  // What rank 0 sees decides for all: the search is collective, and files of other nodes may be behind.
+  std::string itself, directory;
+  on_root(session, [&] {
+    const fs::path path = resolved(argument);
+    if (!is_checkpoint(path)) {
+      directory = checkpoints_directory(path).string();
+      return;
+    }
     require<UsageError>(fs::exists(path / "manifest.json"), "{} has no manifest.json: it is not a complete checkpoint",
                         path.string());
-    return {path, false};
-  }
-  const fs::path directory = checkpoints_directory(path);
+    itself = path.string();
+  });
+  itself = broadcast_text(session.comm(), itself, 0);
+  directory = broadcast_text(session.comm(), directory, 0);
+  if (!itself.empty()) return {itself, false};
   std::string found;
   if (glance == Glance::Content) {
     if (const auto latest = find_latest(session.comm(), directory, &session.log())) found = latest->path.string();
@@ -67,8 +75,7 @@ FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glan
     });
     found = broadcast_text(session.comm(), found, 0);
   }
-  require<UsageError>(!found.empty(), "{} holds no intact checkpoint (looked in {})", argument.string(),
-                      directory.string());
+  require<UsageError>(!found.empty(), "{} holds no intact checkpoint (looked in {})", argument.string(), directory);
   return {found, glance == Glance::Content};
 }
 

@@ -1,7 +1,9 @@
 #include "launch/train/sharding.h"
 
+#include <nlohmann/json.hpp>
 #include <utility>
 
+#include "launch/train/same_on_ranks.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -29,7 +31,10 @@ ExpertPlacement make_placement(const ModelConfig& model, const ParallelConfig& p
 }
 
 Sharding::Sharding(Communicator& world, const ModelConfig& model, const ParallelConfig& parallel)
-    : Sharding(ProcessMesh(checked(world, model, parallel), parallel.expert_parallel), model, parallel) {}
+    : Sharding(ProcessMesh(checked(world, model, parallel), parallel.expert_parallel), model, parallel) {
+  if (experts_ != nullptr && parallel.placement == PlacementKind::File)
+    require_same(world, "the table of " + parallel.placement_file, experts_->placement().to_json().dump());
+}
 
 Sharding::Sharding(ProcessMesh mesh, const ModelConfig& model, const ParallelConfig& parallel)
     : mesh_(std::move(mesh)) {

@@ -18,6 +18,7 @@
 #include "launch/train/lease.h"
 #include "launch/train/progress.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/same_on_ranks.h"
 #include "launch/train/saving.h"
 #include "launch/train/sharding.h"
 #include "launch/train/signals.h"
@@ -176,6 +177,7 @@ class Trainer {
     held_out_ =
         read_held_out(loader_.sources(), recipe_.data.eval_documents, *make_tokenizer(recipe_.data.tokenizer_name()),
                       kHeldOutParts[static_cast<std::size_t>(recipe_.data.eval_part)]);
+    require_same_held_out(s_.comm(), held_out_);
     for (const std::string& skipped : held_out_.skipped) s_.log().warn("not evaluated: {}", skipped);
   }
 
@@ -322,6 +324,7 @@ class Trainer {
 
 void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
            const TrainOptions& options) {
+  require_same(session.comm(), "the recipe", to_ini(recipe));
   if (!options.trace.empty()) on_root(session, [&] { check_trace_path(options.trace); });
   Trainer trainer(session, recipe, command, options);
   trainer.run();

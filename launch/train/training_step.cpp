@@ -1,21 +1,18 @@
 #include "launch/train/training_step.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
-#include "runtime/telemetry/log.h"
 #include "runtime/telemetry/spans.h"
 
 namespace emox {
 namespace {
 // Places of the single numbers behind counts and document experts in integers_.
 enum Extra : std::int64_t { kDocuments, kPoolSizes, kStop, kSaveFinished, kExtras };
-// Places in totals_: losses, the squared gradient norm, dispatch counters; then each rank's received rows.
+// Places in a row of totals_: losses, the squared gradient norm, dispatch counters.
 enum Total : std::int64_t {
   kCe,
   kLmZ,
@@ -36,7 +33,8 @@ struct TrainingStep::Sums {
 };
 
 TrainingStep::TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, ProcessMesh& mesh,
-                           const PoolSizes* pools, std::int64_t label_count, std::optional<std::int32_t> eos)
+                           const PoolSizes* pools, std::int64_t label_count, std::optional<std::int32_t> eos,
+                           std::optional<double> free_memory)
     : ctx_(ctx),
       model_(model),
       comm_(mesh.world()),
@@ -49,53 +47,17 @@ TrainingStep::TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& mo
   if (config_.is_moe() && config_.pool == PoolMode::Label)
     label_pools_ = label_pools(config_.routed_experts(), config_.routed_top_k(), label_count);
   divisor_ = static_cast<double>(batch_ * (config_.sequence_length - 1));
-  plan_memory();
+  plan_memory(free_memory);
+  reserve_sums();
 }
 
-void TrainingStep::plan_memory() {
-  const std::int64_t most = (batch_ + comm_.size() - 1) / comm_.size();  // sequences of the fullest rank
-  micro_ = std::min(train_.micro_batch_sequences, most);
-  micro_batches_ = (most + micro_ - 1) / micro_;
-  const std::int64_t tokens = micro_ * config_.sequence_length;
-
-  Arena measure = Arena::measuring(ctx_.device);
-  (void)model_.reserve(measure, tokens);
-  const std::size_t one = measure.peak(), one_growing = measure.growing_bytes();
-  model_.reserve_scratch(measure, tokens, ctx_.threads);
-  const std::size_t scratch = measure.peak() - one, scratch_growing = measure.growing_bytes() - one_growing;
-
-  // Under step scope the first backward pass needs every count of the step (design 4.7).
-  const bool needs_all = config_.is_moe() && config_.balance == BalanceMode::Aux &&
-                         config_.balance_scope == BalanceScope::Step && micro_batches_ > 1;
-  if (needs_all) {
-    const double available =
-        static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-    const double wanted = static_cast<double>(one + one_growing) * static_cast<double>(micro_batches_);
-    const bool fits = wanted < 0.5 * available / comm_.node_size();
-    recompute_ = train_.micro_batch_memory == MicroBatchMemory::Recompute ||
-                 (train_.micro_batch_memory == MicroBatchMemory::Auto && !fits);
-    if (ctx_.log != nullptr)
-      ctx_.log->info(
-          "balance over the whole step with {} micro-batches a rank: {}", micro_batches_,
-          recompute_ ? fmt::format("the forward pass runs twice (holding all activations would take {:.0f} MiB a rank)",
-                                   wanted / 1048576)
-                     : fmt::format("all activations are held, {:.0f} MiB a rank", wanted / 1048576));
-  }
-  const std::int64_t held = needs_all && !recompute_ ? micro_batches_ : 1;
-  arena_ = Arena(ctx_.device, one * static_cast<std::size_t>(held) + scratch);
-  activation_bytes_ = (one + one_growing) * static_cast<std::size_t>(held) + scratch + scratch_growing;
-  for (std::int64_t m = 0; m < held; ++m) {
-    slots_.push_back(model_.reserve(arena_, tokens));
-    device_batches_.emplace_back(ctx_.device, tokens);
-  }
-  model_.reserve_scratch(arena_, tokens, ctx_.threads);
-
+void TrainingStep::reserve_sums() {
   const std::int64_t layers = config_.layers, n = config_.is_moe() ? config_.routed_experts() : 0;
   integers_ = Tensor(ctx_.device, DType::I64, {layers * n + layers + kExtras});
   p_sum_ = Tensor(ctx_.device, DType::F64, {layers, n});
   z_sum_ = Tensor(ctx_.device, DType::F64, {layers, 1});
   balance_ = Tensor(ctx_.device, DType::F32, {layers, n});
-  totals_ = Tensor(ctx_.device, DType::F64, {kTotals + comm_.size()});
+  totals_ = Tensor(ctx_.device, DType::F64, {comm_.size(), kTotals});
   statistics_ = {integers_.view().rows(0, layers * n).reshape({layers, n}), p_sum_, z_sum_,
                  integers_.view().rows(layers * n, layers * n + layers).reshape({layers, 1})};
 }
@@ -124,20 +86,22 @@ void TrainingStep::backward(std::size_t m, bool balanced) {
   model_.backward(ctx_, slot(m), batch_of(m), balanced ? balance_.view() : TensorView{}, static_cast<float>(z));
 }
 
-// Sums the counts (and what rides with them) over the ranks, unless the scope is local: then only the extras are
-// summed.
-void TrainingStep::reduce_counts(const StepVotes& votes, Sums& sums) {
+// Sums the counts, and what rides with them, over the ranks. Returns the counts [L,n_r] that the balance loss sees: the
+// sums, or under local scope this rank's own.
+std::vector<std::int64_t> TrainingStep::reduce_counts(const StepVotes& votes, Sums& sums) {
   const Span span(ctx_, "phase.reduce");
   const std::int64_t counts = statistics_.counts.numel(), layers = config_.layers;
   const std::int64_t extras[kExtras] = {sums.local_documents, sums.local_pool_sizes, votes.stop ? 1 : 0,
                                         votes.save_finished ? 1 : 0};
   ops::copy_from_host(ctx_, integers_.view().rows(counts + layers, counts + layers + kExtras), extras);
-  const bool local = config_.balance_scope == BalanceScope::Local && config_.balance == BalanceMode::Aux;
+  std::vector<std::int64_t> seen;
+  if (config_.balance_scope == BalanceScope::Local) seen = ops::to_host<std::int64_t>(ctx_, statistics_.counts);
   {
     const Span wait(ctx_, "comm.counts");
-    comm_.all_reduce(local ? integers_.view().rows(counts, integers_.view().numel()) : integers_.view());
+    comm_.all_reduce(integers_);
   }
   const auto v = ops::to_host<std::int64_t>(ctx_, integers_);
+  if (config_.balance_scope != BalanceScope::Local) seen.assign(v.begin(), v.begin() + counts);
   for (std::int64_t i = 0; i < counts; ++i) step_counts_[static_cast<std::size_t>(i)] += v[static_cast<std::size_t>(i)];
   for (std::int64_t l = 0; l < layers; ++l) sums.document_experts += v[static_cast<std::size_t>(counts + l)];
   sums.documents += v[static_cast<std::size_t>(counts + layers + kDocuments)];
@@ -145,14 +109,14 @@ void TrainingStep::reduce_counts(const StepVotes& votes, Sums& sums) {
   sums.stop = sums.stop || v[static_cast<std::size_t>(counts + layers + kStop)] != 0;
   sums.save_finished = v[static_cast<std::size_t>(counts + layers + kSaveFinished)] == comm_.size();
   sums.local_documents = sums.local_pool_sizes = 0;
+  return seen;
 }
 
 // Adds this rank's part of LB = factor sum_i C_i p_sum_i to the loss, and sets its gradient factor C_i (spec 2.2).
 // `factor` holds everything but weight / layers * n_r / k_r: 1 / (tokens of the statistic * divisor).
-void TrainingStep::balance_loss(double factor, Sums& sums) {
+void TrainingStep::balance_loss(const std::vector<std::int64_t>& counts, double factor, Sums& sums) {
   const double scale = factor * config_.balance_weight / static_cast<double>(config_.layers) *
                        static_cast<double>(config_.routed_experts()) / static_cast<double>(config_.routed_top_k());
-  const auto counts = ops::to_host<std::int64_t>(ctx_, statistics_.counts);
   const auto p_sum = ops::to_host<double>(ctx_, p_sum_);
   std::vector<float> gradient(counts.size());
   for (std::size_t i = 0; i < counts.size(); ++i) {
@@ -211,11 +175,11 @@ void TrainingStep::run_whole_step(std::int64_t step, const StepVotes& votes, Sum
     if (!recompute_) head(m, sums);
     if (!balanced) backward(m, false);
   }
-  reduce_counts(votes, sums);
+  const std::vector<std::int64_t> counts = reduce_counts(votes, sums);
   add_router_z(sums);
   if (!balanced) return;
   const auto tokens = static_cast<double>(batch_ * config_.sequence_length);
-  balance_loss(1.0 / (tokens * tokens), sums);
+  balance_loss(counts, 1.0 / (tokens * tokens), sums);
   for (std::size_t m = 0; m < count; ++m) {
     if (recompute_) {
       forward(m, step, false);
@@ -230,19 +194,20 @@ void TrainingStep::run_micro_batches(std::int64_t step, const StepVotes& votes, 
   const bool local = config_.balance_scope == BalanceScope::Local;
   double scored = 0;
   for (const MicroBatch& b : micro_host_) scored += static_cast<double>(b.scored);
-  const double divisor = local ? scored * comm_.size() : divisor_;
+  // The mean of the ranks' own losses, over those that have sequences.
+  const auto ranks = static_cast<double>(std::min<std::int64_t>(comm_.size(), batch_));
+  const double divisor = local ? scored * ranks : divisor_;
   for (std::size_t m = 0; m < micro_host_.size(); ++m) {
     clear_statistics();
     forward(m, step, true);
     count_documents(m, step, sums);
     head(m, sums);
-    reduce_counts(votes, sums);
+    const std::vector<std::int64_t> counts = reduce_counts(votes, sums);
     add_router_z(sums);
-    double tokens = 0;  // of this statistic: every layer picks k_r experts a token
-    for (const std::int64_t c : ops::to_host<std::int64_t>(ctx_, statistics_.counts[0]))
-      tokens += static_cast<double>(c);
-    tokens /= static_cast<double>(config_.routed_top_k());
-    balance_loss(tokens > 0 ? 1.0 / (tokens * divisor) : 0.0, sums);
+    // Of this statistic: every layer picks k_r experts a token. None where this rank ends before others.
+    const double tokens = std::accumulate(counts.begin(), counts.begin() + config_.routed_experts(), 0.0) /
+                          static_cast<double>(config_.routed_top_k());
+    balance_loss(counts, tokens > 0 ? 1.0 / (tokens * divisor) : 0.0, sums);
     backward(m, true);
   }
 }
@@ -268,10 +233,11 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
   return metrics_of(sums);
 }
 
-// One sum over the ranks: losses, the norm, what dispatch counted.
+// Losses, the norm, what dispatch counted: gathered, and added here in rank order. A reduction's own order may follow
+// the nodes, and after a requeue those are others.
 StepMetrics TrainingStep::metrics_of(const Sums& sums) {
   const double router_z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
-  std::vector<double> mine(static_cast<std::size_t>(kTotals + comm_.size()), 0.0);
+  std::vector<double> mine(kTotals, 0.0);
   mine[kCe] = sums.ce / divisor_;
   mine[kLmZ] = train_.lm_z_weight * sums.z / divisor_;
   mine[kLb] = sums.lb;
@@ -280,21 +246,25 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums) {
   if (model_.experts() != nullptr) {
     const DispatchCounters& counters = model_.experts()->counters();
     std::copy(counters.values.begin(), counters.values.end(), mine.begin() + kCounters);
-    mine[static_cast<std::size_t>(kTotals + comm_.rank())] = counters[DispatchCounters::ReceivedRows];
   }
-  ops::copy_from_host(ctx_, totals_, mine.data());
+  const TensorView own = totals_.view()[comm_.rank()];
+  ops::copy_from_host(ctx_, own, mine.data());
   {
     const Span span(ctx_, "comm.losses");
-    comm_.all_reduce(totals_);
+    comm_.all_gather(totals_, own);
   }
-  const auto total = ops::to_host<double>(ctx_, totals_);
+  const auto gathered = ops::to_host<double>(ctx_, totals_);
+  std::vector<double> total(kTotals, 0.0), received;
+  for (std::size_t at = 0; at < gathered.size(); at += kTotals) {
+    for (std::size_t i = 0; i < kTotals; ++i) total[i] += gathered[at + i];
+    received.push_back(gathered[at + kCounters + DispatchCounters::ReceivedRows]);
+  }
   StepMetrics r;
   r.ce = total[kCe], r.lm_z = total[kLmZ], r.lb = total[kLb], r.router_z = total[kRouterZ];
   r.stop = sums.stop;
   r.grad_norm = std::sqrt(total[kSquareSum]);
   if (!config_.is_moe() || sums.documents == 0) return r;
-  r.dispatch = dispatch_metrics(std::span(total).subspan(kCounters, DispatchCounters::kCount),
-                                std::span(total).subspan(kTotals));
+  r.dispatch = dispatch_metrics(std::span(total).subspan(kCounters), received);
   const double documents = static_cast<double>(sums.documents) * static_cast<double>(config_.layers);
   r.experts_per_document = static_cast<double>(sums.document_experts) / documents;
   r.pool_mean = static_cast<double>(sums.pool_sizes) / documents;

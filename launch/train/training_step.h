@@ -53,8 +53,11 @@ class TrainingStep {
  public:
   /// Reserves all memory of a step. `pools` must outlive this object; null: no pools. `label_count` > 0 with
   /// moe.pool = label. `eos`: the token that ends a document, if it is not the tokenizer's (recorded data of tests).
+  /// `free_memory`: bytes that are free on this node, if the system is not to be asked. Collective: what the memory is
+  /// enough for is agreed, unless the mesh is only planned.
   TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, ProcessMesh& mesh, const PoolSizes* pools,
-               std::int64_t label_count, std::optional<std::int32_t> eos = std::nullopt);
+               std::int64_t label_count, std::optional<std::int32_t> eos = std::nullopt,
+               std::optional<double> free_memory = std::nullopt);
 
   /// This rank's share of a step's sequences: [begin, end) of the global batch.
   std::int64_t share_begin() const { return batch_ * comm_.rank() / comm_.size(); }
@@ -80,7 +83,9 @@ class TrainingStep {
 
  private:
   struct Sums;
-  void plan_memory();
+  void plan_memory(std::optional<double> free_memory);
+  bool on_all_ranks(bool here) const;
+  void reserve_sums();
   void cut(std::span<const SequenceInput> local);
   void clear_statistics();
   void count_documents(std::size_t m, std::int64_t step, Sums& sums) const;
@@ -92,8 +97,8 @@ class TrainingStep {
   void forward(std::size_t m, std::int64_t step, bool count);
   void head(std::size_t m, Sums& sums);
   void backward(std::size_t m, bool balanced);
-  void reduce_counts(const StepVotes& votes, Sums& sums);
-  void balance_loss(double factor, Sums& sums);
+  std::vector<std::int64_t> reduce_counts(const StepVotes& votes, Sums& sums);
+  void balance_loss(const std::vector<std::int64_t>& counts, double factor, Sums& sums);
   void update_selection_bias(const std::vector<std::int64_t>& counts);
   Activations& slot(std::size_t m) { return slots_[m % slots_.size()]; }
   DeviceBatch& batch_of(std::size_t m) { return device_batches_[m % device_batches_.size()]; }

@@ -86,6 +86,8 @@ class MpiCommunicator final : public Communicator {
     return make_mpi_communicator(MpiComm::split(comm_.get(), color, key), tuning_);
   }
 
+  /// Of floats: MPI's own sum has an order that may follow the nodes, which another start of the job can change.
+  void sum_in_rank_order(TensorView x);
   /// The peer `step` places further: every rank starts with another one, so that no rank is everybody's first.
   int peer(int step) const { return (rank_ + step) % size_; }
 
@@ -95,10 +97,31 @@ class MpiCommunicator final : public Communicator {
   int size_;
   std::vector<int> nodes_;
   MpiExchange exchange_;            // messages under way: between the halves of all_to_all_v, or inside one call
-  std::vector<std::byte> staging_;  // of reduce_scatter; kept, so that later calls allocate nothing
+  std::vector<std::byte> staging_;  // of sums; kept, so that later calls allocate nothing
 };
 
+void MpiCommunicator::sum_in_rank_order(TensorView x) {
+  const std::size_t ranks = static_cast<std::size_t>(size_), block = x.bytes();
+  if (ranks * block > tuning_.reduce_piece) {  // more than everybody should receive from everybody
+    std::vector<std::int64_t> cuts;
+    for (int r = 0; r <= size_; ++r) cuts.push_back(x.numel() * r / size_);
+    const TensorView flat = x.reshape({x.numel()});
+    do_reduce_scatter(flat, cuts);
+    do_all_gather_v(flat, cuts);
+    return;
+  }
+  if (block == 0) return;
+  staging_.resize(std::max(staging_.size(), ranks * block));
+  const int n = static_cast<int>(block);
+  MPI_CHECK(MPI_Allgather(x.raw(), n, MPI_BYTE, staging_.data(), n, MPI_BYTE, comm_.get()));
+  std::vector<const void*> parts;
+  for (std::size_t r = 0; r < ranks; ++r) parts.push_back(staging_.data() + r * block);
+  void* const out = x.raw();
+  reduce_in_rank_order(parts, {&out, 1}, x.numel(), x.dtype(), ReduceOp::Sum);
+}
+
 void MpiCommunicator::do_all_reduce(TensorView x, ReduceOp op) {
+  if (op == ReduceOp::Sum && (x.dtype() == DType::F32 || x.dtype() == DType::F64)) return sum_in_rank_order(x);
   // In pieces: past the cache, MPI's temporary buffers cost more than the additional calls.
   const auto piece = static_cast<std::int64_t>(std::max<std::size_t>(1, tuning_.reduce_piece / size_of(x.dtype())));
   for (std::int64_t begin = 0; begin < x.numel(); begin += piece) {

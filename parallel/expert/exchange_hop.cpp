@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <numeric>
 #include <utility>
 
+#include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/moe.h"
 #include "runtime/telemetry/spans.h"
@@ -16,6 +18,8 @@ template <typename T>
 TensorView host_view(std::vector<T>& v, std::size_t begin, std::size_t count, Shape shape) {
   return {count == 0 ? nullptr : v.data() + begin, dtype_of<T>(), shape};
 }
+
+constexpr std::int64_t kMostPicks = std::numeric_limits<std::int32_t>::max();
 
 std::int64_t sum(const std::vector<std::int64_t>& v) { return std::accumulate(v.begin(), v.end(), std::int64_t{0}); }
 
@@ -97,6 +101,10 @@ void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector
   p.arrived_picks_away = sum(p.recv_picks);
   p.arrived = p.arrived_away + own_rows;
   p.arrived_picks = p.arrived_picks_away + own_picks;
+  require(std::max(p.arrived_picks, p.input_rows * fan_) <= kMostPicks,
+          "{} picks of {} tokens come to the experts of rank {}, a plan numbers at most {}: use a smaller "
+          "train.micro_batch_sequences, or more ranks in parallel.expert_parallel",
+          p.arrived_picks, p.arrived, self, kMostPicks);
   arrived_from = p.recv_rows;
   arrived_from[me] = own_rows;
   place_own_wire(p);

@@ -36,8 +36,10 @@ float softmax_row(float* out, const float* z, std::int64_t n) {
   return high + std::log(sum);
 }
 
-// The k largest of score[n] in falling order, ties to the lowest index, by insertion: k is small.
-void top_k(std::int32_t* ids, const float* score, std::int64_t n, std::int64_t k) {
+// The k largest of score[n] in falling order, ties to the lowest index, by insertion: k is small. `allowed` (null: all)
+// has at least k members, and only they are picked, whatever their scores are: NaN and -infinity count as the lowest
+// number, since a comparison with them would let the others pass.
+void top_k(std::int32_t* ids, const float* score, const std::uint8_t* allowed, std::int64_t n, std::int64_t k) {
   float best[64];
   std::vector<float> many;
   float* values = best;
@@ -47,8 +49,9 @@ void top_k(std::int32_t* ids, const float* score, std::int64_t n, std::int64_t k
   }
   std::int64_t found = 0;
   for (std::int64_t i = 0; i < n; ++i) {
-    const float s = score[i];
+    const float s = std::max(std::numeric_limits<float>::lowest(), score[i]);
     if (found == k && !(s > values[k - 1])) continue;
+    if (allowed != nullptr && allowed[i] == 0) continue;
     std::int64_t at = found < k ? found++ : k - 1;
     for (; at > 0 && s > values[at - 1]; --at) {
       values[at] = values[at - 1];
@@ -103,8 +106,9 @@ void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView
     thread_local std::vector<std::int32_t> order;
     order.resize(static_cast<std::size_t>(n));
     std::iota(order.begin(), order.end(), 0);
+    const auto value = [&](std::int32_t i) { return std::max(kMinusInfinity, score[i]); };  // NaN: the lowest
     const auto higher = [&](std::int32_t a, std::int32_t b) {
-      return score[a] != score[b] ? score[a] > score[b] : a < b;
+      return value(a) != value(b) ? value(a) > value(b) : a < b;
     };
     const std::int64_t d = std::max<std::int64_t>(size[doc], 0);
     std::nth_element(order.begin(), order.begin() + d, order.end(), higher);
@@ -151,7 +155,7 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
       // By logit, not by p: the same order, but experts outside the pool stay below p = 0 inside it.
       if (b != nullptr)
         for (std::int64_t i = 0; i < n; ++i) s[i] = m == nullptr || m[i] != 0 ? p[t * n + i] + b[i] : kMinusInfinity;
-      top_k(ids + t * k, s, n, k);
+      top_k(ids + t * k, s, m, n, k);
       float sum = 0;
       for (std::int64_t j = 0; j < k; ++j) sum += gates[t * k + j] = p[t * n + ids[t * k + j]];
       if (normalize)

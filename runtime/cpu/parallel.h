@@ -3,10 +3,43 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
+#include <limits>
+#include <mutex>
 
 #include "runtime/core/context.h"
+#include "runtime/core/error.h"
 
 namespace emox::cpu {
+
+/// What the tasks of a parallel region threw: OpenMP ends the program when an exception leaves its region. Tasks run
+/// through guard(), on whatever thread; after the region rethrow() throws the exception of the lowest task, which does
+/// not depend on who was first.
+class TaskErrors {
+ public:
+  /// Errors of the task belong to the rank that began the region.
+  template <typename Task>
+  void guard(std::int64_t index, const Task& task) noexcept {
+    set_error_rank(rank_);
+    try {
+      task();
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (index >= lowest_) return;
+      lowest_ = index;
+      error_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  const int rank_ = error_rank();
+  std::mutex mutex_;
+  std::int64_t lowest_ = std::numeric_limits<std::int64_t>::max();
+  std::exception_ptr error_;
+};
 
 /// Calls body(begin, end, thread) on disjoint pieces of [0, n). Pieces are multiples of `grain` but for the last.
 template <typename Body>
@@ -18,8 +51,10 @@ void parallel_pieces(const Context& ctx, std::int64_t n, std::int64_t grain, Bod
     body(std::int64_t{0}, n, 0);
     return;
   }
+  TaskErrors errors;
 #pragma omp parallel for schedule(static, 1) num_threads(static_cast <int>(pieces))
-  for (std::int64_t p = 0; p < pieces; ++p) body(begin(p), begin(p + 1), static_cast<int>(p));
+  for (std::int64_t p = 0; p < pieces; ++p) errors.guard(p, [&] { body(begin(p), begin(p + 1), static_cast<int>(p)); });
+  errors.rethrow();
 }
 
 /// Calls body(i) for every i in [0, n), tasks handed out as threads become free. Each task must write its own output
@@ -30,8 +65,10 @@ void parallel_tasks(const Context& ctx, std::int64_t n, Body&& body) {
     for (std::int64_t i = 0; i < n; ++i) body(i);
     return;
   }
+  TaskErrors errors;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(ctx.threads)
-  for (std::int64_t i = 0; i < n; ++i) body(i);
+  for (std::int64_t i = 0; i < n; ++i) errors.guard(i, [&] { body(i); });
+  errors.rethrow();
 }
 
 }  // namespace emox::cpu

@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "tests/e2e/mpi_job.h"
+#include "tests/support/checkpoints.h"
 
 namespace emox {
 namespace {
@@ -108,6 +109,14 @@ TEST_F(Nodes, BytesOnTheLinkAreThoseThatDispatchCounts) {
   }
   EXPECT_LT(counted[1], counted[0]);
   EXPECT_LT(share[1], share[0]);
+  // The same ranks on one node, as after a requeue: other ways through the machine, the same bits.
+  const auto few = run("flat-" + std::to_string(kRanks));
+  const auto one_node = MpiJob::train("one-node", kRanks, "--train.batch_sequences=" + std::to_string(kRanks));
+  const auto a = test::read_metrics(few), b = test::read_metrics(one_node);
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i)
+    for (const char* key : {"loss", "lb", "grad_norm"}) EXPECT_EQ(a[i].at(key), b[i].at(key)) << key << " " << i + 1;
+  EXPECT_TRUE(test::same_arrays(few / "checkpoints" / "step-00000005", one_node / "checkpoints" / "step-00000005"));
   // What is no dispatch does not depend on the dispatch either, but for the headers of few sequences' small messages.
   EXPECT_NEAR(other[1] / other[0], 1.0, 0.05);
 }

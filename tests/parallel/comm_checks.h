@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -119,6 +120,36 @@ inline void check_rank_order(Communicator& comm) {
   comm.reduce_scatter(view_of(x), cuts);
   const auto first = x.begin() + cuts[static_cast<std::size_t>(comm.rank())];
   expect_values(std::vector<float>(first, first + comm.rank() + 1), "rank order", [](std::int64_t) { return 0.0F; });
+}
+
+/// Numbers of both signs and of many sizes, so that nearly every sum depends on its order.
+template <typename T>
+T uneven_value(int rank, std::int64_t i) {
+  const std::uint32_t mixed =
+      static_cast<std::uint32_t>(rank + 1) * 2654435761U ^ static_cast<std::uint32_t>(i + 1) * 2246822519U;
+  const T size = std::ldexp(static_cast<T>(1 + mixed % 1000), static_cast<int>(mixed >> 10 & 63));
+  return (mixed >> 20 & 1) != 0 ? size : -size;
+}
+
+/// A sum on all ranks has the bits of ((part of rank 0 + part of rank 1) + ...), however the transport carries it.
+template <typename T>
+void check_sum_order_of(Communicator& comm, std::int64_t n) {
+  std::vector<T> x;
+  for (std::int64_t i = 0; i < n; ++i) x.push_back(uneven_value<T>(comm.rank(), i));
+  comm.all_reduce(view_of(x));
+  expect_values(x, "sum in rank order", [&](std::int64_t i) {
+    T sum = uneven_value<T>(0, i);
+    for (int r = 1; r < comm.size(); ++r) sum += uneven_value<T>(r, i);
+    return sum;
+  });
+}
+
+inline void check_sum_orders(Communicator& comm) {
+  for (const std::int64_t n : {1, 24, 1000}) {
+    check_sum_order_of<float>(comm, n);
+    check_sum_order_of<double>(comm, n);
+  }
+  check_sum_order_of<double>(comm, (std::int64_t{4} << 20) / 8);  // as much as one piece: no longer gathered by all
 }
 
 template <typename T>
@@ -252,6 +283,7 @@ inline void check_everything(Communicator& comm) {
   check_all_to_all_of<std::uint8_t>(comm, 3, 5);
   check_repeatable(comm, 100003);
   check_rank_order(comm);
+  check_sum_orders(comm);
   check_open_exchange(comm);
   check_split(comm);
   comm.barrier();

@@ -168,9 +168,11 @@ int run(const std::string& mode) {
       check_all_to_all_of<std::uint8_t>(*comm, 1000, 1);  // exact multiples of a message
       check_blocks_of<double>(*comm, 777, 11);            // many pieces, blocks of other lengths
       check_rank_order(*comm);
+      check_sum_orders(*comm);
       check_open_exchange(*comm);
     } else if (mode == "nodes") {
       check_nodes(*comm);
+      check_sum_orders(*comm);
     } else if (mode == "messages") {
       check_messages(*comm);
     } else if (mode == "abandon") {

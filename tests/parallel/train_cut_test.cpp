@@ -132,6 +132,29 @@ TEST_F(TrainCut, MicroBatchAndLocalScopesAreTheReferencesFormula) {
   }
 }
 
+// The balance loss of a rank sees its own counts; the load in the metrics is that of the experts.
+TEST_F(TrainCut, TheLoadIsThatOfAllRanksUnderEveryScope) {
+  const double want = one_step(1, 12).steps[0].load_max_over_mean;
+  EXPECT_GT(want, 1.0);
+  for (const BalanceScope scope : {BalanceScope::MicroBatch, BalanceScope::Local}) {
+    recipe_.model.balance_scope = scope;
+    for (const int ranks : {1, 3}) EXPECT_EQ(one_step(ranks, 2).steps[0].load_max_over_mean, want);
+  }
+}
+
+// Two sequences on three ranks: the first has none, and does not count as a rank whose loss is 0.
+TEST_F(TrainCut, ARankWithoutSequencesHasNoBalanceLoss) {
+  recipe_.train.batch_sequences = 2;
+  for (const BalanceScope scope : {BalanceScope::Step, BalanceScope::MicroBatch, BalanceScope::Local}) {
+    recipe_.model.balance_scope = scope;
+    const TrainingRun two = one_step(2, 1), three = one_step(3, 1);
+    EXPECT_EQ(three.steps[0].lb, two.steps[0].lb);
+    EXPECT_EQ(three.steps[0].ce, two.steps[0].ce);
+    EXPECT_LE(test::tensor_deviation(three.gradients, two.gradients).largest, 1e-5);
+    EXPECT_EQ(three.steps[0].experts_per_document, two.steps[0].experts_per_document);
+  }
+}
+
 TEST_F(TrainCut, TheMicroBatchScopeSeesRanksTimesMicroBatchOnly) {
   recipe_.model.balance_scope = BalanceScope::MicroBatch;
   recipe_.model.balance_weight = 1.0;

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -82,6 +84,66 @@ TEST_P(TrainFailure, EveryRankGetsTheCause) {
       EXPECT_NE(errors[r].find(cause), std::string::npos) << "rank " << r << ", " << cause << ": " << errors[r];
   }
   std::printf("  %zu places\n", names.size());
+}
+
+// What a rank sees of its node's memory is its own: ranks that hold activations and ranks that compute them twice would
+// wait for each other's experts.
+TEST(TrainMemory, RanksWithDifferentFreeMemoryDecideTogether) {
+  Recipe recipe = test::step_recipe(2, DispatchKind::Flat);
+  recipe.train.micro_batch_sequences = 1;
+  constexpr double kPlenty = 1e12;
+  std::optional<StepMetrics> held;
+  for (const std::vector<double>& memory :
+       {std::vector{kPlenty, kPlenty}, {kPlenty, 1.0}, {1.0, kPlenty}, {1.0, 1.0}}) {
+    std::vector<char> recomputes(2);
+    StepMetrics last;
+    test::run_ranks(2, [&](Communicator& comm) {
+      const auto at = static_cast<std::size_t>(comm.rank());
+      test::StepRank rank(comm, recipe, memory[at]);
+      recomputes[at] = rank.recomputes_forward() ? 1 : 0;
+      rank.step(1);
+      const StepMetrics m = rank.step(2);
+      if (comm.rank() == 0) last = m;
+    });
+    if (!held) held = last;
+    const bool twice = memory != std::vector{kPlenty, kPlenty};
+    EXPECT_EQ(recomputes, std::vector<char>(2, twice ? 1 : 0));
+    EXPECT_EQ(last.loss(), held->loss());
+    EXPECT_EQ(last.grad_norm, held->grad_norm);
+  }
+}
+
+// A NaN in the weights of all ranks, or in what one rank alone computes: the router's picks stay picks, and every rank
+// reports the step, whatever it is that went wrong and on whichever rank.
+TEST_P(TrainFailure, ANaNIsTheStepsOnEveryRank) {
+  const Case& c = GetParam();
+  const Recipe recipe = test::step_recipe(c.ranks, c.dispatch);
+  for (const char* poisoned : {"model.layers.0.mlp.gate.weight", "model.layers.1.mlp.gate.weight",
+                               "model.embed_tokens.weight", "lm_head.weight"})
+    for (const bool everywhere : {true, false}) {
+      SCOPED_TRACE(testing::Message() << poisoned << (everywhere ? " on all ranks" : " on one rank"));
+      std::vector<std::string> errors(static_cast<std::size_t>(c.ranks));
+      ThreadWorld world(c.ranks, {.ranks_per_node = 2});
+      const auto body = [&](Communicator& comm) {
+        test::StepRank rank(comm, recipe);
+        const ParameterStore& store = rank.model().parameters();
+        for (const NamedParameter& p : store.named())
+          if (p.name == poisoned && (everywhere || comm.rank() == c.victim)) {
+            const TensorView w = store.weight(p.slot);
+            std::fill_n(w.data<float>(), w.numel() / 2, std::nanf(""));
+          }
+        try {
+          rank.step(1);
+        } catch (const Error& e) {
+          errors[static_cast<std::size_t>(comm.rank())] = e.message();
+        }
+      };
+      test::run_ranks(world, body, 30);
+      for (const std::string& e : errors) {
+        EXPECT_TRUE(e.starts_with("step 1: loss ")) << e;
+        EXPECT_NE(e.find("nan, gradient norm "), std::string::npos) << e;
+      }
+    }
 }
 
 std::string name_of(const testing::TestParamInfo<Case>& c) { return c.param.name; }

@@ -129,6 +129,28 @@ TEST(TrainAgain, TheSameRanksGiveTheSameBits) {
   }
 }
 
+// After a requeue the same ranks may lie on other nodes. (two_level goes by way of the nodes: there they are part of
+// the dispatch.)
+TEST(TrainAgain, OtherNodesGiveTheSameBits) {
+  const test::TemporaryDirectory directory;
+  Recipe r = test::tiny_recipe(test::make_text_sources(directory.path()));
+  for (const std::int64_t expert_parallel : {1, 2}) {
+    r.parallel.expert_parallel = expert_parallel;
+    const auto run = [&](int per_node) {
+      return train_on_threads(r, {.ranks = 4, .ranks_per_node = per_node, .steps = 5});
+    };
+    const TrainingRun one = run(0);
+    for (const int per_node : {1, 2, 3}) {
+      const TrainingRun other = run(per_node);
+      for (std::size_t s = 0; s < one.steps.size(); ++s) {
+        EXPECT_EQ(other.steps[s].loss(), one.steps[s].loss()) << "step " << s + 1;
+        EXPECT_EQ(other.steps[s].grad_norm, one.steps[s].grad_norm) << "step " << s + 1;
+      }
+      EXPECT_EQ(other.weights, one.weights);
+    }
+  }
+}
+
 // A document without a pool is one of the standard model: with all of them free, bit for bit.
 TEST(TrainAgain, AllDocumentsFreeIsTheStandardModel) {
   const test::TemporaryDirectory directory;

@@ -1,4 +1,8 @@
 // Sizes at which every op has work for two threads: the same call must give the same bits, five times.
+#include <atomic>
+#include <new>
+
+#include "runtime/cpu/parallel.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/loss.h"
 #include "runtime/ops/matmul.h"
@@ -108,6 +112,40 @@ TEST(Determinism, LossAndNorm) {
     ops::sum_of_squares(ctx, norm, dweight);
     return Outputs{floats(each), floats(dx), floats(dweight), bits_of(sums), bits_of(norm)};
   });
+}
+
+// An exception that left an OpenMP region would end the program without rank or message.
+TEST(ParallelTasks, ThrowWhatTheLowestOneThrew) {
+  set_error_rank(5);
+  for (const int threads : {1, 2, 4}) {
+    const Context ctx = context(threads);
+    std::atomic<int> done = 0;
+    const auto task = [&](std::int64_t i) {
+      ++done;
+      if (i % 7 == 3) fail<UsageError>("task {} has no memory", i);
+    };
+    for (int again = 0; again < 20; ++again) {
+      try {
+        cpu::parallel_tasks(ctx, 40, task);
+        FAIL() << "nothing was raised";
+      } catch (const UsageError& e) {
+        EXPECT_EQ(e.message(), "task 3 has no memory");
+        EXPECT_EQ(e.rank(), 5) << "the rank of a thread that only helps";
+      }
+      try {
+        cpu::parallel_pieces(ctx, 1000, 10, [&](std::int64_t begin, std::int64_t end, int) {
+          if (end == 1000) throw std::bad_alloc();
+          (void)begin;
+        });
+        FAIL() << "nothing was raised";
+      } catch (const std::bad_alloc&) {
+      }
+    }
+    done = 0;
+    cpu::parallel_tasks(ctx, 3, task);  // the threads work on
+    EXPECT_EQ(done, 3);
+  }
+  set_error_rank(0);
 }
 
 }  // namespace

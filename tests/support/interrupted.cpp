@@ -68,12 +68,12 @@ std::unique_ptr<Communicator> make_interrupted(Communicator& inner, BeforeCollec
   return std::make_unique<InterruptedCommunicator>(inner, std::move(before));
 }
 
-StepRank::StepRank(Communicator& comm, const Recipe& recipe)
+StepRank::StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory)
     : recipe_(recipe),
       sharding_(comm, recipe.model, recipe.parallel),
       model_(recipe.model, ctx_, true, sharding_.experts()),
       pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-      step_(ctx_, recipe, model_, sharding_.mesh(), pools_.get(), 1) {
+      step_(ctx_, recipe, model_, sharding_.mesh(), pools_.get(), 1, std::nullopt, free_memory) {
   model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "launch/config/recipe.h"
@@ -22,9 +23,12 @@ std::unique_ptr<Communicator> make_interrupted(Communicator& inner, BeforeCollec
 /// One rank of an EMO run with experts sharded over all ranks, on made-up tokens: it reads no files.
 class StepRank {
  public:
-  StepRank(Communicator& comm, const Recipe& recipe);
+  /// `free_memory`: bytes that are free on the rank's node; nothing: what the system says.
+  StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory = std::nullopt);
   /// Gradients and update.
   StepMetrics step(std::int64_t number);
+  LanguageModel& model() { return model_; }
+  bool recomputes_forward() const { return step_.recomputes_forward(); }
 
  private:
   const Recipe recipe_;
