@@ -2,8 +2,8 @@
 // `threads` runs ranks as threads of one process (tests, sanitizers), `mpi` is the CPU default.
 //
 // Every call is collective: all ranks of the communicator make the same calls in the same order. A call returns when
-// the result is in place. Sums run in rank order or in an order fixed by the transport: the same ranks give the same
-// bits. Arguments are checked here, before anything is sent: ShapeError for tensors and counts that do not fit
+// the result is in place. Sums of floats run in rank order: the same ranks give the same bits, whatever their nodes.
+// Arguments are checked here, before anything is sent: ShapeError for tensors and counts that do not fit
 // together, CommError for a call that this communicator cannot make now or a root that it does not have.
 #pragma once
 
@@ -30,7 +30,7 @@ class Communicator {
   /// Ranks that share this rank's node, and this rank's place among them.
   int node_size() const;
   int node_rank() const;
-  virtual std::string_view transport() const = 0;  ///< "self", "threads", "mpi"
+  virtual std::string_view transport() const = 0;  ///< "self", "threads", "mpi"; "planned" does not run
 
   /// x = sum (or max) over ranks of x; f32, f64, i32, i64. Large tensors are cut into pieces of 4 MiB.
   void all_reduce(TensorView x, ReduceOp op = ReduceOp::Sum);

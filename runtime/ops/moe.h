@@ -12,13 +12,13 @@ void router_softmax(Context& ctx, TensorView p, TensorView logits);
 /// scores[docs,n] = sum of p over the document's tokens; segments i32 [docs+1] (spec 3.2)
 void document_scores(Context& ctx, TensorView scores, TensorView p, TensorView segments);
 /// pool u8 [docs,n]: 1 for the sizes[doc] experts of highest score (ties: lowest index), all if sizes[doc] >= n
-/// (spec 3.4)
+/// (spec 3.4). NaN is the lowest score: a pool has its size whatever the numbers are.
 void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView sizes);
 
 struct TopkResult {
   TensorView p;      ///< [T,n] softmax inside the pool, 0 outside
   TensorView lse;    ///< [T] log-sum-exp of the logits inside the pool
-  TensorView ids;    ///< i32 [T,k] picks by falling logit (+ bias), ties: lowest index
+  TensorView ids;    ///< i32 [T,k] picks by falling logit (+ bias), ties: lowest index; NaN last, all in the pool
   TensorView gates;  ///< [T,k] p at the picks, divided by their sum if `normalize`
 };
 /// Softmax and top-k inside the pool. pool u8 [docs,n] with segments i32 [docs+1], or both null: no restriction.

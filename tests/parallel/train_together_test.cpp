@@ -60,7 +60,7 @@ TEST(SameOnRanks, ATextThatIsOnlyLongerIsAnother) {
 }
 
 TEST(SameOnRanks, HeldOutTextIsComparedByToken) {
-  const auto set = [](std::int32_t last) { return HeldOutSet{{{"gnu", {{1, 2}, {3, last}}, 4}}, {"web: one file"}}; };
+  const auto set = [](std::int32_t last) { return HeldOutSet{{{"gnu", {{1, 2}, {3, last}}, 4, {}}}, {"web: one file"}}; };
   for (const std::string& e : usage_errors(2, [&](Communicator& comm) { require_same_held_out(comm, set(4)); }))
     EXPECT_EQ(e, "");
   const auto errors = usage_errors(2, [&](Communicator& comm) { require_same_held_out(comm, set(4 + comm.rank())); });
