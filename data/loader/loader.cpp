@@ -14,7 +14,8 @@ struct Loader::Source {
   Source(const std::filesystem::path& path, const LoaderConfig& config)
       : file(path, config.vocab_size), windows(file.size() / config.sequence_length) {}
   TokenFile file;
-  std::int64_t windows;  ///< whole sequences in the stream; the tail beyond them is never read
+  std::int64_t windows;              ///< whole sequences in the stream; the tail beyond them is never read
+  std::int64_t order = 0, read = 0;  ///< of LoaderStart
 };
 
 struct Loader::Order {
@@ -38,8 +39,6 @@ std::filesystem::path train_file(const SourceSpec& spec) {
                       spec.path);
   return file;
 }
-
-std::uint32_t mixture_offset(std::uint64_t seed) { return Philox(seed, RngPurpose::DataMixture).words(0)[0]; }
 
 std::vector<double> weights_of(const std::vector<SourceSpec>& sources) {
   std::vector<double> weights;
@@ -67,21 +66,41 @@ Loader::Loader(const LoaderConfig& config) : config_(config) {
         spec.label, source->file.path().string(), source->file.size(), config.sequence_length);
     sources_.push_back(std::move(source));
   }
+  begin_at(config.start);
+}
+
+void Loader::begin_at(const LoaderStart& start) {
+  config_.start = start;
+  for (std::size_t i = 0; i < sources_.size(); ++i) {
+    const LoaderStart::Source& source = config_.start.source_of(config_.sources[i].label);
+    sources_[i]->order = source.order;
+    sources_[i]->read = source.read;
+  }
+}
+
+std::int64_t Loader::sequences_before(std::int64_t step) const {
+  return config_.start.sequences + (step - 1 - config_.start.step) * config_.sequences_per_step;
+}
+
+std::int64_t Loader::read_before(std::int64_t g, std::size_t source) const {
+  const int number = static_cast<int>(source);
+  return sources_[source]->read + order_->mixture.count_before(g, number) -
+         order_->mixture.count_before(config_.start.sequences, number);
 }
 
 Loader::~Loader() = default;
 
 std::vector<Sequence> Loader::read(std::int64_t step, std::int64_t begin, std::int64_t end) const {
-  require<ShapeError>(step >= 1 && begin >= 0 && begin <= end && end <= config_.sequences_per_step,
-                      "sequences [{}, {}) of step {} were asked for; steps count from 1 and have {} sequences", begin,
-                      end, step, config_.sequences_per_step);
+  require<ShapeError>(step > config_.start.step && begin >= 0 && begin <= end && end <= config_.sequences_per_step,
+                      "sequences [{}, {}) of step {} were asked for; steps count from {} and have {} sequences", begin,
+                      end, step, config_.start.step + 1, config_.sequences_per_step);
   std::vector<Sequence> batch(static_cast<std::size_t>(end - begin));
   for (std::int64_t place = begin; place < end; ++place) {
-    const std::int64_t g = (step - 1) * config_.sequences_per_step + place;
+    const std::int64_t g = sequences_before(step) + place;
     const int label = order_->mixture.source_of(g);
     const Source& source = *sources_[static_cast<std::size_t>(label)];
-    const std::int64_t n = order_->mixture.count_before(g, label);
-    const Permutation order(order_->family, static_cast<std::uint32_t>(label),
+    const std::int64_t n = read_before(g, static_cast<std::size_t>(label));
+    const Permutation order(order_->family, static_cast<std::uint32_t>(source.order),
                             static_cast<std::uint32_t>(n / source.windows), source.windows);
     Sequence& sequence = batch[static_cast<std::size_t>(place - begin)];
     sequence.label = label;
@@ -97,7 +116,7 @@ const std::vector<SourceSpec>& Loader::sources() const { return config_.sources;
 std::vector<double> Loader::epochs(std::int64_t steps) const {
   std::vector<double> passes;
   for (std::size_t i = 0; i < sources_.size(); ++i) {
-    const std::int64_t read = order_->mixture.count_before(steps * config_.sequences_per_step, static_cast<int>(i));
+    const std::int64_t read = read_before(sequences_before(steps + 1), i);
     passes.push_back(static_cast<double>(read) / static_cast<double>(sources_[i]->windows));
   }
   return passes;
@@ -107,9 +126,8 @@ std::vector<std::string> Loader::epoch_notices(std::int64_t step) const {
   std::vector<std::string> notices;
   for (std::size_t i = 0; i < sources_.size(); ++i) {
     const std::int64_t windows = sources_[i]->windows;
-    const std::int64_t before =
-        order_->mixture.count_before((step - 1) * config_.sequences_per_step, static_cast<int>(i));
-    const std::int64_t after = order_->mixture.count_before(step * config_.sequences_per_step, static_cast<int>(i));
+    const std::int64_t before = read_before(sequences_before(step), i);
+    const std::int64_t after = read_before(sequences_before(step + 1), i);
     if (after == before) continue;
     const std::int64_t pass = (after - 1) / windows;  // of the step's last sequence of this source, counted from 0
     if (pass == 0 || pass * windows < before) continue;

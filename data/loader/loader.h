@@ -4,7 +4,7 @@
 // fixed low-discrepancy pattern of the mixture weights, and is the n-th sequence of that source, n counted in closed
 // form. The n-th sequence is window perm_e(n mod windows) of the source's token stream, e = n / windows the epoch,
 // perm_e a keyed permutation. So no state is carried, any rank can read any sequence, and resuming needs the step
-// number only.
+// number only. Where a resume changed the batch or the sources, LoaderStart says how far each was read before.
 #pragma once
 
 #include <cstdint>
@@ -28,12 +28,28 @@ struct Sequence {
   std::int32_t label = 0;            ///< index of the source
 };
 
+/// Where a run's present batch and sources began; all zero: with the run.
+struct LoaderStart {
+  /// How far a source was read by then, and which of the permutations orders its windows.
+  struct Source {
+    std::string label;  ///< empty: of text that the run does not read any more
+    std::int64_t order = 0, read = 0;
+    friend bool operator==(const Source&, const Source&) = default;
+  };
+  std::int64_t step = 0, sequences = 0;  ///< steps that were done by then, and all their sequences
+  std::vector<Source> sources = {};      ///< those of the run so far
+  /// The one with this label; a new one is added, unread and with an order of its own.
+  Source& source_of(const std::string& label);
+  friend bool operator==(const LoaderStart&, const LoaderStart&) = default;
+};
+
 struct LoaderConfig {
   std::vector<SourceSpec> sources;
   std::int64_t sequence_length = 0;
   std::int64_t sequences_per_step = 0;
   std::int64_t vocab_size = 0;
   std::uint64_t seed = 0;
+  LoaderStart start = {};
 };
 
 class Loader {
@@ -46,6 +62,9 @@ class Loader {
   /// Throws IoError if a token id is not below vocab_size, naming file, position and id.
   std::vector<Sequence> read(std::int64_t step, std::int64_t begin, std::int64_t end) const;
 
+  /// The batch and the sources of the config are read from there on.
+  void begin_at(const LoaderStart& start);
+
   const std::vector<SourceSpec>& sources() const;
   /// How many passes over each source a run of `steps` steps makes.
   std::vector<double> epochs(std::int64_t steps) const;
@@ -56,6 +75,10 @@ class Loader {
  private:
   struct Source;
   struct Order;
+  /// Sequences of the whole run before this step's.
+  std::int64_t sequences_before(std::int64_t step) const;
+  /// How many of the run's first g sequences are of this source; g >= start.sequences.
+  std::int64_t read_before(std::int64_t g, std::size_t source) const;
   LoaderConfig config_;
   std::unique_ptr<Order> order_;
   std::vector<std::unique_ptr<Source>> sources_;

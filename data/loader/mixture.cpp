@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "runtime/core/error.h"
+#include "runtime/rng/philox.h"
 
 namespace emox {
 namespace {
@@ -32,6 +33,8 @@ std::uint64_t floor_sum(std::uint64_t n, std::uint64_t m, std::uint64_t a, std::
   }
   return sum;
 }
+
+std::uint32_t mixture_offset(std::uint64_t seed) { return Philox(seed, RngPurpose::DataMixture).words(0)[0]; }
 
 Mixture::Mixture(const std::vector<double>& weights, std::uint32_t offset) : offset_(offset) {
   require<UsageError>(!weights.empty(),

@@ -9,6 +9,9 @@ namespace emox {
 /// sum_{i=0}^{n-1} floor((a i + b) / m), modulo 2^64, in O(log m) steps. n, m < 2^33; a, b < 2^34; m > 0.
 std::uint64_t floor_sum(std::uint64_t n, std::uint64_t m, std::uint64_t a, std::uint64_t b);
 
+/// The offset of a run's mixture.
+std::uint32_t mixture_offset(std::uint64_t seed);
+
 /// Sequence g is placed at x(g) = (g * 2654435769 + offset) mod 2^32, and source s owns the interval [bound_s,
 /// bound_{s+1}) of [0, 2^32) whose length is its normalised weight. The multiplier is 2^32 over the golden ratio: the
 /// points of any run of consecutive g are spread evenly (three-distance theorem), so every stretch of the run has the

@@ -13,6 +13,7 @@
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
+#include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/find_checkpoint.h"
 #include "parallel/checkpoint/inspect.h"
@@ -117,6 +118,7 @@ void print_head(const Report& r) {
              totals.moments ? " and their moments" : "", m.files.size(), Manifest::kFormatVersion,
              size_text(bytes_of_files(m)));
   fmt::print("{}\n", saved_by(m));
+  for (const std::string& line : change_lines(changes_of(m))) fmt::print("changed at {}\n", line);
   if (const std::string text = placement_text(m.placement); !text.empty()) fmt::print("{}\n", text);
 }
 
@@ -308,6 +310,7 @@ ordered_json to_json(const Report& r, bool all, bool norms) {
                  {"seed", m.seed},
                  {"recipe", recipe_name(m)},
                  {"world_size", m.world_size},
+                 {"changes", changes_of(m)},
                  {"mesh", m.mesh},
                  {"placement", placement_text(m.placement)},
                  {"parameters", totals.parameters},

@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <string_view>
 
 #include "launch/commands/command.h"
@@ -99,7 +101,14 @@ int guarded(const std::function<int()>& body) {
 
 int cli_main(int argc, char** argv) {
   const std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
-  return guarded([&] { return dispatch(args); });
+  const int code = guarded([&] { return dispatch(args); });
+  errno = 0;
+  const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  // Whoever reads may have seen enough: `emox ... | head`.
+  if (written || errno == EPIPE || code != kDone) return code;
+  fmt::print(stderr, "emox: what the command printed could not be written: {}\n",
+             errno != 0 ? std::strerror(errno) : "an earlier write failed");
+  return kFailed;
 }
 
 }  // namespace emox

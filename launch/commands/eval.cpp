@@ -9,6 +9,7 @@
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/commands/selection_arguments.h"
+#include "launch/config/changes.h"
 #include "launch/inference/held_out_losses.h"
 #include "runtime/core/error.h"
 
@@ -66,6 +67,7 @@ int run_eval(const std::vector<std::string>& args) {
     if (a.has("--json")) {
       nlohmann::ordered_json json = (some ? *some : full).to_json();
       if (some) json["full"] = full.to_json();
+      if (const auto changes = changes_of(loaded.manifest); !changes.empty()) json["changes"] = changes;
       fmt::print("{}\n", json.dump());
     } else if (some) {
       fmt::print("with {} experts a layer{}:\n{}\nwith all {}:\n{}", some->experts_kept,

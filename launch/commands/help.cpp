@@ -36,8 +36,8 @@ std::string help_train() {
          "  --run.stop_after_step=N          save and stop after step N\n"
          "  --run.warm_start=RUN             begin with another run's weights\n"
          "  --train.steps=N                  length of the run\n"
+         "  --run.change=KEY,KEY             let this resume change these keys\n"
          "  --train.batch_sequences=N        sequences a step, all ranks together\n"
-         "  --train.micro_batch_sequences=N  sequences a rank computes at a time\n"
          "  --train.learning_rate=X          peak learning rate\n"
          "  --moe.pool=off                   standard MoE instead of EMO\n"
          "  --data.source=LABEL:WEIGHT:PATH  corpus; repeat for several\n"
@@ -45,9 +45,9 @@ std::string help_train() {
          "options:\n"
          "  --print-config   print the resolved recipe and stop\n"
          "  --trace FILE     timeline of all ranks, for chrome://tracing or Perfetto\n"
-         "  --record-pools FILE  pools and picks, for emox bench dispatch --replay\n"
-         "  --help SECTION   every key of a section, with default and range:\n"
-         "                   run model moe train data parallel checkpoint eval, or all\n"
+         "  --record-pools FILE  pools and picks, for emox bench dispatch --replay;\n"
+         "                   --force replaces these files where they exist\n"
+         "  --help SECTION   keys of run model moe train data parallel checkpoint eval all\n"
          "\n"
          "example: mpirun -n 2 emox train launch/recipes/quickstart.ini\n";
 }

@@ -12,7 +12,7 @@ namespace emox {
 
 int run_train(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = "emox train",
-                                        .flags = {"--print-config"},
+                                        .flags = {"--print-config", "--force"},
                                         .options = {"--trace", "--record-pools"},
                                         .overrides = true,
                                         .min_positional = 1,
@@ -27,7 +27,9 @@ int run_train(const std::vector<std::string>& args) {
   for (const char* option : {"--trace", "--record-pools"})
     require<UsageError>(!a.has(option) || !a.value(option).empty(), "emox train: {} needs a file: write {}=FILE",
                         option, option);
-  const TrainOptions options{a.value("--trace"), a.value("--record-pools")};
+  TrainOptions options{a.value("--trace"), a.value("--record-pools")};
+  options.force = a.has("--force");
+  options.rate = sets_key(a.positional[0], a.overrides, "train.learning_rate") ? RateGiven::Yes : RateGiven::No;
   const StopSignals signals;
   return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
     recipe.validate(session.comm().size());

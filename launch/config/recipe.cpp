@@ -8,6 +8,7 @@
 
 #include "data/loader/loader.h"
 #include "data/tokenize/tokenizer.h"
+#include "launch/config/changes.h"
 #include "launch/config/fields.h"
 #include "parallel/mesh/process_mesh.h"
 #include "runtime/core/error.h"
@@ -16,6 +17,7 @@ namespace emox {
 namespace {
 
 void validate_run(const RunConfig& run) {
+  change_keys(run.change);
   constexpr std::string_view kNameCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   require<UsageError>(!run.name.empty() && run.name.find_first_not_of(kNameCharacters) == std::string::npos,
                       "run.name = '{}' cannot name a directory: use letters, digits, '.', '_' and '-'", run.name);
@@ -25,6 +27,11 @@ void validate_schedule(const TrainConfig& train, std::int64_t total) {
   require<UsageError>(train.warmup_steps < total,
                       "train.warmup_steps = {} leaves no step of {} after the warm-up; use 0 to {}", train.warmup_steps,
                       total, total - 1);
+  const std::int64_t most_decay = total - train.warmup_steps - 1;
+  require<UsageError>(train.schedule != ScheduleKind::Wsd || (train.decay_steps > 0 && train.decay_steps <= most_decay),
+                      "train.schedule = wsd: train.decay_steps = {}, but the rate falls over the last steps, after it "
+                      "has stood at its peak; use 1 to {} (of {} steps, {} are the warm-up)",
+                      train.decay_steps, most_decay, total, train.warmup_steps);
   if (train.anneal_from_step == 0) return;
   const std::int64_t first = train.anneal_from_step;
   require<UsageError>(first < total, "train.anneal_from_step = {} is not before the last step {}; use 1 to {}", first,
@@ -66,41 +73,6 @@ void validate_checkpoint(const CheckpointConfig& checkpoint) {
       "checkpoint.keep_every_steps = {} is not a multiple of checkpoint.every_steps = {}, so no checkpoint would "
       "be kept; use 0 or {}",
       keep, every, every > 0 ? fmt::format("a multiple of {}", every) : "set every_steps");
-}
-
-// Whether the value has no influence on the result of the run.
-bool may_change(const Field& field, const Recipe& now) {
-  const std::string name = field.name();
-  constexpr std::string_view kSections[] = {"parallel", "checkpoint", "eval"};
-  constexpr std::string_view kKeys[] = {"run.name", "run.dir", "run.stop_after_step", "train.threads",
-                                        "train.micro_batch_memory"};
-  if (std::count(std::begin(kSections), std::end(kSections), field.section()) > 0) return true;
-  if (std::count(std::begin(kKeys), std::end(kKeys), name) > 0) return true;
-  // Only the micro_batch and local scopes see how the batch is cut.
-  const bool cut_matters = now.model.is_moe() && now.model.balance_scope != BalanceScope::Step;
-  return name == "train.micro_batch_sequences" && !cut_matters;
-}
-
-// What an anneal may set anew on top of a finished run: the schedule, and what turns standard training into EMO
-// training.
-bool anneal_may_change(const std::string& name) {
-  constexpr std::string_view kKeys[] = {"train.steps",
-                                        "train.tokens",
-                                        "train.learning_rate",
-                                        "train.schedule",
-                                        "train.warmup_steps",
-                                        "train.min_lr_ratio",
-                                        "train.anneal_from_step",
-                                        "moe.pool",
-                                        "moe.pool_size",
-                                        "moe.pool_min",
-                                        "moe.pool_max",
-                                        "moe.pool_free_share",
-                                        "moe.pool_free_tokens",
-                                        "moe.eval_pool",
-                                        "moe.eos",
-                                        "model.intra_document_attention"};
-  return std::count(std::begin(kKeys), std::end(kKeys), name) > 0;
 }
 
 // Calls visit(field, its values before, its values now) for every key that differs.
@@ -145,22 +117,8 @@ void Recipe::validate(int ranks) const {
   validate_checkpoint(checkpoint);
 }
 
-void check_resume(const Recipe& before, const Recipe& now) {
-  const bool anneal = now.train.anneal_from_step > 0 && before.train.anneal_from_step == 0 &&
-                      before.total_steps() == now.train.anneal_from_step;
-  std::vector<std::string> changed;
-  for_changes(before, now, [&](const Field& field, const std::string& was, const std::string& is) {
-    if (may_change(field, now) || (anneal && anneal_may_change(field.name()))) return;
-    changed.push_back(fmt::format("{} (was {}, now {})", field.name(), was, is));
-  });
-  require<UsageError>(changed.empty(),
-                      "the run in {} cannot be resumed with other values of {}; restore them, or start a new run "
-                      "with another run.dir",
-                      now.run.dir, fmt::join(changed, ", "));
-}
-
 std::vector<std::string> list_changes(const Recipe& before, const Recipe& now) {
-  constexpr std::string_view kOwn[] = {"run.name", "run.dir", "run.warm_start", "run.warm_start_state"};
+  constexpr std::string_view kOwn[] = {"run.name", "run.dir", "run.change", "run.warm_start", "run.warm_start_state"};
   std::vector<std::string> changes;
   for_changes(before, now, [&](const Field& field, const std::string& was, const std::string& is) {
     if (std::count(std::begin(kOwn), std::end(kOwn), field.name()) == 0)

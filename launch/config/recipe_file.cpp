@@ -150,8 +150,38 @@ Recipe parse_recipe(const std::string& text, const std::string& name, const std:
   return recipe;
 }
 
+// A run directory, or a study's, that was renamed or copied: its recipe.ini still gives the old name, as its run.json
+// does. A directory that somebody wrote into the file instead is obeyed.
+bool gives_the_old_directory(const fs::path& recipe, const std::string& directory) {
+  const fs::path here = recipe.has_parent_path() ? recipe.parent_path() : fs::path(".");
+  std::error_code ignored;
+  if (recipe.filename() != "recipe.ini" || fs::equivalent(here, directory, ignored)) return false;
+  std::ifstream in(here / "run.json");
+  if (!in.is_open()) return fs::is_directory(here / "checkpoints") || fs::is_directory(here / "cells");
+  const auto jobs = nlohmann::json::parse(in, nullptr, false);
+  if (!jobs.is_array() || jobs.empty()) return true;
+  const auto recorded = nlohmann::json::json_pointer("/recipe/run/dir");
+  return !jobs.back().contains(recorded) || jobs.back()[recorded] == directory;
+}
+
 Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides) {
-  return parse_recipe(read_text(path), path, overrides);
+  Recipe recipe = parse_recipe(read_text(path), path, overrides);
+  const bool given =
+      std::any_of(overrides.begin(), overrides.end(), [](const std::string& o) { return o.starts_with("--run.dir"); });
+  if (!given && gives_the_old_directory(path, recipe.run.dir)) {
+    const fs::path here = fs::path(path).parent_path();
+    recipe.run.dir = here.empty() ? "." : here.string();
+  }
+  return recipe;
+}
+
+bool sets_key(const std::string& path, const std::vector<std::string>& overrides, const std::string& key) {
+  Recipe recipe;
+  const po::options_description description = describe(fields_of(recipe));
+  const auto in_file = file_settings(read_text(path), path, description);
+  const auto in_command = command_line_settings(overrides, description);
+  const auto is_it = [&](const Setting& s) { return s.name == key; };
+  return std::any_of(in_file.begin(), in_file.end(), is_it) || std::any_of(in_command.begin(), in_command.end(), is_it);
 }
 
 std::string to_ini(const Recipe& recipe, bool comments) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/find_checkpoint.h"
 #include "launch/train/run_directory.h"
@@ -45,6 +46,8 @@ LoadedModel::LoadedModel(Session& session, const std::filesystem::path& where,
   manifest = read_manifest(path);
   recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
   require_same(session.comm(), "the recipe", to_ini(recipe));
+  for (const std::string& change : change_lines(changes_of(manifest)))
+    session.log().info("the run was changed at {}", change);
   for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
   tokenizer = make_tokenizer(recipe.data.tokenizer_name());
   sharding = std::make_unique<Sharding>(session.comm(), recipe.model, parallel_for(recipe, session.comm().size()));

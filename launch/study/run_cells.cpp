@@ -62,8 +62,7 @@ bool stop_asked(Session& session, const StopSignals& signals) {
 }  // namespace
 
 void check_cell(const StudyCell& cell) {
-  const fs::path recipe = RunDirectory(cell.recipe.run.dir).recipe();
-  if (fs::exists(recipe)) check_resume(load_recipe(recipe.string()), cell.recipe);
+  (void)plan_from_newest(cell.recipe, RunDirectory(cell.recipe.run.dir).checkpoints());
 }
 
 bool run_cells(Session& session, const CellsRequest& request, const std::function<void()>& begin,
@@ -75,9 +74,11 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
     require<UsageError>(!RunDirectory(directory).has_checkpoints(),
                         "{} holds a training run: give the study a directory of its own, --run.dir={}-study",
                         directory.string(), directory.string());
+    RunDirectory(directory).check_is_run("cells");
     check_held_out(session, cells.front().recipe);
     lease = std::make_unique<RunLease>(directory, LeaseHolder::self(request.command), request.timing);
     for (const StudyCell& cell : cells) check_cell(cell);
+    fs::create_directories(directory / "cells");  // tells the study's directory from other people's
     begin();
   });
   const StopSignals signals;  // of the whole study, so that one that ends a cell's training is still seen after it

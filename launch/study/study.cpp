@@ -153,7 +153,9 @@ StudyOutcome run_study_cells(Session& session, const CellsRequest& request) {
     if (request.options.left_out != nullptr)
       for (const std::string& line : *request.options.left_out) about.remarks.push_back("Left out: " + line);
     for (const std::string& remark : about.remarks) session.log().info("{}", remark);
-    write_file_atomically(fs::path(request.base.run.dir) / "recipe.ini", to_ini(request.base, true));
+    std::vector<std::string> notes;
+    RunDirectory(request.base.run.dir).write_recipe(request.base, notes);
+    for (const std::string& note : notes) session.log().warn("{}", note);
   };
   outcome.complete = run_cells(session, request, begin, [&] { write_results(request, reported, about, outcome); });
   return outcome;

@@ -25,6 +25,8 @@ using std::chrono::nanoseconds;
 constexpr const char* kName = "lease.json";
 constexpr milliseconds kBusy{5}, kBusyAtMost{5000};  // how long another job may need to succeed a stale lease
 
+constexpr std::chrono::seconds kClockStep{2};
+
 // steady_clock stands still while the host is suspended.
 nanoseconds boot_clock() {
   timespec now = {};
@@ -69,10 +71,13 @@ class Claim {
 
   /// Nothing when `place` is ours now, otherwise what is held there.
   std::optional<LeaseFile> take(const fs::path& place) {
-    for (;;) {
+    for (int vanished = 0;;) {
       if (create(place)) return std::nullopt;
       const auto found = LeaseFile::read(place);
-      if (!found) continue;                                                           // given back just now
+      if (!found) {  // given back just now
+        require<IoError>(++vanished < 1000, "{} can neither be made nor read: remove it", place.string());
+        continue;
+      }
       if (found->holder && found->holder->token == self_.token) return std::nullopt;  // NFS may lose link's answer
       if (is_held(*found)) return found;
       const fs::path successor = successor_of(*found);
@@ -99,9 +104,15 @@ class Claim {
   }
 
   bool is_held(const LeaseFile& found) const {
-    if (found.holder && can_be_looked_for(*found.holder, self_))
-      return process_exists(found.holder->pid, found.holder->start_time);
-    return age_of(found) < stale_after_;
+    if (found.holder && can_be_looked_for(*found.holder, self_)) {
+      // In a copy of a directory the lease names a job that has the original.
+      const bool of_here = found.holder->directory.empty() || found.holder->directory == self_.directory;
+      return of_here && process_exists(found.holder->pid, found.holder->start_time);
+    }
+    const nanoseconds age = age_of(found);
+    // Written in the future: by a clock that was put back since. From now on its age counts like any other's.
+    if (age < -kClockStep) utimensat(AT_FDCWD, found.path.c_str(), nullptr, AT_SYMLINK_NOFOLLOW);
+    return age < stale_after_;
   }
 
   /// What jobs that died while they took a lease have left. Nothing depends on it.
@@ -168,11 +179,17 @@ class Claim {
       directory.string(), h.describe(), ends);
 }
 
-void take_lease(const fs::path& directory, const fs::path& file, const LeaseHolder& self, milliseconds stale_after) {
+/// Returns whether it made the directory.
+bool make_directory(const fs::path& directory, LeaseHolder& self) {
   std::error_code error;
-  fs::create_directories(directory, error);
+  const bool made = fs::create_directories(directory, error);
   require<UsageError>(!error, "cannot make the run directory {}: {}; choose another with --run.dir=DIR",
                       directory.string(), error.message());
+  self.directory = identity_of(directory);
+  return made;
+}
+
+void take_lease(const fs::path& directory, const fs::path& file, const LeaseHolder& self, milliseconds stale_after) {
   Claim claim(directory, self, stale_after);
   const nanoseconds begin = boot_clock();
   while (const auto found = claim.take(file)) {
@@ -194,6 +211,7 @@ RunLease::RunLease(fs::path directory, LeaseHolder self, LeaseTiming timing)
       timing_(timing),
       self_(std::move(self)),
       renewed_(boot_clock()) {
+  made_directory_ = make_directory(directory_, self_);
   take_lease(directory_, file_, self_, timing_.stale_after);
   // The thread is born with all signals blocked: those that ask for an end belong to launch/train/signals.h.
   sigset_t all, before;
@@ -217,6 +235,8 @@ RunLease::~RunLease() {
   thread_.join();
   try {
     if (!is_lost_) Claim(directory_, self_, timing_.stale_after).give_back(file_);
+    // A start that was refused leaves no empty directory.
+    if (made_directory_) rmdir(directory_.c_str());
   } catch (const std::exception& e) {
     std::fprintf(stderr, "warning: the lease %s could not be given back: %s\n", file_.c_str(), e.what());
   }
@@ -234,7 +254,7 @@ void RunLease::renew() {
     lost_ = std::move(why);
     is_lost_ = true;
   };
-  const int fd = open(file_.c_str(), O_RDWR | O_CLOEXEC);
+  const int fd = open(file_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
   if (fd < 0 && errno == ENOENT) return lose("its lease.json was removed");
   if (fd < 0) {
     problem_ = std::strerror(errno);

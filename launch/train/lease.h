@@ -2,6 +2,7 @@
 //
 // Held is a lease
 //   by a process of this host, boot and pid namespace: as long as that process exists, even stopped, and no longer;
+//   not at all where the lease was made for another directory, of which this one is a copy;
 //   by any other: until it has not been renewed for a minute, by the clock of the file system, so that the clocks of
 //   hosts need not agree.
 // One that is not held is succeeded. Files are created by link(2), which fails where one is already, and a lease is
@@ -33,7 +34,7 @@ class RunLease {
   /// TryAgainError that names the holder and what can be done when it is held, by this process, too; UsageError when
   /// the directory cannot be made or written to.
   RunLease(std::filesystem::path directory, LeaseHolder self, LeaseTiming timing = {});
-  /// Gives it back, if it is still this one's.
+  /// Gives it back, if it is still this one's; a directory that was made for it and is still empty is removed.
   ~RunLease();
   RunLease(const RunLease&) = delete;
   RunLease& operator=(const RunLease&) = delete;
@@ -56,6 +57,7 @@ class RunLease {
   std::string lost_;     ///< who has it now; empty: it is ours
   std::string problem_;  ///< why the last renewal failed; empty: it did not
   bool ends_ = false;
+  bool made_directory_ = false;
   std::condition_variable end_;
   std::atomic<bool> is_lost_ = false;
   std::atomic<std::chrono::nanoseconds> renewed_;  ///< by the clock that goes on while the host is suspended

@@ -102,6 +102,7 @@ std::string LeaseHolder::to_text() const {
                                     {"command", command},
                                     {"since", since},
                                     {"renewed", renewed},
+                                    {"directory", directory},
                                     {"token", token}};
   // Host names and commands may hold any bytes.
   return j.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
@@ -118,6 +119,7 @@ std::optional<LeaseHolder> LeaseHolder::from_text(const std::string& text) {
     for (const auto& [key, value] : texts) *value = j.at(key).get<std::string>();
     h.pid = j.at("pid").get<std::int64_t>();
     h.start_time = j.at("start_time").get<std::int64_t>();
+    h.directory = j.value("directory", "");
     if (!is_token(h.token)) return std::nullopt;  // it becomes a part of file names
     return h;
   } catch (const nlohmann::json::exception&) {
@@ -132,11 +134,23 @@ std::string LeaseHolder::describe() const {
 }
 
 std::optional<LeaseFile> LeaseFile::read(const std::filesystem::path& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // A link is not followed: what it leads to is not this directory's. A pipe must not make anybody wait.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (fd < 0 && errno == ENOENT) return std::nullopt;
-  require<IoError>(fd >= 0, "cannot open {}: {}", path.string(), std::strerror(errno));
+  const int open_error = errno;
+  struct stat kind = {};
+  const bool plain = fd >= 0 ? fstat(fd, &kind) != 0 || S_ISREG(kind.st_mode)
+                             : lstat(path.c_str(), &kind) != 0 || S_ISREG(kind.st_mode);
+  if (!plain && fd >= 0) close(fd);
+  require<UsageError>(plain, "{} is {}, not the plain file that says which job has this directory: remove it",
+                      path.string(),
+                      S_ISLNK(kind.st_mode)   ? "a symbolic link"
+                      : S_ISDIR(kind.st_mode) ? "a directory"
+                                              : "a special file");
+  require<IoError>(fd >= 0, "cannot open {}: {}", path.string(), std::strerror(open_error));
   // Content and time of one file, whatever takes its place meanwhile.
   LeaseFile file;
+  file.path = path;
   struct stat info = {};
   char buffer[4096];
   ssize_t n = 0;
@@ -163,6 +177,12 @@ bool process_exists(std::int64_t pid, std::int64_t start_time) {
   // /proc may hide other people's processes (hidepid): then it is taken for the same one.
   if (!stat) return kill(static_cast<pid_t>(pid), 0) == 0 || errno != ESRCH;
   return stat->start_time == start_time && stat->state != 'Z' && stat->state != 'X';
+}
+
+std::string identity_of(const std::filesystem::path& directory) {
+  struct stat info = {};
+  if (stat(directory.c_str(), &info) != 0) return "";
+  return fmt::format("{}:{}", info.st_dev, info.st_ino);
 }
 
 std::string utc_now() {

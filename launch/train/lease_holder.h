@@ -19,6 +19,7 @@ struct LeaseHolder {
   std::string job;              ///< Slurm's id; empty outside of a job
   std::string command;
   std::string since, renewed;  ///< UTC, for people; never compared
+  std::string directory;       ///< device and inode of the directory that is held; empty: an earlier version's
   std::string token;           ///< 32 hexadecimal digits, random: no two leases have the same
 
   /// This process, with a new token.
@@ -34,11 +35,12 @@ using FileTime = std::chrono::nanoseconds;  ///< since the epoch, by the file sy
 
 /// What is at a lease's place.
 struct LeaseFile {
+  std::filesystem::path path;
   std::string text;
   std::optional<LeaseHolder> holder;  ///< nothing when the text is none: a crash may leave an empty file
   FileTime changed{};
 
-  /// Nothing where no file is. IoError when there is one that cannot be read.
+  /// Nothing where no file is. IoError when there is one that cannot be read; UsageError when it is no plain file.
   static std::optional<LeaseFile> read(const std::filesystem::path& path);
 };
 
@@ -47,6 +49,9 @@ bool can_be_looked_for(const LeaseHolder& holder, const LeaseHolder& other);
 /// Whether a process with that pid and start time is there: running or stopped, not one that has ended and only waits
 /// to be noticed by its parent.
 bool process_exists(std::int64_t pid, std::int64_t start_time);
+
+/// What LeaseHolder::directory says of a directory; "" when it cannot be told.
+std::string identity_of(const std::filesystem::path& directory);
 
 /// "2026-11-25T10:00:00Z"
 std::string utc_now();

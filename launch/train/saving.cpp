@@ -46,20 +46,22 @@ nlohmann::json to_json(const ProcessMesh& mesh) {
   return {{"expert_parallel", mesh.expert_parallel()}, {"data_parallel", mesh.data_parallel()}};
 }
 
-RunSaver::RunSaver(Session& session, const Recipe& recipe, std::filesystem::path directory, const LanguageModel& model,
+RunSaver::RunSaver(Session& session, const RunStart& start, std::filesystem::path directory, const LanguageModel& model,
                    const Optimizer& optimizer, Sharding& sharding)
     : s_(session),
-      recipe_(recipe),
+      start_(start),
       sharding_(sharding),
       saver_(session.comm(), std::move(directory), pieces_to_save(model, optimizer, session.root()),
-             options_of(recipe.checkpoint)) {}
+             options_of(start.recipe.checkpoint)) {}
 
 CheckpointMeta RunSaver::meta_of(std::int64_t step, std::int64_t optimizer_step) {
   CheckpointMeta meta;
-  meta.tokens = step * recipe_.tokens_per_step();
-  meta.seed = static_cast<std::uint64_t>(recipe_.run.seed);
-  meta.recipe = to_ini(recipe_);
-  meta.extra = {{"data_step", step}, {"optimizer_step", optimizer_step}};
+  meta.tokens = start_.tokens_after(step);
+  meta.seed = static_cast<std::uint64_t>(start_.recipe.run.seed);
+  meta.recipe = to_ini(start_.recipe);
+  meta.extra = start_.to_extra();
+  meta.extra["data_step"] = step;
+  meta.extra["optimizer_step"] = optimizer_step;
   meta.mesh = to_json(sharding_.mesh());
   meta.placement = placement_of(sharding_);
   return meta;
@@ -67,14 +69,14 @@ CheckpointMeta RunSaver::meta_of(std::int64_t step, std::int64_t optimizer_step)
 
 void RunSaver::save(std::int64_t step, std::int64_t optimizer_step, bool last) {
   const Span span(s_.ctx(), "phase.checkpoint");
-  if (running() && !last && recipe_.checkpoint.when_busy == WhenBusy::Skip) {
+  if (running() && !last && start_.recipe.checkpoint.when_busy == WhenBusy::Skip) {
     s_.log().info("step {} is not saved: step {} is still being written (checkpoint.when_busy = skip)", step, step_);
     return;
   }
   settle();
   step_ = step;
   const auto start = Clock::now();
-  if (recipe_.checkpoint.async) {
+  if (start_.recipe.checkpoint.async) {
     saver_.start(s_.ctx(), step, meta_of(step, optimizer_step));
     s_.log().detail("step {}: {:.1f} MiB copied in {:.4f} s, to be written beside the next steps", step,
                     mib(saver_.bytes()), since(start));

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "launch/config/recipe.h"
+#include "launch/train/run_start.h"
 #include "launch/train/session.h"
 #include "launch/train/sharding.h"
 #include "model/optim/optimizer.h"
@@ -20,7 +20,7 @@ class RunSaver {
  public:
   /// Collective. `directory` is the run's checkpoints/. Everything, the model's memory too, must outlive this object.
   /// Where checkpoint.async is set, takes the memory for a copy of what this rank saves.
-  RunSaver(Session& session, const Recipe& recipe, std::filesystem::path directory, const LanguageModel& model,
+  RunSaver(Session& session, const RunStart& start, std::filesystem::path directory, const LanguageModel& model,
            const Optimizer& optimizer, Sharding& sharding);
 
   /// This rank's vote in the step's all-reduce.
@@ -39,7 +39,7 @@ class RunSaver {
   void throw_failures() const;
 
   /// Memory of the copy; 0 without checkpoint.async.
-  std::int64_t buffer_bytes() const { return recipe_.checkpoint.async ? saver_.bytes() : 0; }
+  std::int64_t buffer_bytes() const { return start_.recipe.checkpoint.async ? saver_.bytes() : 0; }
 
  private:
   CheckpointMeta meta_of(std::int64_t step, std::int64_t optimizer_step);
@@ -48,7 +48,7 @@ class RunSaver {
   void report_failure(const IoError& failure);
 
   Session& s_;
-  const Recipe& recipe_;
+  const RunStart& start_;
   Sharding& sharding_;
   CheckpointSaver saver_;
   std::int64_t step_ = 0;  ///< of the running save

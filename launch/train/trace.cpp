@@ -19,6 +19,7 @@
 #include "data/format/atomic_file.h"
 #include "parallel/checkpoint/agreement.h"
 #include "runtime/core/error.h"
+#include "runtime/telemetry/history.h"
 
 namespace emox {
 namespace {
@@ -132,7 +133,8 @@ void send_to_root(Communicator& comm, int from, std::int64_t rows, std::int64_t*
 void check_trace_path(const fs::path& path) {
   std::error_code ignored;
   require<UsageError>(!fs::is_directory(path, ignored), "--trace={} is a directory: name a file in it", path.string());
-  std::FILE* probe = std::fopen(beside(path).c_str(), "w");
+  std::FILE* probe = std::fopen(beside(path).c_str(), "wx");
+  if (probe == nullptr && errno == EEXIST) return;  // what a crash has left, or somebody's: not to be emptied now
   require<UsageError>(probe != nullptr,
                       "--trace={} cannot be written ({}): check that its directory exists and is writable",
                       path.string(), std::strerror(errno));
@@ -182,7 +184,11 @@ TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const f
   return summary;
 }
 
-void finish_trace(Session& session, const fs::path& path) {
+void finish_trace(Session& session, const fs::path& path, bool force) {
+  run_together(session.comm(), [&] {
+    if (!session.root() || force || !fs::exists(fs::symlink_status(path))) return;
+    session.log().info("the timeline that was in {} is now in {}", path.string(), move_aside(path.string()));
+  });
   const TraceSummary t = write_trace(session.comm(), session.telemetry(), path);
   session.log().info("timeline of {} events in {}: open it in chrome://tracing or ui.perfetto.dev", t.events,
                      path.string());

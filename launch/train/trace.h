@@ -30,7 +30,8 @@ struct TraceSummary {
 /// than a MiB. IoError on every rank if the file cannot be written.
 TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const std::filesystem::path& path);
 
-/// Collective. write_trace, and a word in the log: where the file is, and how many events are missing.
-void finish_trace(Session& session, const std::filesystem::path& path);
+/// Collective. write_trace, and a word in the log: where the file is, and how many events are missing. What is at
+/// `path` is moved aside under a name that says when, or replaced where `force` says so.
+void finish_trace(Session& session, const std::filesystem::path& path, bool force = false);
 
 }  // namespace emox

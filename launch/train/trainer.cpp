@@ -14,10 +14,13 @@
 #include "data/tokenize/tokenizer.h"
 #include "launch/bench/gemm_rate.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/divergence.h"
 #include "launch/train/evaluator.h"
 #include "launch/train/lease.h"
 #include "launch/train/progress.h"
+#include "launch/train/recordings.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/run_start.h"
 #include "launch/train/same_on_ranks.h"
 #include "launch/train/saving.h"
 #include "launch/train/sharding.h"
@@ -37,34 +40,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-LoaderConfig loader_config(const Recipe& r) {
-  LoaderConfig c;
-  for (const std::string& s : r.data.source) c.sources.push_back(SourceSpec::parse(s));
-  c.sequence_length = r.model.sequence_length;
-  c.sequences_per_step = r.train.batch_sequences;
-  c.vocab_size = r.model.vocab_size;
-  c.seed = static_cast<std::uint64_t>(r.run.seed);
-  return c;
-}
-
-Schedule schedule_of(const Recipe& r) {
-  Schedule s;
-  s.kind = r.train.schedule;
-  s.peak = r.train.learning_rate;
-  s.warmup_steps = r.train.warmup_steps;
-  s.last_step = r.total_steps();
-  s.min_ratio = r.train.min_lr_ratio;
-  s.decay_steps = r.train.decay_steps;
-  s.anneal_from_step = r.train.anneal_from_step;
-  return s;
-}
-
 class Trainer {
  public:
   Trainer(Session& session, const Recipe& recipe, const std::vector<std::string>& command, const TrainOptions& options)
       : s_(session),
-        recipe_(recipe),
+        start_({.recipe = recipe}),
+        recipe_(start_.recipe),
         trace_(options.trace),
+        force_(options.force),
         among_(options.among),
         directory_(recipe.run.dir),
         loader_(loader_config(recipe)),
@@ -72,10 +55,10 @@ class Trainer {
         model_(recipe.model, session.ctx(), true, sharding_.experts()),
         pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
         step_(session.ctx(), recipe, model_, sharding_.mesh(), pools_.get(),
-              static_cast<std::int64_t>(loader_.sources().size())),
-        schedule_(schedule_of(recipe)) {
-    if (!options.record_pools.empty()) record_pools(options.record_pools);  // refused before anything is made
-    start(command, options.lease);
+              static_cast<std::int64_t>(loader_.sources().size())) {
+    require<UsageError>(options.record_pools.empty() || model_.experts() != nullptr,
+                        "--record-pools: a dense model has no pools");
+    start(command, options);
   }
 
   void run() {
@@ -85,6 +68,7 @@ class Trainer {
         recipe_.run.stop_after_step > 0 ? std::min(recipe_.run.stop_after_step, last) : last;
     if (done_ >= stop_after) {
       s_.log().info("nothing to do: {} already holds step {} of {}", recipe_.run.dir, done_, last);
+      if (!trace_.empty()) s_.log().warn("--trace={} is not written: there was no step to look at", trace_);
       if (done_ == last && recipe_.eval.final && lacks_evaluation()) evaluate_now(done_, true);
       return;
     }
@@ -100,6 +84,7 @@ class Trainer {
       if (due || stop || step == stop_after) {
         if (s_.root()) progress.finish();
         confirm_lease();
+        if (pool_trace_ != nullptr) pool_trace_->flush();  // a resume goes on with the recording at this step
         saver_->save(step, step_.optimizer().steps_before() + step, stop || step == stop_after);
       }
       if (recipe_.eval.every_steps > 0 && step % recipe_.eval.every_steps == 0 && step < last && !stop) {
@@ -118,14 +103,22 @@ class Trainer {
     } else if (recipe_.eval.final) {
       evaluate_now(done_, true);
     }
-    if (!trace_.empty()) finish_trace(s_, trace_);
+    if (!trace_.empty()) finish_trace(s_, trace_, force_);
     if (pool_trace_ != nullptr) pool_trace_->flush();
     saver_->throw_failures();
   }
 
  private:
-  void start(const std::vector<std::string>& command, const LeaseTiming& timing) {
-    on_root(s_, [&] { lease_ = std::make_unique<RunLease>(directory_.root(), LeaseHolder::self(command), timing); });
+  void start(const std::vector<std::string>& command, const TrainOptions& options) {
+    auto recording = PoolTraceFile::MustBeNew;  // on rank 0
+    on_root(s_, [&] {
+      directory_.check_is_run();
+      if (!trace_.empty()) check_trace(trace_, directory_.outputs_of("--trace"), force_);
+      if (!options.record_pools.empty())
+        recording =
+            check_recording(options.record_pools, s_.comm().size(), directory_.outputs_of("--record-pools"), force_);
+      lease_ = std::make_unique<RunLease>(directory_.root(), LeaseHolder::self(command), options.lease);
+    });
     const auto found = find_latest(s_.comm(), directory_.checkpoints(), &s_.log());
     on_root(s_, [&] {
       require<UsageError>(
@@ -134,12 +127,17 @@ class Trainer {
           "--run.dir=DIR",
           directory_.checkpoints().string());
     });
-    directory_.prepare(s_, recipe_, command, found.has_value());
+    start_ = found ? plan_resume(recipe_, found->manifest, found->path.string(), {.rate = options.rate})
+                   : plan_start(recipe_);
+    schedule_ = schedule_of(recipe_);
+    loader_.begin_at(start_.data);
+    directory_.prepare(s_, start_, command, {{"--trace", trace_}, {"--record-pools", options.record_pools}});
+    if (!options.record_pools.empty()) record_pools(options.record_pools, recording);
     if (found) {
       std::vector<CheckpointPiece> wanted = step_.optimizer().wanted_pieces();
-      for (CheckpointPiece& piece : bias_pieces(model_)) wanted.push_back(std::move(piece));
+      for (CheckpointPiece& piece : saved_bias_pieces(found->manifest)) wanted.push_back(std::move(piece));
       const LoadReport read = read_checkpoint(s_.comm(), *found, wanted);
-      done_ = found->manifest.step;
+      done_ = start_.step;
       step_.optimizer().set_steps_before(optimizer_steps(found->manifest) - done_);
       s_.log().info("resumed {} from step {}: {}", recipe_.run.dir, done_,
                     describe_load(found->manifest, sharding_, read));
@@ -149,22 +147,35 @@ class Trainer {
       model_.initialize(s_.ctx(), static_cast<std::uint64_t>(recipe_.run.seed));
     }
     on_root(s_, [&] {
-      metrics_ = std::make_unique<MetricsSink>(directory_.metrics().string(), done_);
-      evaluations_ = std::make_unique<MetricsSink>(directory_.evaluations().string(), done_);
+      metrics_ = std::make_unique<MetricsSink>(directory_.metrics().string());
+      evaluations_ = std::make_unique<MetricsSink>(directory_.evaluations().string());
     });
-    saver_ = std::make_unique<RunSaver>(s_, recipe_, directory_.checkpoints(), model_, step_.optimizer(), sharding_);
+    saver_ = std::make_unique<RunSaver>(s_, start_, directory_.checkpoints(), model_, step_.optimizer(), sharding_);
     read_held_out_documents();
     rate_ = gemm_rate(s_.ctx(), 3);
+    for (const std::string& note : start_.notes) s_.log().info("{}", note);
     announce();
   }
 
-  void record_pools(const std::string& name) {
-    require<UsageError>(model_.experts() != nullptr, "--record-pools: a dense model has no pools");
+  /// A run that a resume gave moe.balance = bias has none before: it begins at 0.
+  std::vector<CheckpointPiece> saved_bias_pieces(const Manifest& found) const {
+    std::vector<CheckpointPiece> pieces = bias_pieces(model_);
+    const bool changed = std::any_of(start_.changes.begin(), start_.changes.end(),
+                                     [](const auto& change) { return change.value("key", "") == "moe.balance"; });
+    if (changed)
+      std::erase_if(pieces, [&](const CheckpointPiece& p) {
+        return std::none_of(found.tensors.begin(), found.tensors.end(),
+                            [&](const ManifestTensor& t) { return t.name == p.name; });
+      });
+    return pieces;
+  }
+
+  void record_pools(const std::string& name, PoolTraceFile existing) {
     const ModelConfig& m = recipe_.model;
-    pool_trace_ = std::make_unique<PoolTraceWriter>(
-        pool_trace_path(name, s_.comm().rank(), s_.comm().size()),
-        PoolTraceHeader{static_cast<std::uint32_t>(m.routed_experts()), static_cast<std::uint32_t>(m.routed_top_k()),
-                        static_cast<std::uint32_t>(m.layers), pools_->frees_tokens() && m.pool != PoolMode::Off});
+    const PoolTraceHeader header{static_cast<std::uint32_t>(m.routed_experts()),
+                                 static_cast<std::uint32_t>(m.routed_top_k()), static_cast<std::uint32_t>(m.layers),
+                                 pools_->frees_tokens() && m.pool != PoolMode::Off};
+    pool_trace_ = open_recording(s_, name, header, existing, start_.step);
     model_.experts()->observe([this](Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools& pools) {
       // Neither evaluations nor a forward pass that is only repeated.
       if (step_.routing_is_new()) pool_trace_->write(ctx, done_ + 1, layer, ids, pools);
@@ -224,7 +235,11 @@ class Trainer {
                        make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs).attention_segments);
     const double learning_rate = schedule_.learning_rate(step);
     const StepMetrics m = step_.compute_gradients(step, inputs, {stop_requested, saver_->finished()});
-    step_.update(step, learning_rate, m);
+    try {
+      step_.update(step, learning_rate, m);
+    } catch (const DivergedError& e) {
+      fail("{}. {}", e.message(), advice_after_divergence(recipe_, directory_.checkpoints(), step));
+    }
     const double step_s = since(start);
     if (s_.root()) report(step, m, learning_rate, step_s, flops / rate_ / step_s, progress);
     if (saver_->running() && m.save_finished) {
@@ -240,7 +255,7 @@ class Trainer {
     const double tokens_per_s = static_cast<double>(recipe_.tokens_per_step()) / step_s;
     const auto phase = [&](const char* name) { return s_.telemetry().seconds(std::string("phase.") + name); };
     metrics_->write({{"step", step},
-                     {"tokens", step * recipe_.tokens_per_step()},
+                     {"tokens", start_.tokens_after(step)},
                      {"loss", m.loss()},
                      {"ce", m.ce},
                      {"lm_z", m.lm_z},
@@ -301,8 +316,10 @@ class Trainer {
   }
 
   Session& s_;
-  const Recipe recipe_;
+  RunStart start_;
+  const Recipe& recipe_;  ///< of start_
   const std::string trace_;
+  const bool force_;
   const RunOfMany among_;
   RunDirectory directory_;
   std::unique_ptr<RunLease> lease_;  ///< on rank 0; given back after everything below has ended
@@ -325,7 +342,6 @@ class Trainer {
 void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
            const TrainOptions& options) {
   require_same(session.comm(), "the recipe", to_ini(recipe));
-  if (!options.trace.empty()) on_root(session, [&] { check_trace_path(options.trace); });
   Trainer trainer(session, recipe, command, options);
   trainer.run();
 }

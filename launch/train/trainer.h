@@ -7,6 +7,7 @@
 #include "launch/config/recipe.h"
 #include "launch/train/lease.h"
 #include "launch/train/progress.h"
+#include "launch/train/run_start.h"
 #include "launch/train/session.h"
 
 namespace emox {
@@ -16,13 +17,15 @@ struct TrainOptions {
   std::string trace;         ///< file of the timeline (trace.h)
   std::string record_pools;  ///< file of the pools and picks of all layers (pool_trace.h)
   LeaseTiming lease = {};    ///< of the run directory (lease.h); tests shorten it
-  RunOfMany among = {};      ///< what the progress line says of the runs that this one is among
+  RateGiven rate = RateGiven::Yes;
+  bool force = false;    ///< replace the files above where they are there already (recordings.h)
+  RunOfMany among = {};  ///< what the progress line says of the runs that this one is among
 };
 
 /// Starts or resumes the run of recipe.run.dir on the session's ranks. Returns when the last step is done, when
 /// run.stop_after_step is reached, or one step after a stop signal; the state is saved in all three cases. UsageError
-/// before anything else if a file of the options cannot be written; TryAgainError, before anything in the directory is
-/// touched, while another job has it.
+/// before anything else if a file of the options cannot be written, or run.dir is no run's; TryAgainError, before
+/// anything in the directory is touched, while another job has it.
 void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
            const TrainOptions& options = {});
 

@@ -298,13 +298,8 @@ DispatchMetrics TrainingStep::dispatch_metrics(std::span<const double> c, std::s
 
 void TrainingStep::update(std::int64_t step, double learning_rate, const StepMetrics& metrics) {
   if (!std::isfinite(metrics.loss()) || !std::isfinite(metrics.grad_norm))
-    fail(
-        "step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step. Resume from the last checkpoint "
-        "with a lower "
-        "train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm; if it happens again at the "
-        "same step, "
-        "look at the data of that step",
-        step, metrics.loss(), metrics.grad_norm, optimizer_.describe_non_finite(ctx_));
+    fail<DivergedError>("step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step", step,
+                        metrics.loss(), metrics.grad_norm, optimizer_.describe_non_finite(ctx_));
   const Span span(ctx_, "phase.optimizer");
   const AdamWConfig config{train_.beta1, train_.beta2, train_.eps, train_.weight_decay, train_.clip_norm};
   optimizer_.update(ctx_, config, learning_rate, clip_factor(metrics.grad_norm, train_.clip_norm), step);

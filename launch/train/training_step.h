@@ -13,8 +13,14 @@
 #include "model/transformer/language_model.h"
 #include "parallel/mesh/process_mesh.h"
 #include "runtime/core/arena.h"
+#include "runtime/core/error.h"
 
 namespace emox {
+
+/// The loss or the gradient's norm of a step is not finite.
+struct DivergedError : Error {
+  using Error::Error;
+};
 
 /// What dispatch did in a step, over all ranks and layers; zeros for a dense model.
 struct DispatchMetrics {
@@ -65,7 +71,7 @@ class TrainingStep {
 
   /// Losses and gradients of one step, reduced to their owners; parameters are not touched.
   StepMetrics compute_gradients(std::int64_t step, std::span<const SequenceInput> local, const StepVotes& votes = {});
-  /// Clips and updates. Throws Error when the loss or the norm is not finite: nothing is updated then.
+  /// Clips and updates. Throws DivergedError when the loss or the norm is not finite: nothing is updated then.
   void update(std::int64_t step, double learning_rate, const StepMetrics& metrics);
 
   bool recomputes_forward() const { return recompute_; }

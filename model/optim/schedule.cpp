@@ -4,15 +4,19 @@
 #include <cmath>
 #include <numbers>
 
+#include "runtime/core/error.h"
+
 namespace emox {
 
 double Schedule::learning_rate(std::int64_t step) const {
   const auto s = static_cast<double>(step), warmup = static_cast<double>(warmup_steps),
              last = static_cast<double>(last_step);
   if (anneal_from_step > 0) {
-    const double length = last - static_cast<double>(anneal_from_step);
-    return peak * std::clamp((last - s) / length, 0.0, 1.0);
+    require(anneal_from_step < last_step && step >= anneal_from_step,
+            "an anneal from step {} to step {} has no learning rate at step {}", anneal_from_step, last_step, step);
+    return peak * std::max(last - s, 0.0) / (last - static_cast<double>(anneal_from_step));
   }
+  require(step >= 0, "there is no learning rate at step {}", step);
   if (step < warmup_steps) return peak * s / warmup;
   if (kind == ScheduleKind::Constant) return peak;
   const double low = peak * min_ratio;

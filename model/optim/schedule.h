@@ -16,6 +16,8 @@ struct Schedule {
   std::int64_t anneal_from_step = 0;  ///< > 0: linear from peak at this step to 0 at last_step, nothing else
   std::int64_t decay_steps = 0;       ///< Wsd: from peak at last_step - decay_steps linearly to min_ratio * peak
 
+  /// After last_step it stays what it is there. Error for a negative step, or one before anneal_from_step: no run that
+  /// is to be annealed is there yet.
   double learning_rate(std::int64_t step) const;
 };
 

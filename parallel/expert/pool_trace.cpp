@@ -49,26 +49,52 @@ int ranks_of_part(const std::string& text) {
 
 std::size_t pick_bytes(std::uint32_t experts) { return experts <= 256 ? 1 : 2; }
 
+// What of a recording is of steps up to the last one. Steps follow each other.
+struct Beginning {
+  std::uintmax_t bytes = 0;
+  std::int64_t step = 0;
+};
+
+Beginning beginning_of(const fs::path& file, const PoolTraceHeader& header, std::int64_t last_step) {
+  PoolTraceReader reader(file);
+  require<UsageError>(
+      reader.header() == header,
+      "--record-pools {} holds a recording of another model: give --force to replace it, or another name",
+      file.string());
+  Beginning kept{reader.position(), 0};
+  while (const auto record = reader.next()) {
+    if (static_cast<std::int64_t>(record->step) > last_step) break;
+    kept = {reader.position(), record->step};
+  }
+  return kept;
+}
+
 }  // namespace
 
 fs::path pool_trace_path(const fs::path& name, int rank, int ranks) {
   return ranks == 1 ? name : fs::path(fmt::format("{}.{:05d}-of-{:05d}", name.string(), rank, ranks));
 }
 
-std::vector<fs::path> pool_trace_files(const fs::path& name) {
-  if (fs::is_regular_file(name)) return {name};
+std::vector<fs::path> existing_parts(const fs::path& name) {
   std::vector<fs::path> found;
+  std::error_code ignored;
+  if (fs::exists(fs::symlink_status(name, ignored))) found.push_back(name);
   const fs::path folder = name.has_parent_path() ? name.parent_path() : fs::path(".");
   const std::string prefix = name.filename().string() + ".";
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string f = entry.path().filename().string();
+    if (f.starts_with(prefix) && ranks_of_part(f.substr(prefix.size())) > 0) found.push_back(entry.path());
+  }
+  return found;
+}
+
+std::vector<fs::path> pool_trace_files(const fs::path& name) {
+  if (fs::is_regular_file(name)) return {name};
+  const std::string prefix = name.filename().string() + ".";
+  std::vector<fs::path> found = existing_parts(name);
+  std::erase(found, name);
   int ranks = 0;
-  if (fs::is_directory(folder))
-    for (const auto& entry : fs::directory_iterator(folder)) {
-      const std::string f = entry.path().filename().string();
-      const int of = f.starts_with(prefix) ? ranks_of_part(f.substr(prefix.size())) : 0;
-      if (of == 0) continue;
-      found.push_back(entry.path());
-      ranks = std::max(ranks, of);
-    }
+  for (const fs::path& f : found) ranks = std::max(ranks, ranks_of_part(f.filename().string().substr(prefix.size())));
   require<UsageError>(!found.empty(), "{} is no recording of pools: neither it nor {}00000-of-... exists",
                       name.string(), prefix);
   std::vector<fs::path> parts;
@@ -84,12 +110,26 @@ std::vector<fs::path> pool_trace_files(const fs::path& name) {
   return parts;
 }
 
-PoolTraceWriter::PoolTraceWriter(const fs::path& file, const PoolTraceHeader& header)
-    : path_(file), out_(file, std::ios::binary | std::ios::trunc), header_(header) {
-  bytes_.assign(kMagic, sizeof kMagic);
-  const std::uint32_t version = header.free_tokens ? kVersionFreeTokens : kVersion;
-  for (const std::uint32_t v : {version, header.experts, header.top_k, header.layers}) append(bytes_, v);
-  out_.write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
+PoolTraceWriter::PoolTraceWriter(const fs::path& file, const PoolTraceHeader& header, PoolTraceFile existing,
+                                 std::int64_t last_step)
+    : path_(file), header_(header) {
+  std::error_code error;
+  const bool is_there = fs::exists(fs::symlink_status(file, error));
+  require<UsageError>(!is_there || existing != PoolTraceFile::MustBeNew,
+                      "--record-pools {} exists: give --force to replace it, or another name", file.string());
+  if (is_there && existing == PoolTraceFile::Continue) {
+    const Beginning kept = beginning_of(file, header, last_step);
+    continued_after_ = kept.step;
+    fs::resize_file(file, kept.bytes, error);
+    require<UsageError>(!error, "--record-pools {} cannot be gone on with: {}", file.string(), error.message());
+    out_.open(file, std::ios::binary | std::ios::app);
+  } else {
+    out_.open(file, std::ios::binary | std::ios::trunc);
+    bytes_.assign(kMagic, sizeof kMagic);
+    const std::uint32_t version = header.free_tokens ? kVersionFreeTokens : kVersion;
+    for (const std::uint32_t v : {version, header.experts, header.top_k, header.layers}) append(bytes_, v);
+    out_.write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
+  }
   out_.flush();
   require<UsageError>(out_.good(), "--record-pools {} cannot be written", file.string());
 }
@@ -144,12 +184,14 @@ PoolTraceReader::PoolTraceReader(const fs::path& file) : path_(file), in_(file, 
                           header_.top_k <= header_.experts && header_.layers >= 1,
                       "{} is damaged: {} experts, {} picks a token, {} layers", file.string(), header_.experts,
                       header_.top_k, header_.layers);
+  position_ = read_;
 }
 
 bool PoolTraceReader::read(void* to, std::size_t bytes) {
   if (bytes > left_) return false;  // before anything is allocated for it
   in_.read(static_cast<char*>(to), static_cast<std::streamsize>(bytes));
   left_ -= bytes;
+  read_ += bytes;
   return in_.good();
 }
 
@@ -185,6 +227,7 @@ std::optional<PoolRecord> PoolTraceReader::next() {
                         path_.string(), id, experts);
     r.ids.push_back(id);
   }
+  position_ = read_;
   return r;
 }
 

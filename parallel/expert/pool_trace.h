@@ -40,21 +40,33 @@ std::filesystem::path pool_trace_path(const std::filesystem::path& name, int ran
 /// The files of a recording: `name` itself, or all its parts. UsageError when there is none, or when parts are missing.
 std::vector<std::filesystem::path> pool_trace_files(const std::filesystem::path& name);
 
+/// What there is of a recording: `name` itself, and parts of any number of ranks.
+std::vector<std::filesystem::path> existing_parts(const std::filesystem::path& name);
+
+/// What to do about a recording that is there.
+enum class PoolTraceFile : std::uint8_t { MustBeNew, Replace, Continue };
+
 class PoolTraceWriter {
  public:
-  /// UsageError when the file cannot be written.
-  PoolTraceWriter(const std::filesystem::path& file, const PoolTraceHeader& header);
+  /// UsageError when the file cannot be written, or when it is there and must not be. `Continue`: the records of steps
+  /// up to `last_step` stay, later ones and one cut short go; UsageError when it is no recording, or one of another
+  /// model. A file that is not there is begun in any case.
+  PoolTraceWriter(const std::filesystem::path& file, const PoolTraceHeader& header,
+                  PoolTraceFile existing = PoolTraceFile::MustBeNew, std::int64_t last_step = 0);
   /// What a layer decided for a micro-batch: ids i32 [T,k]. IoError when the disk is full; free tokens that the header
   /// does not announce are a ShapeError.
   void write(Context& ctx, std::int64_t step, std::int64_t layer, TensorView ids, const DocumentPools& pools);
   /// Whatever was written is in the file. IoError.
   void flush();
+  /// The last step of the recording that is gone on with; 0 of a new one.
+  std::int64_t continued_after() const { return continued_after_; }
 
  private:
   std::filesystem::path path_;
   std::ofstream out_;
   PoolTraceHeader header_;
   std::string bytes_;  // of one record
+  std::int64_t continued_after_ = 0;
 };
 
 class PoolTraceReader {
@@ -64,12 +76,14 @@ class PoolTraceReader {
   const PoolTraceHeader& header() const { return header_; }
   /// The next record; nothing at the end. UsageError when the file is damaged; a record cut short by a crash ends it.
   std::optional<PoolRecord> next();
+  /// Bytes up to the end of the last record that next() gave.
+  std::uintmax_t position() const { return position_; }
 
  private:
   bool read(void* to, std::size_t bytes);
   std::filesystem::path path_;
   std::ifstream in_;
-  std::uintmax_t left_ = 0;
+  std::uintmax_t left_ = 0, read_ = 0, position_ = 0;
   PoolTraceHeader header_;
 };
 

@@ -1,10 +1,10 @@
 #include "runtime/telemetry/metrics.h"
 
-#include <unistd.h>
 #include <nlohmann/json.hpp>
 
+#include <cerrno>
 #include <cmath>
-#include <fstream>
+#include <cstring>
 
 #include "runtime/core/error.h"
 
@@ -38,29 +38,6 @@ void append(std::string& out, const nlohmann::ordered_json& v) {
   }
 }
 
-// Copies the complete lines up to `last_step`; whatever follows belongs to steps that will be run again.
-void cut(const std::string& path, std::int64_t last_step) {
-  std::string kept;
-  {
-    std::ifstream in(path);
-    std::string line;
-    while (std::getline(in, line)) {
-      if (in.eof()) break;  // no newline at its end: torn
-      const auto record = nlohmann::json::parse(line, nullptr, false);
-      if (record.is_discarded() || !record.is_object() || record.value("step", last_step + 1) > last_step) break;
-      kept += line + '\n';
-    }
-  }
-  const std::string temporary = path + ".tmp";
-  std::FILE* f = std::fopen(temporary.c_str(), "w");
-  require<IoError>(f != nullptr, "cannot write {}", temporary);
-  const bool written =
-      std::fwrite(kept.data(), 1, kept.size(), f) == kept.size() && std::fflush(f) == 0 && fsync(fileno(f)) == 0;
-  std::fclose(f);
-  require<IoError>(written && std::rename(temporary.c_str(), path.c_str()) == 0, "cannot rewrite {}: is the disk full?",
-                   path);
-}
-
 }  // namespace
 
 std::string to_line(const nlohmann::ordered_json& record) {
@@ -69,10 +46,8 @@ std::string to_line(const nlohmann::ordered_json& record) {
   return out;
 }
 
-MetricsSink::MetricsSink(const std::string& path, std::int64_t last_step) : path_(path) {
-  if (last_step >= 0) cut(path, last_step);
-  file_ = std::fopen(path.c_str(), last_step >= 0 ? "a" : "w");
-  require<IoError>(file_ != nullptr, "cannot open {} for writing", path);
+MetricsSink::MetricsSink(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "a")) {
+  require<IoError>(file_ != nullptr, "cannot append to {}: {}", path, std::strerror(errno));
 }
 
 MetricsSink::~MetricsSink() {

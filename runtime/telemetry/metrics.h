@@ -1,4 +1,4 @@
-// The metrics file: one flat JSON object a line, appended, never rewritten while a run goes on.
+// The metrics file: one flat JSON object a line, appended (history.h makes it ready for a run that goes on).
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,8 @@ namespace emox {
 
 class MetricsSink {
  public:
-  /// Opens PATH for appending. On resume the lines after `last_step` and a torn last line are removed first, so that
-  /// the file always tells one history (design section 5). `last_step` < 0 starts an empty file.
-  MetricsSink(const std::string& path, std::int64_t last_step);
+  /// Opens PATH for appending; IoError.
+  explicit MetricsSink(const std::string& path);
   ~MetricsSink();
   MetricsSink(const MetricsSink&) = delete;
   MetricsSink& operator=(const MetricsSink&) = delete;

@@ -118,6 +118,15 @@ TEST(RecipeErrors, NumbersThatDoNotFitTogether) {
   expect_parts(check_error({"--train.anneal_from_step=5"}), {"train.schedule = linear", "now cosine"});
   expect_parts(check_error({"--train.anneal_from_step=10", "--train.schedule=linear"}),
                {"not before the last step 10"});
+  expect_parts(check_error({"--train.schedule=wsd"}), {"train.decay_steps = 0", "use 1 to 9", "of 10 steps"});
+  expect_parts(check_error({"--train.schedule=wsd", "--train.warmup_steps=4", "--train.decay_steps=6"}),
+               {"train.decay_steps = 6", "use 1 to 5", "4 are the warm-up"});
+  EXPECT_EQ(check_error({"--train.schedule=wsd", "--train.warmup_steps=4", "--train.decay_steps=5"}),
+            "(no UsageError)");
+  expect_parts(check_error({"--run.change=train.learning_rat"}),
+               {"unknown key train.learning_rat", "did you mean train.learning_rate?"});
+  expect_parts(check_error({"--run.change=train.steps,model.layers"}),
+               {"run.change = model.layers", "the shape of the model", "moe.num_experts", "data.tokenizer"});
   expect_parts(check_error({"--data.source=no-weight"}), {"no-weight"});
   expect_parts(usage_error([] { parse_recipe("[train]\nsteps = 1\n", "r.ini").validate(1); }),
                {"data.source", "label:weight:path"});
@@ -166,33 +175,6 @@ TEST(Overrides, ARepeatedKeyReplacesTheList) {
             (Strings{"c:1:z", "d:1:w=1"}));
 }
 
-TEST(Resume, ListsEveryKeyThatMayNotChange) {
-  const Recipe before = parse_recipe(kGood, "r.ini");
-  const Recipe now =
-      parse_recipe(kGood, "r.ini", {"--moe.top_k=5", "--train.steps=11", "--data.source=b:1:y", "--run.dir=D"});
-  const std::string message = usage_error([&] { check_resume(before, now); });
-  expect_parts(message, {"the run in D", "moe.top_k (was 4, now 5)", "train.steps (was 10, now 11)",
-                         "data.source (was a:1:x, now b:1:y)"});
-  EXPECT_EQ(message.find("run.dir ("), std::string::npos) << message;
-}
-
-TEST(Resume, WhatMayChange) {
-  const Recipe before = parse_recipe(kGood, "r.ini");
-  const Recipe now = parse_recipe(kGood, "r.ini",
-                                  {"--parallel.watchdog_s=5", "--checkpoint.every_steps=3", "--eval.final=false",
-                                   "--run.stop_after_step=4", "--run.name=n", "--run.dir=d", "--train.threads=3",
-                                   "--train.micro_batch_memory=hold", "--train.micro_batch_sequences=2"});
-  EXPECT_NO_THROW(check_resume(before, now));
-}
-
-TEST(Resume, TheBeginningMayNotChange) {
-  const Recipe before = parse_recipe(kGood, "r.ini", {"--run.warm_start=runs/a"});
-  EXPECT_NO_THROW(check_resume(before, before));
-  const Recipe now = parse_recipe(kGood, "r.ini", {"--run.warm_start=runs/b", "--run.warm_start_state=optimizer"});
-  expect_parts(usage_error([&] { check_resume(before, now); }),
-               {"run.warm_start (was runs/a, now runs/b)", "run.warm_start_state (was weights, now optimizer)"});
-}
-
 TEST(ListChanges, EveryKeyButWhatNamesTheRun) {
   const Recipe before = parse_recipe(kGood, "r.ini");
   EXPECT_TRUE(list_changes(before, before).empty());
@@ -201,30 +183,6 @@ TEST(ListChanges, EveryKeyButWhatNamesTheRun) {
                                    "--run.seed=9", "--moe.pool=fixed", "--data.source=a:2:x", "--data.source=b:1:y"});
   EXPECT_EQ(list_changes(before, now), (std::vector<std::string>{"run.seed: 0 -> 9", "moe.pool: uniform -> fixed",
                                                                  "data.source: a:1:x -> a:2:x b:1:y"}));
-}
-
-TEST(Resume, MicroBatchMayChangeOnlyWhereNothingSeesIt) {
-  const auto changed = [](const std::string& key) {
-    const Recipe before = parse_recipe(kGood, "r.ini", {key});
-    const Recipe now = parse_recipe(kGood, "r.ini", {key, "--train.micro_batch_sequences=2"});
-    return usage_error([&] { check_resume(before, now); });
-  };
-  EXPECT_EQ(changed("--moe.balance_scope=step"), "(no UsageError)");
-  expect_parts(changed("--moe.balance_scope=micro_batch"), {"train.micro_batch_sequences (was 4, now 2)"});
-  expect_parts(changed("--moe.balance_scope=local"), {"train.micro_batch_sequences"});
-}
-
-TEST(Resume, AnnealOnlyFromTheEndOfTheRun) {
-  const std::vector<std::string> anneal = {"--train.steps=15", "--train.schedule=linear", "--train.min_lr_ratio=0",
-                                           "--train.anneal_from_step=10", "--moe.pool=off"};
-  const Recipe now = parse_recipe(kGood, "r.ini", anneal);
-  EXPECT_NO_THROW(now.validate(1));
-  EXPECT_NO_THROW(check_resume(parse_recipe(kGood, "r.ini"), now));
-  const Recipe longer = parse_recipe(kGood, "r.ini", {"--train.steps=12"});
-  expect_parts(usage_error([&] { check_resume(longer, now); }), {"train.schedule (was cosine, now linear)"});
-  Recipe wider = now;
-  wider.model.expert_ff = 128;
-  expect_parts(usage_error([&] { check_resume(parse_recipe(kGood, "r.ini"), wider); }), {"moe.expert_ff"});
 }
 
 TEST(Nearest, EditDistance) {

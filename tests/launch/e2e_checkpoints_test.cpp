@@ -120,7 +120,7 @@ TEST_F(ProgramRuns, ANaNIsTracedToItsTensor) {
   const CommandResult r = train("");
   expect(
       r, 1,
-      {"step 6: loss nan", "gradient norm", poisoned, "Nothing was updated", "last checkpoint", "train.learning_rate"});
+      {"step 6: loss nan", "gradient norm", poisoned, "Nothing was updated", "only checkpoint", "train.learning_rate"});
   EXPECT_EQ(contents(checkpoint(5)), before);
   EXPECT_FALSE(fs::exists(checkpoint(10)));
 }

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "parallel/expert/pool_trace.h"
@@ -27,7 +28,7 @@ TEST_F(DispatchCommands, ARecordingHoldsEveryDecisionOnce) {
   const fs::path file = directory_.path() / "pools.bin";
   for (const char* memory : {"hold", "recompute"}) {
     fs::remove_all(directory_.path() / "run");
-    const CommandResult r = emox("train " + path_ + " --record-pools " + file.string() +
+    const CommandResult r = emox("train " + path_ + " --force --record-pools " + file.string() +
                                  " --train.micro_batch_memory=" + std::string(memory));
     ASSERT_EQ(r.exit_code, 0) << r.output;
     PoolTraceReader reader(file);
@@ -61,6 +62,42 @@ TEST_F(DispatchCommands, ARecordingHoldsEveryDecisionOnce) {
   const CommandResult many = emox("bench dispatch --replay " + file.string() + " --expert-parallel 9");
   EXPECT_EQ(many.exit_code, 2);
   EXPECT_NE(many.output.find("8 routed experts"), std::string::npos) << many.output;
+}
+
+TEST_F(DispatchCommands, ARunGoesOnWithItsRecordingAndKeepsItsTimelines) {
+  const std::string file = (directory_.path() / "pools.bin").string(), trace = (directory_.path() / "t.json").string();
+  const auto train = [&](const std::string& more) {
+    return emox("train " + path_ + " --record-pools " + file + " --trace " + trace + " " + more);
+  };
+  const auto bytes_of = [](const std::string& name) {
+    std::ifstream in(name, std::ios::binary);
+    return std::string{std::istreambuf_iterator<char>(in), {}};
+  };
+  expect(train("--run.stop_after_step=2"), 0, {"timeline of"});
+  const std::string two = bytes_of(file), first = bytes_of(trace);
+  // Another run's: refused before anything is made of it.
+  const std::string other = "--run.dir=" + (directory_.path() / "other").string();
+  expect(train(other), 2, {"--trace=" + trace + " exists: give --force"});
+  expect(emox("train " + path_ + " --record-pools " + file + " " + other), 2, {file + " exists", "--force"});
+  EXPECT_FALSE(fs::exists(directory_.path() / "other"));
+  EXPECT_EQ(bytes_of(file), two);
+  // Its own, cut to the checkpoint: as if it had never been stopped.
+  std::ofstream(file, std::ios::app) << "torn";
+  expect(train(""), 0, {"resumed", "the timeline that was in"});
+  const std::string whole = bytes_of(file);
+  EXPECT_EQ(whole.substr(0, two.size()), two);
+  EXPECT_GT(whole.size(), two.size());
+  int timelines = 0;
+  for (const auto& entry : fs::directory_iterator(directory_.path()))
+    if (entry.path().filename().string().starts_with("t.json.until-")) {
+      ++timelines;
+      EXPECT_EQ(bytes_of(entry.path()), first);
+    }
+  EXPECT_EQ(timelines, 1);
+  fs::rename(file, file + ".0");
+  expect(train(other), 2, {"--trace="});
+  expect(train(other + " --force"), 0, {"step 3/3"});
+  EXPECT_EQ(bytes_of(file), whole);
 }
 
 TEST_F(DispatchCommands, WhatCannotBeRecordedIsRefused) {

@@ -2,6 +2,7 @@
 #include "launch/train/lease.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -278,6 +279,61 @@ TEST_F(Lease, ADirectoryThatCannotBeMadeOrWrittenTo) {
   expect_parts(message(directory_.path() / "plain" / "run"),
                {"cannot make the run directory", "plain", "--run.dir=DIR"});
   expect_parts(message("/proc/self"), {"cannot write in the run directory /proc/self", "--run.dir=DIR"});
+}
+
+// The time of a file that a clock wrote that was ahead, or that somebody set.
+TEST_F(Lease, ADateInTheFutureHoldsNoLongerThanAnyOther) {
+  write(elsewhere().to_text(), -24h * 365);
+  expect_parts(refusal(), {"in use", "node7", "free 60 s after"});
+  EXPECT_LT(fs::last_write_time(file()), fs::file_time_type::clock::now() + 2s) << "its age counts from now on";
+  grow_old(70s);
+  EXPECT_EQ(refusal(), "");
+}
+
+// `cp -r` of the directory of a run that goes on.
+TEST_F(Lease, InACopyItIsNotHeld) {
+  const RunLease lease(run_, me());
+  const fs::path copy = directory_.path() / "runs" / "copy";
+  fs::copy(run_, copy);
+  EXPECT_TRUE(fs::exists(copy / "lease.json"));
+  { const RunLease other(copy, me()); }
+  EXPECT_TRUE(fs::is_empty(copy)) << "it was there before the lease";
+  expect_parts(refusal(), {"in use", "process " + std::to_string(getpid())});
+  // A directory that is renamed is the same one, and an earlier version's lease does not say which one it means.
+  LeaseHolder renamed = holder();
+  const fs::path moved = directory_.path() / "runs" / "moved";
+  fs::create_directories(moved);
+  for (const std::string& identity : {identity_of(moved), std::string()}) {
+    renamed.directory = identity;
+    std::ofstream(moved / "lease.json") << renamed.to_text();
+    EXPECT_THROW(RunLease(moved, me()), TryAgainError) << identity;
+  }
+}
+
+TEST_F(Lease, OnlyAPlainFileIsOne) {
+  const auto message = [&] {
+    try {
+      const RunLease lease(run_, me());
+    } catch (const UsageError& e) {
+      return e.message();
+    }
+    return std::string("(taken)");
+  };
+  fs::create_directories(run_);
+  fs::create_symlink(run_ / "nowhere", file());
+  expect_parts(message(), {file().string() + " is a symbolic link", "remove it"});
+  fs::remove(file());
+  std::ofstream(run_ / "target") << elsewhere().to_text();
+  fs::create_symlink("target", file());
+  expect_parts(message(), {"is a symbolic link"});
+  fs::remove(file());
+  fs::create_directory(file());
+  expect_parts(message(), {"is a directory"});
+  fs::remove(file());
+  ASSERT_EQ(mkfifo(file().c_str(), 0600), 0);
+  expect_parts(message(), {"is a special file"});
+  fs::remove(file());
+  EXPECT_EQ(message(), "(taken)");
 }
 
 TEST_F(Lease, LeftoversOfCrashesGoAway) {

@@ -62,7 +62,7 @@ const Lengths kFew{{2, 1}, {}, {0, 2}};
 std::vector<PoolRecord> write_file(const fs::path& file, const PoolTraceHeader& h, const Lengths& micro_batches,
                                    unsigned seed) {
   std::mt19937 gen(seed);
-  PoolTraceWriter writer(file, h);
+  PoolTraceWriter writer(file, h, PoolTraceFile::Replace);
   std::vector<PoolRecord> records;
   std::uint32_t step = 0;
   for (const std::vector<int>& lengths : micro_batches)
@@ -134,7 +134,7 @@ TEST(PoolTrace, WritesThePromisedBytes) {
   const fs::path file = folder.path() / "pools";
   {
     const PoolTraceHeader h{10, 2, 4};
-    PoolTraceWriter writer(file, h);
+    PoolTraceWriter writer(file, h, PoolTraceFile::Replace);
     write(writer, h,
           {258, 3, {0, 1, 3}, {1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0}, {7, 9, 1, 2, 8, 1}}, true);
   }
@@ -275,6 +275,40 @@ TEST(PoolTrace, RefusesWhatIsNoRecording) {
               PoolTraceWriter writer(folder.path() / "no" / "folder", {9, 2, 2});
             }).find("folder"),
             std::string::npos);
+}
+
+// As a run does that is resumed: records of later steps and a torn one go, the others stay as they are.
+TEST(PoolTrace, GoesOnAfterAStep) {
+  const TemporaryDirectory folder;
+  const fs::path file = folder.path() / "pools", whole = folder.path() / "whole";
+  const PoolTraceHeader h{9, 2, 2};
+  write_file(file, h, kFew, 1);
+  fs::copy(file, whole);
+  PoolTraceReader reader(file);
+  const std::vector<PoolRecord> records = read_all(reader);
+  ASSERT_GT(records.size(), 2U);
+  const std::int64_t last = records.back().step;
+  ASSERT_GT(last, 1);
+  EXPECT_NE(usage_error([&] { PoolTraceWriter writer(file, h); }).find("exists: give --force"), std::string::npos);
+  EXPECT_NE(usage_error([&] {
+              PoolTraceWriter writer(file, {10, 2, 2}, PoolTraceFile::Continue, 1);
+            }).find("of another model"),
+            std::string::npos);
+  EXPECT_EQ(bytes_of(file), bytes_of(whole));
+  std::ofstream(file, std::ios::app) << "torn";
+  {
+    const PoolTraceWriter writer(file, h, PoolTraceFile::Continue, last);
+    EXPECT_EQ(writer.continued_after(), last);
+  }
+  EXPECT_EQ(bytes_of(file), bytes_of(whole));
+  { const PoolTraceWriter writer(file, h, PoolTraceFile::Continue, last - 1); }
+  PoolTraceReader shorter(file);
+  const std::vector<PoolRecord> kept = read_all(shorter);
+  ASSERT_FALSE(kept.empty());
+  EXPECT_EQ(static_cast<std::int64_t>(kept.back().step), last - 1);
+  EXPECT_EQ(bytes_of(whole).substr(0, bytes_of(file).size()), bytes_of(file));
+  { const PoolTraceWriter writer(file, h, PoolTraceFile::Continue, -1); }
+  EXPECT_EQ(bytes_of(file).size(), kHeaderBytes);
 }
 
 TEST(PoolTrace, FindsAllParts) {

@@ -1,10 +1,14 @@
 // Spans, the metrics file and the log.
+#include <sys/stat.h>
+
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 
+#include "runtime/telemetry/history.h"
 #include "runtime/telemetry/log.h"
 #include "runtime/telemetry/metrics.h"
 #include "runtime/telemetry/spans.h"
@@ -145,53 +149,96 @@ TEST(Trace, SpansNestAsTheirScopes) {
 
 nlohmann::ordered_json record(int step) { return {{"step", step}, {"loss", 0.5}}; }
 
-TEST(MetricsSink, WritesALineARecordAndStartsEmpty) {
+TEST(MetricsSink, AppendsALineARecord) {
   const TemporaryDirectory dir;
   const auto path = dir.path() / "metrics.jsonl";
-  put(path, "old\n");
-  MetricsSink sink(path.string(), -1);
-  EXPECT_EQ(content(path), "");
+  put(path, "{\"step\": 0}\n");
+  MetricsSink sink(path.string());
   sink.write(record(1));
-  EXPECT_EQ(content(path), "{\"step\": 1, \"loss\": 0.5}\n");  // flushed at once
+  EXPECT_EQ(content(path), "{\"step\": 0}\n{\"step\": 1, \"loss\": 0.5}\n");  // flushed at once
   sink.write(record(2));
-  EXPECT_EQ(content(path), "{\"step\": 1, \"loss\": 0.5}\n{\"step\": 2, \"loss\": 0.5}\n");
-}
-
-TEST(MetricsSink, ResumeCutsLaterStepsAndATornLine) {
-  const TemporaryDirectory dir;
-  const auto path = dir.path() / "metrics.jsonl";
-  const std::string first = "{\"step\": 1, \"a\": 1}\n{\"step\": 2, \"a\": 1}\n{\"step\": 2, \"b\": 1}\n";
-  for (const std::string rest : {"{\"step\": 3, \"a\": 1}\n{\"step\": 4, \"a\": 1}\n", "{\"step\": 3, \"a\"",
-                                 "{\"step\": 2, \"c\": 1}", "garbage\n{\"step\": 2}\n", ""}) {
-    put(path, first + rest);
-    {
-      MetricsSink sink(path.string(), 2);
-      EXPECT_EQ(content(path), first) << rest;
-      sink.write(record(3));
-    }
-    EXPECT_EQ(content(path), first + "{\"step\": 3, \"loss\": 0.5}\n");
-  }
-}
-
-TEST(MetricsSink, ResumeWithoutAFileOrAtStepZeroStartsOne) {
-  const TemporaryDirectory dir;
-  const auto path = dir.path() / "metrics.jsonl";
-  { const MetricsSink sink(path.string(), 7); }
-  EXPECT_EQ(content(path), "");
-  put(path, "{\"step\": 1}\n");
-  { const MetricsSink sink(path.string(), 0); }
-  EXPECT_EQ(content(path), "");
-  EXPECT_FALSE(std::filesystem::exists(path.string() + ".tmp"));
+  EXPECT_EQ(content(path), "{\"step\": 0}\n{\"step\": 1, \"loss\": 0.5}\n{\"step\": 2, \"loss\": 0.5}\n");
 }
 
 TEST(MetricsSink, NamesAFileThatCannotBeOpened) {
   try {
-    const MetricsSink sink("/nonexistent/metrics.jsonl", -1);
+    const MetricsSink sink("/nonexistent/metrics.jsonl");
     ADD_FAILURE();
   } catch (const IoError& e) {
     EXPECT_NE(e.message().find("/nonexistent/metrics.jsonl"), std::string::npos);
   }
-  EXPECT_THROW(MetricsSink("/nonexistent/metrics.jsonl", 3), IoError);
+}
+
+std::vector<std::string> names_in(const std::filesystem::path& directory) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+TEST(History, WhatMustGoIsMovedAside) {
+  const std::string first = "{\"step\": 1, \"a\": 1}\n{\"step\": 2, \"a\": 1}\n{\"step\": 2, \"b\": 1}\n";
+  struct Case {
+    std::string rest;
+    std::int64_t later, unreadable;
+  };
+  for (const Case& c : {Case{"{\"step\": 3, \"a\": 1}\n{\"step\": 4, \"a\": 1}\n", 2, 0},
+                        Case{"{\"step\": 3, \"a\"", 0, 1}, Case{"{\"step\": 2, \"c\": 1}", 0, 1},
+                        Case{"{\"step\": 9}\nx\n{\"no step\": 1}\n[]\n{\"step\": \"2\"}\n", 1, 4}}) {
+    const TemporaryDirectory dir;
+    const auto path = dir.path() / "metrics.jsonl";
+    put(path, first + c.rest);
+    const SetAside moved = settle_history(path.string(), 2);
+    EXPECT_EQ(content(path), first) << c.rest;
+    EXPECT_EQ(content(moved.file), c.rest);
+    EXPECT_EQ(moved.later, c.later) << c.rest;
+    EXPECT_EQ(moved.unreadable, c.unreadable) << c.rest;
+    EXPECT_TRUE(moved.file.starts_with(path.string() + ".until-2")) << moved.file;
+    EXPECT_EQ(names_in(dir.path()).size(), 2U);
+    EXPECT_EQ(settle_history(path.string(), 2).file, "") << "nothing is left to do";
+  }
+}
+
+// One line that cannot be read does not take the others with it, nor does a start from the beginning.
+TEST(History, NoLineIsLost) {
+  const TemporaryDirectory dir;
+  const auto path = dir.path() / "metrics.jsonl";
+  put(path, "{\"step\": 1}\nx\n{\"step\": 3}\n{\"step\": 4}\n");
+  const std::string torn = settle_history(path.string(), 4).file;
+  EXPECT_EQ(content(path), "{\"step\": 1}\n{\"step\": 3}\n{\"step\": 4}\n");
+  EXPECT_EQ(content(torn), "x\n");
+  const std::string all = settle_history(path.string(), 0).file;  // at the same second, perhaps
+  EXPECT_EQ(content(path), "");
+  EXPECT_EQ(content(all), "{\"step\": 1}\n{\"step\": 3}\n{\"step\": 4}\n");
+  EXPECT_EQ(content(torn), "x\n");
+}
+
+TEST(History, WhatIsAsItMustBeIsLeftAlone) {
+  const TemporaryDirectory dir;
+  const auto path = dir.path() / "metrics.jsonl";
+  EXPECT_EQ(settle_history(path.string(), 7).file, "");
+  EXPECT_FALSE(std::filesystem::exists(path));
+  put(path, "{\"step\": 1}\n");
+  std::filesystem::permissions(path, std::filesystem::perms::owner_read);
+  const auto inode = [&] {
+    struct stat info = {};
+    EXPECT_EQ(stat(path.c_str(), &info), 0);
+    return info.st_ino;
+  };
+  const auto before = inode();
+  EXPECT_EQ(settle_history(path.string(), 1).file, "");
+  EXPECT_EQ(inode(), before);
+}
+
+TEST(History, WhatCannotBeReadIsNotEmpty) {
+  const TemporaryDirectory dir;
+  const auto path = dir.path() / "metrics.jsonl";
+  std::filesystem::create_directory(path);
+  EXPECT_THROW((void)settle_history(path.string(), 2), IoError);
+  std::filesystem::remove(path);
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  EXPECT_THROW((void)settle_history(path.string(), 2), IoError);
+  EXPECT_EQ(names_in(dir.path()), std::vector<std::string>{"metrics.jsonl"});
 }
 
 std::vector<std::string> lines_of(const std::filesystem::path& path) {

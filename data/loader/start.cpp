@@ -1,0 +1,44 @@
+#include "data/loader/start.h"
+
+#include <algorithm>
+
+#include "data/loader/mixture.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+
+LoaderStart continue_after(const LoaderConfig& config, std::int64_t step, const std::vector<SourceSpec>& now,
+                           const std::vector<std::string>& replaced) {
+  const LoaderStart& from = config.start;
+  require(step >= from.step, "the data cannot go on after step {}: they began anew after step {}", step, from.step);
+  LoaderStart start;
+  start.step = step;
+  start.sequences = from.sequences + (step - from.step) * config.sequences_per_step;
+
+  std::vector<double> weights;
+  for (const SourceSpec& s : config.sources) weights.push_back(s.weight);
+  const Mixture mixture(weights, mixture_offset(config.seed));
+  start.sources = from.sources;
+  for (std::size_t i = 0; i < config.sources.size(); ++i) {
+    LoaderStart::Source& source = start.source_of(config.sources[i].label);
+    const int number = static_cast<int>(i);
+    source.read += mixture.count_before(start.sequences, number) - mixture.count_before(from.sequences, number);
+  }
+  for (const std::string& label : replaced) {
+    const auto old = std::find_if(start.sources.begin(), start.sources.end(),
+                                  [&](const LoaderStart::Source& s) { return s.label == label; });
+    if (old != start.sources.end()) old->label.clear();  // its order of sequences is not used again
+  }
+  for (const SourceSpec& s : now) start.source_of(s.label);
+  return start;
+}
+
+LoaderStart::Source& LoaderStart::source_of(const std::string& label) {
+  for (Source& s : sources)
+    if (s.label == label) return s;
+  std::int64_t order = 0;
+  for (const Source& s : sources) order = std::max(order, s.order + 1);
+  return sources.emplace_back(Source{label, order, 0});
+}
+
+}  // namespace emox
