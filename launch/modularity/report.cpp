@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "runtime/core/error.h"
@@ -17,7 +18,7 @@ constexpr std::size_t kMostRows = 14;
 
 ModularityRow row_of(const LayerModularity& m, std::span<const DocumentPicks> documents) {
   const auto interval = [&](const Measured& value, double chance) {
-    return Interval{value.value, kHalfInterval * standard_error(value, documents), chance};
+    return Interval{value.value, half_interval(value, documents), chance};
   };
   ModularityRow row;
   for (const Concentration& c : m.concentration) row.concentration.push_back(interval(c.value, c.chance));
@@ -63,7 +64,7 @@ nlohmann::ordered_json json_of(const ModularityRow& row, const std::vector<std::
 std::string number(double x) { return std::isfinite(x) ? fmt::format("{:.3f}", x) : std::string("-"); }
 
 std::string cell(const Interval& i) {
-  return fmt::format(" {:>6}{:>6}{:>6}", number(i.value), std::isfinite(i.value) ? fmt::format("{:.3f}", i.half) : "",
+  return fmt::format(" {:>6}{:>6}{:>6}", number(i.value), std::isfinite(i.value) ? number(i.half) : "",
                      number(i.chance));
 }
 
@@ -85,7 +86,10 @@ nlohmann::ordered_json Modularity::to_json() const {
           {"routed_experts", routed_experts},
           {"routed_top_k", routed_top_k},
           {"eval_pool", eval_pool},
-          {"interval", "95 %, normal, over documents inside domains"},
+          {"files", files > 0 ? nlohmann::ordered_json(files) : nlohmann::ordered_json(nullptr)},
+          {"interval", files > 0 ? "95 %, Student's t, over source files inside domains"
+                                 : "95 %, Student's t, over documents inside domains as if each were a file: the "
+                                   "corpus does not say which are pieces of one"},
           {"layers", by_layer},
           {"mean", json_of(mean, tops)}};
 }
@@ -94,8 +98,8 @@ std::string Modularity::to_text() const {
   const std::string pools = eval_pool > 0 ? fmt::format(" in pools of {}", eval_pool) : "";
   std::string text = fmt::format("modularity after step {}: {} documents of {} domains, {} tokens,\n", step, documents,
                                  domains, tokens);
-  text += fmt::format("{} picks a token of {} routed experts{}; +- 95 % over documents\n", routed_top_k, routed_experts,
-                      pools);
+  text += fmt::format("{} picks a token of {} routed experts{}; +- 95 % over {}\n", routed_top_k, routed_experts, pools,
+                      files > 0 ? fmt::format("{} files", files) : "documents");
   text += fmt::format("{:<5}{:<37}{}\n     ", "", "a document's picks in its best",
                       "a pick's expert tells, of the possible");
   for (const std::int64_t top : tops) text += fmt::format("{:<19}", fmt::format("{} experts", top));
@@ -112,6 +116,7 @@ std::string Modularity::to_text() const {
   text += fmt::format("bits: {:.3f} of {:.3f} on topic, {:.3f} of {:.3f} on token{}\n", mean.topic_bits.value,
                       mean.topic_possible, mean.surface_bits.value, mean.surface_possible,
                       rows < layers.size() ? fmt::format("; {} of {} layers", rows, layers.size()) : "");
+  if (files == 0) text += "the corpus does not name files: pieces of one count as independent\n";
   return text + "chance: picks dealt at random; domains, tokens of a document exchanged\n";
 }
 
@@ -121,6 +126,8 @@ HeldOutRouting::HeldOutRouting(LanguageModel& model, const std::vector<HeldOut>&
   for (std::size_t s = 0; s < held_out.size(); ++s) {
     first_.push_back(domains_.size());
     domains_.insert(domains_.end(), held_out[s].documents.size(), static_cast<std::int32_t>(s));
+    for (std::size_t d = 0; d < held_out[s].documents.size(); ++d)
+      files_.push_back(held_out[s].files.empty() ? kOwnFile : held_out[s].files[d]);
   }
   model.experts()->observe(
       [this](Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools&) { record_.add(ctx, layer, ids); });
@@ -146,6 +153,7 @@ Modularity HeldOutRouting::measure(Communicator& comm, std::int64_t step) const 
   for (std::int64_t l = 0; l < config.layers; ++l) {  // one at a time: the counts of all layers may be large
     documents = record_.gather(comm, l, domains_);
     if (comm.rank() != 0) continue;
+    for (std::size_t d = 0; d < documents.size(); ++d) documents[d].file = files_[d];
     layers.push_back(measure_layer(documents, config.routed_experts(), kConcentrationShares, kSeed));
     result.layers.push_back(row_of(layers.back(), documents));
   }
@@ -153,6 +161,10 @@ Modularity HeldOutRouting::measure(Communicator& comm, std::int64_t step) const 
   const LayerModularity mean = mean_over_layers(layers);
   result.mean = row_of(mean, documents);
   for (const Concentration& c : mean.concentration) result.tops.push_back(c.top);
+  std::set<std::pair<std::int32_t, std::int64_t>> files;
+  for (std::size_t d = 0; d < files_.size(); ++d) files.emplace(domains_[d], files_[d]);
+  const bool named = std::find(files_.begin(), files_.end(), kOwnFile) == files_.end();
+  result.files = named ? static_cast<std::int64_t>(files.size()) : 0;
   std::int64_t picks = 0;
   for (const DocumentPicks& d : documents)
     for (const PickCount& p : d.picks) picks += p.count;

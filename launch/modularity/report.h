@@ -17,7 +17,7 @@ namespace emox {
 /// A value with what is known about it.
 struct Interval {
   double value = 0;
-  double half = 0;  ///< the 95 % interval is value +- half
+  double half = 0;  ///< the 95 % interval is value +- half; infinite where it is not known
   double chance = 0;
 };
 
@@ -33,6 +33,7 @@ inline constexpr double kConcentrationShares[] = {0.125, 0.25};
 
 struct Modularity {
   std::int64_t step = 0, documents = 0, domains = 0, tokens = 0, routed_experts = 0, routed_top_k = 0;
+  std::int64_t files = 0;          ///< source files of the documents; 0: not known of every domain
   std::int64_t eval_pool = 0;      ///< experts that a document could use; 0: all
   std::vector<std::int64_t> tops;  ///< experts for each of kConcentrationShares
   std::vector<ModularityRow> layers;
@@ -59,6 +60,7 @@ class HeldOutRouting {
   RoutingRecord record_;
   std::vector<std::size_t> first_;     // number of each domain's first document
   std::vector<std::int32_t> domains_;  // [documents]
+  std::vector<std::int64_t> files_;    // [documents], kOwnFile where the corpus does not say
 };
 
 }  // namespace emox

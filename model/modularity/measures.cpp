@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "model/modularity/contingency.h"
+#include "model/modularity/student.h"
 #include "runtime/core/error.h"
 #include "runtime/rng/philox.h"
 
@@ -124,11 +125,33 @@ Information describe(const Contingency& table, std::span<const DocumentPicks> do
   return info;
 }
 
-/// Documents exchange their domains.
-double topic_by_chance(const Counts& counts, std::vector<std::int32_t> domains, const Philox& philox) {
+/// Which draw each document is a piece of: numbers from 0, in the order of the documents.
+std::vector<std::size_t> draws_of(std::span<const DocumentPicks> documents) {
+  std::map<std::pair<std::int32_t, std::int64_t>, std::size_t> files;
+  std::vector<std::size_t> draws;
+  std::size_t count = 0;
+  for (const DocumentPicks& d : documents) {
+    if (d.file == kOwnFile) {
+      draws.push_back(count++);
+      continue;
+    }
+    const auto [at, added] = files.try_emplace({d.domain, d.file}, count);
+    count += added ? 1 : 0;
+    draws.push_back(at->second);
+  }
+  return draws;
+}
+
+/// Files, with all of their documents, exchange their domains.
+double topic_by_chance(const Counts& counts, std::span<const DocumentPicks> documents, const Philox& philox) {
+  const std::vector<std::size_t> draws = draws_of(documents);
+  std::vector<std::int32_t> labels(*std::max_element(draws.begin(), draws.end()) + 1);
+  for (std::size_t d = 0; d < draws.size(); ++d) labels[draws[d]] = documents[d].domain;
   double sum = 0;
   for (std::uint32_t s = 0; s < kLabelShuffles; ++s) {
-    shuffle(domains, philox, Shuffle::Labels, s, 0);
+    shuffle(labels, philox, Shuffle::Labels, s, 0);
+    std::vector<std::int32_t> domains;
+    for (const std::size_t draw : draws) domains.push_back(labels[draw]);
     const Contingency table = topic_table(counts, domains);
     sum += table.information() + table.miller_madow();
   }
@@ -153,6 +176,20 @@ double surface_by_chance(std::span<const DocumentPicks> documents, std::int64_t 
     sum += table.information() + table.miller_madow();
   }
   return sum / kPickShuffles;
+}
+
+/// Influences of files, by domain.
+std::map<std::int32_t, std::vector<double>> files_of(const Measured& measured,
+                                                     std::span<const DocumentPicks> documents) {
+  require<ShapeError>(measured.influence.size() == documents.size(), "standard_error: {} influences of {} documents",
+                      measured.influence.size(), documents.size());
+  const std::vector<std::size_t> draws = draws_of(documents);
+  std::map<std::int32_t, std::map<std::size_t, double>> sums;
+  for (std::size_t d = 0; d < documents.size(); ++d) sums[documents[d].domain][draws[d]] += measured.influence[d];
+  std::map<std::int32_t, std::vector<double>> strata;
+  for (const auto& [domain, files] : sums)
+    for (const auto& [draw, sum] : files) strata[domain].push_back(sum);
+  return strata;
 }
 
 Measured mean_of(std::span<const LayerModularity> layers,
@@ -188,17 +225,23 @@ Information mean_information(std::span<const LayerModularity> layers, Informatio
 }  // namespace
 
 double standard_error(const Measured& measured, std::span<const DocumentPicks> documents) {
-  require<ShapeError>(measured.influence.size() == documents.size(), "standard_error: {} influences of {} documents",
-                      measured.influence.size(), documents.size());
-  std::map<std::int32_t, std::vector<double>> strata;
-  for (std::size_t d = 0; d < documents.size(); ++d) strata[documents[d].domain].push_back(measured.influence[d]);
   double variance = 0;
-  for (const auto& [domain, values] : strata) {
+  for (const auto& [domain, values] : files_of(measured, documents)) {
     const auto n = static_cast<double>(values.size());
     const double mean = n > 1 ? std::accumulate(values.begin(), values.end(), 0.0) / n : 0;
     for (const double v : values) variance += (v - mean) * (v - mean) * (n > 1 ? n / (n - 1) : 1);
   }
   return std::sqrt(variance);
+}
+
+double half_interval(const Measured& measured, std::span<const DocumentPicks> documents) {
+  std::size_t files = 0, freedom = 0;
+  for (const auto& [domain, values] : files_of(measured, documents)) {
+    files += values.size();
+    freedom += std::max<std::size_t>(values.size() - 1, 1);
+  }
+  if (files < 2) return std::numeric_limits<double>::infinity();
+  return student_quantile(static_cast<std::int64_t>(freedom)) * standard_error(measured, documents);
 }
 
 LayerModularity measure_layer(std::span<const DocumentPicks> documents, std::int64_t experts,
@@ -219,7 +262,7 @@ LayerModularity measure_layer(std::span<const DocumentPicks> documents, std::int
 
   layer.topic = describe(topic_table(counts, domains), documents,
                          [](const DocumentPicks& d, const PickCount&) { return d.domain; });
-  layer.topic.chance = topic_by_chance(counts, domains, philox);
+  layer.topic.chance = topic_by_chance(counts, documents, philox);
   layer.topic.normalized_chance = layer.topic.chance / layer.topic.possible;
 
   Contingency surface(tokens, experts);

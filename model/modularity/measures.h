@@ -14,10 +14,14 @@ struct PickCount {
   std::int64_t count = 0;
 };
 
+inline constexpr std::int64_t kOwnFile = -1;
+
 /// One document in one layer. The pairs (token, expert) are different.
 struct DocumentPicks {
   std::int32_t domain = 0;
   std::vector<PickCount> picks;
+  /// Source file: documents of one file of a domain are pieces of one draw. kOwnFile: the document is a draw by itself.
+  std::int64_t file = kOwnFile;
 };
 
 /// A value and what every document contributes to its error: value(sample) - value(world) is about the sum of
@@ -27,12 +31,14 @@ struct Measured {
   std::vector<double> influence;  ///< [documents]
 };
 
-/// Of a value, from documents drawn independently inside each domain (stratified): a domain of n documents adds
-/// n / (n - 1) sum (influence - its mean in the domain)^2 to the variance, one of a single document influence^2.
+/// Of a value, from files drawn independently inside each domain (stratified, by cluster): a domain of m files adds
+/// m / (m - 1) sum (influence of a file - the files' mean)^2 to the variance, one of a single file its influence^2. The
+/// influence of a file is the sum of its documents'.
 double standard_error(const Measured& measured, std::span<const DocumentPicks> documents);
 
-/// Half of a 95 % interval: 1.96 standard errors.
-inline constexpr double kHalfInterval = 1.959963984540054;
+/// Half of a 95 % interval: so many standard errors as Student's t says for the files that there are. Infinite for a
+/// single file: nothing is known about others.
+double half_interval(const Measured& measured, std::span<const DocumentPicks> documents);
 
 /// Share of a document's picks that its `top` most used experts have, mean over documents.
 struct Concentration {

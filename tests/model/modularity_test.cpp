@@ -117,9 +117,9 @@ TEST(ModularityMeasures, IndependentPicksTellNothing) {
   }
 }
 
-// Documents are of two kinds, so that picks of one document go together. In 95 % of samples the interval must hold the
-// value of the world, which is that of the two domains' mean distributions.
-TEST(ModularityMeasures, IntervalsHoldTheTruthInNineteenOfTwentySamples) {
+// Files are of two kinds, so that picks of one file go together, in one document or in several. In 95 % of samples the
+// interval must hold the value of the world, which is that of the two domains' mean distributions.
+void expect_truth_in_nineteen_of_twenty_samples(int pieces) {
   const double kinds[2][2][4] = {{{.7, .1, .1, .1}, {.3, .5, .1, .1}}, {{.1, .1, .1, .7}, {.1, .1, .5, .3}}};
   const auto world = [&](int domain, int e) { return (kinds[domain][0][e] + kinds[domain][1][e]) / 2; };
   double truth = 0, entropy = 0;
@@ -137,17 +137,17 @@ TEST(ModularityMeasures, IntervalsHoldTheTruthInNineteenOfTwentySamples) {
     for (int i = 0; i < 80; ++i) {
       const double* p = kinds[i % 2][random() % 2];
       std::discrete_distribution<int> draw(p, p + 4);
-      std::int64_t counts[4] = {};
-      for (int n = 0; n < 100; ++n) ++counts[draw(random)];
-      DocumentPicks d{i % 2, {}};
-      for (int e = 0; e < 4; ++e)
-        if (counts[e] > 0) d.picks.push_back({0, e, counts[e]});
-      documents.push_back(std::move(d));
+      for (int piece = 0; piece < pieces; ++piece) {
+        std::int64_t counts[4] = {};
+        for (int n = 0; n < 100 / pieces; ++n) ++counts[draw(random)];
+        DocumentPicks d{i % 2, {}, i};
+        for (int e = 0; e < 4; ++e)
+          if (counts[e] > 0) d.picks.push_back({0, e, counts[e]});
+        documents.push_back(std::move(d));
+      }
     }
     const LayerModularity m = measure_layer(documents, 4, kShares, 0);
-    const auto holds = [&](const Measured& v) {
-      return std::abs(v.value - truth) <= kHalfInterval * standard_error(v, documents);
-    };
+    const auto holds = [&](const Measured& v) { return std::abs(v.value - truth) <= half_interval(v, documents); };
     bits += holds(m.topic.bits), normalized += holds(m.topic.normalized);
     EXPECT_TRUE(std::isnan(m.surface.normalized.value));  // one token: nothing to tell
   }
@@ -157,11 +157,65 @@ TEST(ModularityMeasures, IntervalsHoldTheTruthInNineteenOfTwentySamples) {
   }
 }
 
+TEST(ModularityMeasures, IntervalsHoldTheTruthInNineteenOfTwentySamples) {
+  expect_truth_in_nineteen_of_twenty_samples(1);
+  expect_truth_in_nineteen_of_twenty_samples(5);
+}
+
 TEST(ModularityMeasures, StandardErrorIsOfDocumentsInsideDomains) {
   const std::vector<DocumentPicks> documents{{0, {{0, 0, 1}}}, {0, {{0, 0, 1}}}, {1, {{0, 0, 1}}}};
   // Domain 0: mean 2, 2 / 1 * (1 + 1) = 4; domain 1 has one document: 3 * 3.
   EXPECT_DOUBLE_EQ(standard_error({0, {1, 3, -3}}, documents), std::sqrt(13.0));
   EXPECT_THROW((void)standard_error({0, {1, 3}}, documents), ShapeError);
+}
+
+// A file's documents are one draw: their influences add up before they are squared.
+TEST(ModularityMeasures, StandardErrorIsOfFiles) {
+  std::vector<DocumentPicks> documents(4, {0, {{0, 0, 1}}});
+  documents[0].file = documents[1].file = 7, documents[2].file = 8;
+  // Files 7, 8 and the last document: 4, -1, -3, of mean 0; 3 / 2 (16 + 1 + 9).
+  const Measured measured{0, {1, 3, -1, -3}};
+  EXPECT_DOUBLE_EQ(standard_error(measured, documents), std::sqrt(39.0));
+  EXPECT_DOUBLE_EQ(half_interval(measured, documents), student_quantile(2) * std::sqrt(39.0));
+  documents[2].domain = 1;  // files of other domains are others, whatever their number: (1 + 3, -3) and -1
+  EXPECT_DOUBLE_EQ(standard_error(measured, documents), std::sqrt(2 * (3.5 * 3.5 + 3.5 * 3.5) + 1));
+  for (DocumentPicks& d : documents) d.domain = 0, d.file = 7;
+  EXPECT_TRUE(std::isinf(half_interval(measured, documents)));  // one file says nothing about others
+}
+
+// Cutting every file into more pieces alike changes neither value nor interval; taken for independent documents, they
+// would make it narrower.
+TEST(ModularityMeasures, PiecesOfAFileDoNotMakeTheIntervalNarrower) {
+  std::mt19937_64 random(11);
+  std::vector<DocumentPicks> files = draw_independent(random, 24, 60, 3, 6, 8), pieces;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    files[i].file = static_cast<std::int64_t>(i);
+    pieces.insert(pieces.end(), 5, files[i]);
+  }
+  const LayerModularity one = measure_layer(files, 8, kShares, 0), cut = measure_layer(pieces, 8, kShares, 0);
+  for (DocumentPicks& piece : pieces) piece.file = kOwnFile;
+  const LayerModularity taken_apart = measure_layer(pieces, 8, kShares, 0);
+  const auto half = [](const Measured& m, const std::vector<DocumentPicks>& documents) {
+    return half_interval(m, documents);
+  };
+  std::vector<DocumentPicks> together = pieces;
+  for (std::size_t i = 0; i < together.size(); ++i) together[i].file = static_cast<std::int64_t>(i / 5);
+  EXPECT_NEAR(half(cut.concentration[1].value, together), half(one.concentration[1].value, files), 1e-12);
+  EXPECT_NEAR(half(cut.topic.bits, together), half(one.topic.bits, files), 1e-12);
+  EXPECT_NEAR(half(cut.surface.bits, together), half(one.surface.bits, files), 1e-12);
+  EXPECT_NEAR(cut.concentration[1].value.value, one.concentration[1].value.value, 1e-12);
+  EXPECT_LT(half(taken_apart.topic.bits, pieces), 0.5 * half(one.topic.bits, files));
+}
+
+// Files exchange their domains as a whole. With one file a domain every exchange tells as much: nothing shows that the
+// experts know the domain rather than the file.
+TEST(ModularityMeasures, ChanceOfTopicKeepsFilesWhole) {
+  auto documents = documents_of(4, 5, 10, 8, 3, [](int domain, int, int e) { return e / 2 == domain; });
+  const double by_document = measure_layer(documents, 8, kShares, 0).topic.chance;
+  for (DocumentPicks& d : documents) d.file = 0;
+  const LayerModularity m = measure_layer(documents, 8, kShares, 0);
+  EXPECT_NEAR(m.topic.chance, m.topic.bits.value, 1e-12);
+  EXPECT_LT(by_document, 1.0);
 }
 
 // Two layers that route alike say nothing new: the mean has the error of one. With influences that cancel it has none.
