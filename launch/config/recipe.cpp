@@ -72,7 +72,11 @@ void validate_checkpoint(const CheckpointConfig& checkpoint) {
 bool may_change(const Field& field, const Recipe& now) {
   const std::string name = field.name();
   constexpr std::string_view kSections[] = {"parallel", "checkpoint", "eval"};
-  constexpr std::string_view kKeys[] = {"run.name", "run.dir", "run.stop_after_step", "train.threads",
+  constexpr std::string_view kKeys[] = {"run.name",
+                                        "run.dir",
+                                        "run.stop_after_step",
+                                        "run.stop_after_minutes",
+                                        "train.threads",
                                         "train.micro_batch_memory"};
   if (std::count(std::begin(kSections), std::end(kSections), field.section()) > 0) return true;
   if (std::count(std::begin(kKeys), std::end(kKeys), name) > 0) return true;
