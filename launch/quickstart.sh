@@ -37,44 +37,10 @@ if ! command -v ssh rsh >/dev/null; then export OMPI_MCA_plm=isolated; fi
 # Containers may forbid reading another process's memory.
 if [[ -e /.dockerenv || -e /run/.containerenv ]]; then export OMPI_MCA_btl_vader_single_copy_mechanism=none; fi
 
-# run_stoppable COMMAND...: mpirun answers Ctrl-C by ending the ranks within a second, too soon for a save, but hands SIGUSR1
-# on to them, which asks emox to save. So mpirun gets a session of its own, out of the terminal's reach. A second Ctrl-C
-# ends the job without saving. Sets `stops` (requests to stop) and `code` (exit code).
-stops=0
-code=0
-job=
-request_stop() {
-  stops=$((stops + 1))
-  if ((stops == 1)); then
-    echo "==> stopping: the step ends and is saved; once more to stop without saving"
-  elif ((stops == 2)); then
-    echo "==> ending the job without saving"
-  fi
-}
-# Ends the ranks and leaves mpirun to notice: when it ends them itself while they end by themselves, it may crash.
-end_ranks() {
-  local ranks=()
-  read -r -d '' -a ranks < <(cat "/proc/$job/task/"*/children 2>/dev/null) || true
-  kill -KILL "${ranks[@]:-$job}" 2>/dev/null || true
-}
-run_stoppable() {
-  local answered=0 ended
-  trap request_stop INT TERM HUP
-  setsid "$@" &
-  job=$!
-  # `wait` returns early, with a code above 128, when a signal has come.
-  while :; do
-    if ((stops > answered)); then
-      answered=$stops
-      if ((stops == 1)); then kill -USR1 "$job" 2>/dev/null || true; else end_ranks; fi
-    fi
-    ended=0
-    wait "$job" || ended=$?
-    if ((ended != 127)); then code=$ended; fi  # 127: its code was read just before a signal came
-    if ((stops == answered)); then break; fi
-  done
-  trap - INT TERM HUP
-}
+# run_stoppable COMMAND...: a signal saves. What reaches mpirun itself does only if a step and its save fit into these seconds:
+# SIGTERM comes to the ranks so much later, SIGKILL after as long again. A failing job takes twice as long to end.
+export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-5}
+. launch/stoppable.sh
 
 next_stage "packages"
 launch/packages.sh

@@ -62,18 +62,24 @@ double copy_rate(Context& ctx) {
   return median(rates);
 }
 
+/// Null where there is nothing to be a share of.
+nlohmann::ordered_json share_or_null(double part, double whole) {
+  return whole > 0 ? nlohmann::ordered_json(part / whole) : nlohmann::ordered_json(nullptr);
+}
+
 nlohmann::ordered_json op_table(const Telemetry& telemetry, int steps, double step_s, double gemm, double copy) {
   std::vector<std::pair<double, nlohmann::ordered_json>> rows;
   for (const auto& [name, t] : telemetry.totals()) {
     if (name.starts_with("phase.") || name.starts_with("layer.") || name.starts_with("comm.")) continue;
-    const double limit = t.flops > 0 ? t.flops / gemm : t.bytes / copy;
-    rows.push_back({t.seconds,
-                    {{"op", name},
-                     {"calls", t.calls / steps},
-                     {"seconds", t.seconds / steps},
-                     {"share", t.seconds / steps / step_s},
-                     {"limit", t.flops > 0 ? "gemm" : "memory"},
-                     {"fraction_of_limit", t.seconds > 0 ? limit / t.seconds : 0.0}}});
+    const double limit = t.flops > 0 ? t.flops / gemm : t.bytes / copy;  // 0: the op says of neither what it takes
+    rows.push_back(
+        {t.seconds,
+         {{"op", name},
+          {"calls", t.calls / steps},
+          {"seconds", t.seconds / steps},
+          {"share", t.seconds / steps / step_s},
+          {"limit", t.flops > 0 ? "gemm" : "memory"},
+          {"fraction_of_limit", limit > 0 ? share_or_null(limit, t.seconds) : nlohmann::ordered_json(nullptr)}}});
   }
   std::sort(rows.begin(), rows.end(), [](const auto& x, const auto& y) { return x.first > y.first; });
   auto table = nlohmann::ordered_json::array();
@@ -168,7 +174,7 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
                                 {"ranks", session.comm().size()},
                                 {"phase_s", phases},
                                 {"layer_s", layers},
-                                {"routing_share", experts > 0 ? routing / (routing + experts) : 0.0},
+                                {"routing_share", share_or_null(routing, routing + experts)},
                                 {"gemm_gflops", rate / 1e9},
                                 {"steps", options.steps},
                                 {"preset", recipe.run.name},

@@ -53,7 +53,11 @@ Arguments parse_args(const std::vector<std::string>& args, const ArgumentRules& 
       parsed.options[name] = "";
       continue;
     }
-    const bool is_override = rules.overrides && name.starts_with("--") && name.find('.') != std::string::npos;
+    const bool is_override =
+        (rules.overrides || rules.rank_keys) && name.starts_with("--") && name.find('.') != std::string::npos;
+    require<UsageError>(!is_override || rules.overrides || name.starts_with("--parallel.") || name == "--train.threads",
+                        "{}: {} has no effect here: of the recipe's keys only --parallel.* and --train.threads have",
+                        rules.command, name);
     const bool is_list = contains(rules.lists, name);
     if (!is_override && !is_list && !contains(rules.options, name)) unknown_option(name, rules);
     const bool next = equals == std::string::npos;

@@ -23,15 +23,18 @@ void print_step(const nlohmann::ordered_json& r) {
              r["tokens_per_s"].get<double>(), r["ranks"].get<int>(), r["threads"].get<int>());
   fmt::print("GEMM floor {:.4f} s at {:.0f} GFLOP/s: ratio {:.3f}\n", r["gemm_floor_s"].get<double>(),
              r["gemm_gflops"].get<double>(), r["ratio"].get<double>());
-  if (r["routing_share"].get<double>() > 0)
+  if (!r["routing_share"].is_null())  // a dense model has none
     fmt::print("MoE layers: {:.1f} % for router, pools, plan and moving rows, the rest for experts\n",
                100 * r["routing_share"].get<double>());
   if (!r.contains("ops")) return;
   fmt::print("{:<24} {:>6} {:>10} {:>7}  of limit\n", "op", "calls", "ms", "share");
   for (const auto& op : r["ops"])
-    fmt::print("{:<24} {:>6} {:>10.2f} {:>6.1f}%  {:>4.0f}% {}\n", op["op"].get<std::string>(),
+    fmt::print("{:<24} {:>6} {:>10.2f} {:>6.1f}%  {} {}\n", op["op"].get<std::string>(),
                op["calls"].get<std::int64_t>(), 1e3 * op["seconds"].get<double>(), 100 * op["share"].get<double>(),
-               100 * op["fraction_of_limit"].get<double>(), op["limit"].get<std::string>());
+               op["fraction_of_limit"].is_null()
+                   ? "    -"
+                   : fmt::format("{:>4.0f}%", 100 * op["fraction_of_limit"].get<double>()),
+               op["limit"].get<std::string>());
 }
 
 /// UsageError for an option that is another benchmark's.

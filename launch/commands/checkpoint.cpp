@@ -94,10 +94,11 @@ void print_pruned(const fs::path& directory, const Pruned& pruned, bool dry_run)
 int checkpoint_verify(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = "emox checkpoint verify",
                                         .flags = {"--json"},
+                                        .rank_keys = true,
                                         .min_positional = 1,
                                         .max_positional = 1,
                                         .positional = "RUN|CHECKPOINT"});
-  return on_ranks({}, 0, [&](Session& session) {
+  return on_ranks(a.overrides, [&](Session& session) {
     bool intact = true;
     auto list = ordered_json::array();
     for (const fs::path& path : all_checkpoints(session, a.positional[0])) {
@@ -119,6 +120,7 @@ int checkpoint_prune(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = command,
                                         .flags = {"--dry-run", "--json"},
                                         .options = {"--keep-last", "--keep-every-steps"},
+                                        .rank_keys = true,
                                         .min_positional = 1,
                                         .max_positional = 1,
                                         .positional = "RUN --keep-last=N"});
@@ -126,7 +128,7 @@ int checkpoint_prune(const std::vector<std::string>& args) {
   const int keep_last = whole_number(command, "--keep-last", a.value("--keep-last"), 1);
   const int keep_every = whole_number(command, "--keep-every-steps", a.value("--keep-every-steps", "0"), 0);
   const bool dry_run = a.has("--dry-run");
-  return on_ranks({}, 0, [&](Session& session) {
+  return on_ranks(a.overrides, [&](Session& session) {
     const fs::path directory = checkpoints_directory(a.positional[0]);
     require<UsageError>(!list_checkpoints(directory).empty(), "{}: {} holds no checkpoints", command,
                         directory.string());

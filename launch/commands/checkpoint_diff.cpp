@@ -247,10 +247,11 @@ ordered_json to_json(const Side& a, const Side& b, const std::vector<HeaderDiffe
 int checkpoint_diff(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = "emox checkpoint diff",
                                         .flags = {"--all", "--json"},
+                                        .rank_keys = true,
                                         .min_positional = 2,
                                         .max_positional = 2,
                                         .positional = "A B"});
-  return on_ranks({}, 0, [&](Session& session) {
+  return on_ranks(a.overrides, [&](Session& session) {
     Side sides[2] = {open_side(session, a.positional[0]), open_side(session, a.positional[1])};
     for (Side& side : sides) {
       side.arrays = arrays_of(side.manifest);

@@ -64,12 +64,13 @@ int checkpoint_export(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = kCommand,
                                         .flags = {"--moments", "--force", "--json"},
                                         .options = {"--output", "--experts", "--only"},
+                                        .rank_keys = true,
                                         .min_positional = 1,
                                         .max_positional = 1,
                                         .positional = "RUN|CHECKPOINT --output=FILE.h5"});
   require<UsageError>(!a.value("--output").empty(), "{}: where to? Write --output=FILE.h5", kCommand);
   const fs::path output = a.value("--output");
-  return on_ranks({}, 0, [&](Session& session) {
+  return on_ranks(a.overrides, [&](Session& session) {
     on_root(session, [&] { check_output(output, a.has("--force")); });
     // Damage in files that are not needed does not matter.
     const fs::path path = find_checkpoint(session, a.positional[0], Glance::Sizes).path;

@@ -360,11 +360,12 @@ void measure(Communicator& comm, Report& r, bool all) {
 int checkpoint_info(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = "emox checkpoint info",
                                         .flags = {"--all", "--no-norms", "--json"},
+                                        .rank_keys = true,
                                         .min_positional = 1,
                                         .max_positional = 1,
                                         .positional = "RUN|CHECKPOINT"});
   const bool all = a.has("--all"), norms = !a.has("--no-norms");
-  return on_ranks({}, 0, [&](Session& session) {
+  return on_ranks(a.overrides, [&](Session& session) {
     const auto found = find_checkpoint(session, a.positional[0], norms ? Glance::Content : Glance::Sizes);
     Report r{.path = found.path, .manifest = read_manifest(found.path), .arrays = {}, .statistics = {}};
     r.arrays = arrays_of(r.manifest);

@@ -10,6 +10,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/signals.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 
@@ -59,6 +60,7 @@ int dispatch(const std::vector<std::string>& args) {
   const Command& command = find_command(args[0]);
   const std::vector<std::string> rest(args.begin() + 1, args.end());
   if (std::any_of(rest.begin(), rest.end(), is_help)) return print_help(command, rest);
+  if (!command.resumes) let_signals_end();
   return command.run(rest);
 }
 
@@ -66,9 +68,9 @@ int dispatch(const std::vector<std::string>& args) {
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table = {
-      {"train", "start a run, or resume it when its directory holds one", run_train, help_train, true},
+      {"train", "start a run, or resume it when its directory holds one", run_train, help_train, true, true},
       {"eval", "loss and bits per byte of a run on held-out documents", run_eval, help_eval, false},
-      {"study", "train EMO and its baselines, and report how they compare", run_study, help_study, true},
+      {"study", "train EMO and its baselines, and report how they compare", run_study, help_study, true, true},
       {"corpus", "build the text corpus that quickstart and tiny read", run_corpus, help_corpus, false},
       {"checkpoint", "look into checkpoints: info, verify, diff, export, prune", run_checkpoint, help_checkpoint,
        false},
@@ -82,19 +84,21 @@ const std::vector<Command>& commands() {
 }
 
 int guarded(const std::function<int()>& body) {
+  // Not fmt::print: it throws where nobody reads any more, and the exit code must come through all the same.
+  const auto say = [](const std::string& text) { std::fputs(("emox: " + text + "\n").c_str(), stderr); };
   try {
     return body();
   } catch (const UsageError& error) {
-    fmt::print(stderr, "emox: {}\n", error.message());
+    say(error.message());
     return kUsage;
   } catch (const TryAgainError& error) {
-    fmt::print(stderr, "emox: {}\n", error.message());
+    say(error.message());
     return kTryAgain;
   } catch (const Error& error) {
     // what() adds the rank and the place in the source, which a report of a failure needs.
-    fmt::print(stderr, "emox: {}\n", error.what());
+    say(error.what());
   } catch (const std::exception& error) {
-    fmt::print(stderr, "emox: {} [rank {}]\n", error.what(), error_rank());
+    say(fmt::format("{} [rank {}]", error.what(), error_rank()));
   }
   return kFailed;
 }
@@ -104,10 +108,13 @@ int cli_main(int argc, char** argv) {
   const int code = guarded([&] { return dispatch(args); });
   errno = 0;
   const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
-  // Whoever reads may have seen enough: `emox ... | head`.
-  if (written || errno == EPIPE || code != kDone) return code;
-  fmt::print(stderr, "emox: what the command printed could not be written: {}\n",
-             errno != 0 ? std::strerror(errno) : "an earlier write failed");
+  if (written || code != kDone) return code;
+  // A reader that has seen enough (| head) needs no message.
+  if (errno == EPIPE) return kFailed;
+  std::fputs(fmt::format("emox: what the command printed could not be written: {}\n",
+                         errno != 0 ? std::strerror(errno) : "an earlier write failed")
+                 .c_str(),
+             stderr);
   return kFailed;
 }
 

@@ -16,6 +16,7 @@ struct Command {
   int (*run)(const std::vector<std::string>& args);  ///< arguments after the command's name; returns an ExitCode
   std::string (*help)();                             ///< at most 24 lines of 80 columns
   bool takes_recipe;                                 ///< `--help SECTION` explains the recipe's keys
+  bool resumes = false;  ///< a signal asks it to save and end (launch/train/signals.h); others end at once
 };
 
 const std::vector<Command>& commands();
@@ -44,6 +45,7 @@ std::string help_subset();
 std::string help_plan();
 
 /// Everything but what main() needs for itself: chooses the command, turns exceptions into messages and exit codes.
+/// Output that could not be written makes a command that was done a failed one.
 int cli_main(int argc, char** argv);
 
 /// Runs the body; an exception becomes "emox: MESSAGE" on stderr and its exit code: 2 for UsageError, 75 for
@@ -57,6 +59,7 @@ struct ArgumentRules {
   std::vector<std::string> options = {};  ///< take a value, e.g. "--trace"
   std::vector<std::string> lists = {};    ///< the same, and may be given several times
   bool overrides = false;                 ///< --section.key=value
+  bool rank_keys = false;                 ///< of these only --parallel.key=value and --train.threads=N
   std::size_t min_positional = 0;
   std::size_t max_positional = 0;
   const char* positional = "";  ///< their names, e.g. "RECIPE.ini"

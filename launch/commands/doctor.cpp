@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "launch/plan/memory.h"
 #include "launch/train/session.h"
 #include "parallel/checkpoint/versions.h"
+#include "parallel/comm/mpi_launcher.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
@@ -68,6 +70,31 @@ void print_budget(const Recipe& recipe, const nlohmann::ordered_json& budget) {
       recipe.checkpoint.async ? ", or checkpoint.async = false" : "");
 }
 
+/// Seconds between mpirun's getting a SIGTERM and the ranks' getting it; as long again until SIGKILL. Measured with
+/// Open MPI 4.1, whose default is 1; the ranks see what was set by --mca or in the environment.
+double mpirun_grace() {
+  const char* text = std::getenv("OMPI_MCA_odls_base_sigkill_timeout");
+  return text != nullptr && std::atof(text) > 0 ? std::atof(text) : 1;
+}
+
+/// What ends a training run here so that it saves.
+std::string stopping(const Launcher& launcher) {
+  if (launcher.name == "mpirun")
+    return fmt::format(
+        "send SIGUSR1 to mpirun: every rank ends its step and saves. SIGTERM, SIGINT or SIGHUP to mpirun reaches the\n"
+        "ranks {0:g} s later, and SIGKILL {0:g} s after that: a step and its save must fit into {0:g} s. More time: "
+        "mpirun --mca\nodls_base_sigkill_timeout N (a failing job then takes 2 N s to end), or launch/stoppable.sh in "
+        "front of mpirun",
+        mpirun_grace());
+  if (launcher.name == "srun")
+    return "scancel sends SIGTERM to the ranks, which end their step and save; SIGKILL follows after "
+           "KillWait\n(scontrol "
+           "show config). Before the time limit: sbatch --signal=B:USR1@SECONDS, and a trap that sends it on to srun";
+  return "SIGUSR1, SIGUSR2, SIGTERM, SIGINT or SIGHUP to the process: the step ends and is saved. Under mpirun, ask "
+         "again "
+         "there:\nmpirun -n N emox doctor";
+}
+
 int diagnose(Session& session, bool json, const Recipe* recipe) {
   const double gemm = gemm_rate(session.ctx(), 5);
   const double small = all_reduce_seconds(session, 1024), large = all_reduce_seconds(session, 16 << 20);
@@ -84,6 +111,9 @@ int diagnose(Session& session, bool json, const Recipe* recipe) {
                                    {"gemm_gflops_per_rank", gemm / 1e9},
                                    {"all_reduce_1_kib_us", small * 1e6},
                                    {"all_reduce_16_mib_ms", large * 1e3}};
+  const Launcher launcher = find_launcher();
+  if (json) report["stopping"] = stopping(launcher);
+  if (launcher.name == "mpirun") report["mpirun_grace_s"] = mpirun_grace();
   if (recipe != nullptr) recipe->validate(session.comm().size());
   if (!session.root()) return kDone;
   if (recipe != nullptr) report["memory"] = memory_budget(session, *recipe);
@@ -97,6 +127,7 @@ int diagnose(Session& session, bool json, const Recipe* recipe) {
                  value.is_string()         ? value.get<std::string>()
                  : value.is_number_float() ? fmt::format("{:.1f}", value.get<double>())
                                            : value.dump());
+  fmt::print("\nto stop a run: {}\n", stopping(launcher));
   if (recipe != nullptr) print_budget(*recipe, report["memory"]);
   if (session.comm().size() == 1 && session.ctx().threads > 1)
     fmt::print("\none rank with {} threads; mpirun -n {} would give one rank a core (OMP_NUM_THREADS=1)\n",

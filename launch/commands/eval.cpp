@@ -51,7 +51,7 @@ int run_eval(const std::vector<std::string>& args) {
   if (choose) options = selection_options(kCommand, a);
   std::optional<ExpertSubset> subset;
   if (a.has("--experts")) subset = ExpertSubset::from_file(a.value("--experts"));
-  return on_ranks({}, 0, [&](Session& session) {
+  return on_ranks(a.overrides, [&](Session& session) {
     LoadedModel loaded(session, a.positional[0], a.overrides);
     HeldOutLosses losses(session, loaded);
     if (a.has("--modularity")) {

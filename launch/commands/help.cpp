@@ -22,15 +22,16 @@ std::string help_overview() {
          "  emox eval runs/quickstart\n"
          "\n"
          "Any key of a recipe can be given as --section.key=value.\n"
-         "exit codes: 0 done or cleanly stopped, 1 failed, 2 wrong usage, 75 try again\n";
+         "exit codes: 0 done or cleanly stopped, 1 failed, 2 wrong usage, 75 try again;\n"
+         "128 + N: ended by signal N (commands other than train and study)\n";
 }
 
 std::string help_train() {
   return "usage: emox train RECIPE.ini [--section.key=value]...\n"
          "\n"
-         "Starts the run, or resumes it when run.dir holds one. SIGUSR1, SIGTERM and\n"
-         "SIGINT end it cleanly after the step; the same command then resumes it.\n"
-         "\n"
+         "Starts the run, or resumes it when run.dir holds one. SIGUSR1, SIGUSR2,\n"
+         "SIGTERM, SIGINT or SIGHUP to a rank end all after the step, saved; mpirun hands\n"
+         "on the first two in time. The same command then resumes the run.\n"
          "common keys:\n"
          "  --run.dir=DIR                    where the run is kept (runs/NAME)\n"
          "  --run.stop_after_step=N          save and stop after step N\n"
@@ -220,9 +221,9 @@ std::string help_doctor() {
          "\n"
          "What this build and this machine can do: processor and the instructions emox\n"
          "was compiled for, threads, speed of matrix products, ranks and how fast they\n"
-         "sum, HDF5. Warns when ranks and threads do not fit the cores. With a recipe\n"
-         "also the memory that it takes on these ranks, the copy for saves in the\n"
-         "background included, against what this node has.\n"
+         "sum, HDF5, and what a SIGTERM does here. Warns when ranks and threads do not\n"
+         "fit the cores. With a recipe also the memory that it takes on these ranks, the\n"
+         "copy for saves in the background included, against what this node has.\n"
          "\n"
          "options:\n"
          "  --json   one JSON object\n"

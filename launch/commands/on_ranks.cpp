@@ -1,15 +1,25 @@
 #include "launch/commands/on_ranks.h"
 
 #include <chrono>
+#include <optional>
 #include <thread>
 
 #include "launch/commands/command.h"
+#include "launch/config/recipe_file.h"
+#include "parallel/comm/mpi_launcher.h"
 #include "parallel/comm/mpi_world.h"
 
 namespace emox {
 
 int on_ranks(const ParallelConfig& parallel, std::int64_t threads, const std::function<int(Session&)>& body) {
-  Session session(parallel, threads);
+  std::optional<Session> made;
+  try {
+    made.emplace(parallel, threads);
+  } catch (const LaunchError&) {
+    if (find_launcher().rank > 0) return kUsage;  // the first one says it for all
+    throw;
+  }
+  Session& session = *made;
   const int ranks = session.comm().size(), rank = session.comm().rank();
   bool thrown = false;
   const int code = guarded([&] {
@@ -24,6 +34,14 @@ int on_ranks(const ParallelConfig& parallel, std::int64_t threads, const std::fu
   });
   if (thrown && ranks > 1) abort_job(code);
   return code;
+}
+
+int on_ranks(const std::vector<std::string>& overrides, const std::function<int(Session&)>& body) {
+  std::vector<std::string> mine;
+  for (const std::string& o : overrides)
+    if (o.starts_with("--parallel.") || o.starts_with("--train.threads=")) mine.push_back(o);
+  const Recipe recipe = parse_recipe("", "the command line", mine);
+  return on_ranks(recipe.parallel, recipe.train.threads, body);
 }
 
 }  // namespace emox

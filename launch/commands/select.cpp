@@ -62,7 +62,7 @@ int run_select(const std::vector<std::string>& args) {
   require<UsageError>(texts == 1 || (random && texts == 0),
                       "{}: by which text? Give one of --domain=LABEL, --documents=FILE and --prompt=TEXT", kCommand);
   const std::filesystem::path output = a.value("--output");
-  return on_ranks({}, 0, [&](Session& session) {
+  return on_ranks(a.overrides, [&](Session& session) {
     on_root(session, [&] { check_output(output, a.has("--force")); });
     LoadedModel loaded(session, a.positional[0], a.overrides);
     const ExpertSubset subset = select(session, loaded, a, options);

@@ -15,6 +15,7 @@ int run_subset(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = "emox subset",
                                         .flags = {"--json"},
                                         .options = {"--experts", "--output"},
+                                        .rank_keys = true,
                                         .min_positional = 1,
                                         .max_positional = 1,
                                         .positional = "RUN|CHECKPOINT --experts=FILE.json --output=DIR"});
@@ -25,7 +26,7 @@ int run_subset(const std::vector<std::string>& args) {
                         option);
   const std::string source = a.value("--experts");
   const ExpertSubset subset = ExpertSubset::from_file(source);
-  return on_ranks({}, 0, [&](Session& session) {
+  return on_ranks(a.overrides, [&](Session& session) {
     // Damage in files that are not needed does not matter.
     const auto path = find_checkpoint(session, a.positional[0], Glance::Sizes).path;
     const CutSubset done = cut_subset(session, path, subset, source, a.value("--output"));

@@ -6,7 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "launch/train/progress.h"
 #include "launch/train/same_on_ranks.h"
+#include "launch/train/signals.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -71,8 +73,11 @@ Evaluation HeldOutLosses::with(const ExpertSubset& subset, const std::string& so
 
 Evaluation HeldOutLosses::run(const std::vector<HeldOut>& domains, const PassObserver& observer) {
   InferenceMemory& memory = *loaded_.memory;
+  EvaluationProgress progress("evaluation", session_.root());
+  const EvaluationHooks hooks{observer, [] { return StopSignals::received() != 0; },
+                              [&](std::int64_t done, std::int64_t of) { progress.show(done, of); }};
   return evaluate(session_.ctx(), *loaded_.model, session_.comm(), domains, loaded_.tokenizer->eos(),
-                  loaded_.manifest.step, memory.activations, memory.batch, memory.max_tokens, observer);
+                  loaded_.manifest.step, memory.activations, memory.batch, memory.max_tokens, hooks);
 }
 
 }  // namespace emox

@@ -11,8 +11,10 @@
 #include "data/tokenize/tokenizer.h"
 #include "launch/config/recipe_file.h"
 #include "launch/study/cell_retention.h"
+#include "launch/train/evaluator.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/signals.h"
+#include "launch/train/stop_request.h"
 #include "launch/train/trainer.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
@@ -52,13 +54,6 @@ std::int64_t steps_left(std::span<const StudyCell> cells) {
   return left;
 }
 
-/// Collective: whether a signal has reached any rank.
-bool stop_asked(Session& session, const StopSignals& signals) {
-  std::int64_t asked = signals.received() != 0 ? 1 : 0;
-  session.comm().all_reduce(TensorView(&asked, DType::I64, {1}), ReduceOp::Max);
-  return asked != 0;
-}
-
 }  // namespace
 
 void check_cell(const StudyCell& cell) {
@@ -82,6 +77,7 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
     begin();
   });
   const StopSignals signals;  // of the whole study, so that one that ends a cell's training is still seen after it
+  StopRequest stop(session, request.base.run.stop_after_minutes);
   for (std::size_t i = 0; i < cells.size(); ++i) {
     const StudyCell& cell = cells[i];
     // What rank 0 sees decides for all.
@@ -112,7 +108,11 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
     };
     const auto evaluated = [&] { return seen([&] { return !cell_rows(cell).empty(); }); };
     const auto measure = [&] {
-      return measure_retention(session, cell, [&] { return !stop_asked(session, signals); });
+      try {
+        return measure_retention(session, cell, [&] { return !stop.agreed(); });
+      } catch (const EvaluationStopped&) {  // the domain is measured again
+        return true;
+      }
     };
     if (!evaluated()) train_it();
     write_all();

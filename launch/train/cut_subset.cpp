@@ -169,6 +169,7 @@ CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertS
   meta.seed = manifest.seed;
   meta.recipe = to_ini(recipe);
   meta.extra = manifest.extra;
+  meta.extra.erase("spikes");  // losses of another model
   meta.extra["subset_of"] = fs::absolute(checkpoint).lexically_normal().string();
   meta.extra["experts"] = subset.to_json().at("kept");
   done.checkpoint = save_checkpoint(comm, fs::path(recipe.run.dir) / "checkpoints", manifest.step, share.saved, meta);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <span>
@@ -17,8 +18,8 @@ namespace emox {
 struct DomainLoss {
   std::string label;
   std::int64_t documents = 0, bytes = 0, tokens = 0;
-  double nats = 0;  ///< summed over tokens
-  double loss() const { return tokens > 0 ? nats / static_cast<double>(tokens) : 0; }
+  double nats = 0;               ///< summed over tokens
+  double loss() const;           ///< nats a token; NaN without tokens: no text is no loss
   double bits_per_byte() const;  ///< NaN when the text is not known
 };
 
@@ -26,11 +27,18 @@ struct Evaluation {
   std::int64_t step = 0;
   std::int64_t experts_kept = 0;
   std::vector<DomainLoss> domains;
-  double mean_loss() const;  ///< mean over domains of the loss per token
-  double mean_bits_per_byte() const;
+  /// Mean, over the domains that have tokens, of the loss per token; NaN when none has.
+  double mean_loss() const { return mean_of(&DomainLoss::loss); }
+  double mean_bits_per_byte() const { return mean_of(&DomainLoss::bits_per_byte); }
+  /// Labels of the domains that are not in the means.
+  std::vector<std::string> without_text() const;
+  /// What is not known is null.
   nlohmann::ordered_json to_json() const;
-  /// A table for people.
+  /// A table for people; what is not known is "-".
   std::string to_text() const;
+
+ private:
+  double mean_of(double (DomainLoss::*value)() const) const;
 };
 
 /// A stretch of a held-out document that one forward pass reads.
@@ -42,11 +50,29 @@ struct ScoredWindow {
 /// other ranks have something to score.
 using PassObserver = std::function<void(std::span<const ScoredWindow>)>;
 
+/// What an evaluation does besides.
+struct EvaluationHooks {
+  PassObserver observer = {};
+  /// Whether this rank wants to end: asked before every pass, and agreed by all ranks.
+  std::function<bool()> stop = {};
+  /// Passes that are done, over all ranks, and all of them.
+  std::function<void(std::int64_t done, std::int64_t of)> progress = {};
+};
+
+/// Thrown by evaluate() on all ranks when a rank wanted to end; what was scored until then is lost.
+class EvaluationStopped : public std::exception {
+ public:
+  const char* what() const noexcept override { return "the evaluation was stopped on request"; }
+};
+
 /// Scores every document on its own: the model reads EOS and the document, and predicts the document and its EOS.
-/// Longer documents are cut into windows of the model's sequence length. Documents are dealt to the ranks in turn.
+/// Longer documents are cut into windows of the model's sequence length. The windows of a domain fill forward passes,
+/// which the ranks make in turn: a document may be scored by several, and no rank waits for more than one pass. Where
+/// every rank has all experts, the result does not depend on the number of ranks, to the last bit.
 /// `activations` and `batch` are memory for `max_tokens` tokens; no pool, or one of moe.eval_pool experts (spec 3.7).
+/// IoError when the ranks' documents differ.
 Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const std::vector<HeldOut>& held_out,
                     std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch,
-                    std::int64_t max_tokens, const PassObserver& observer = {});
+                    std::int64_t max_tokens, const EvaluationHooks& hooks = {});
 
 }  // namespace emox

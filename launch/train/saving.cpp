@@ -54,7 +54,7 @@ RunSaver::RunSaver(Session& session, const RunStart& start, std::filesystem::pat
       saver_(session.comm(), std::move(directory), pieces_to_save(model, optimizer, session.root()),
              options_of(start.recipe.checkpoint)) {}
 
-CheckpointMeta RunSaver::meta_of(std::int64_t step, std::int64_t optimizer_step) {
+CheckpointMeta RunSaver::meta_of(std::int64_t step, std::int64_t optimizer_step, const nlohmann::json& spikes) {
   CheckpointMeta meta;
   meta.tokens = start_.tokens_after(step);
   meta.seed = static_cast<std::uint64_t>(start_.recipe.run.seed);
@@ -62,29 +62,31 @@ CheckpointMeta RunSaver::meta_of(std::int64_t step, std::int64_t optimizer_step)
   meta.extra = start_.to_extra();
   meta.extra["data_step"] = step;
   meta.extra["optimizer_step"] = optimizer_step;
+  if (!spikes.is_null()) meta.extra["spikes"] = spikes;
   meta.mesh = to_json(sharding_.mesh());
   meta.placement = placement_of(sharding_);
   return meta;
 }
 
-void RunSaver::save(std::int64_t step, std::int64_t optimizer_step, bool last) {
+bool RunSaver::save(std::int64_t step, std::int64_t optimizer_step, bool last, const nlohmann::json& spikes) {
   const Span span(s_.ctx(), "phase.checkpoint");
   if (running() && !last && start_.recipe.checkpoint.when_busy == WhenBusy::Skip) {
     s_.log().info("step {} is not saved: step {} is still being written (checkpoint.when_busy = skip)", step, step_);
-    return;
+    return false;
   }
   settle();
   step_ = step;
   const auto start = Clock::now();
   if (start_.recipe.checkpoint.async) {
-    saver_.start(s_.ctx(), step, meta_of(step, optimizer_step));
+    saver_.start(s_.ctx(), step, meta_of(step, optimizer_step, spikes));
     s_.log().detail("step {}: {:.1f} MiB copied in {:.4f} s, to be written beside the next steps", step,
                     mib(saver_.bytes()), since(start));
-    return;
+    return true;
   }
-  const SavedCheckpoint saved = saver_.save(step, meta_of(step, optimizer_step));
+  const SavedCheckpoint saved = saver_.save(step, meta_of(step, optimizer_step, spikes));
   s_.log().info("saved {} in {:.2f} s", saved.path.string(), since(start));
   warn_of_remains(saved);
+  return true;
 }
 
 void RunSaver::advance() {

@@ -31,8 +31,9 @@ class RunSaver {
 
   /// Collective: saves the state after `step`. In the background this returns when the state is copied, and a failure
   /// is reported at a later step and by throw_failures(); otherwise it throws. While another save is running it waits
-  /// for that, or leaves this step out if checkpoint.when_busy says so and it is not the `last` one.
-  void save(std::int64_t step, std::int64_t optimizer_step, bool last);
+  /// for that, or leaves this step out and returns false if checkpoint.when_busy says so and it is not the `last` one.
+  /// `spikes`: SpikeGuard::state(), null without one.
+  bool save(std::int64_t step, std::int64_t optimizer_step, bool last, const nlohmann::json& spikes);
   /// Collective. Waits until nothing is being saved.
   void settle();
   /// Throws an IoError when a save in the background failed.
@@ -42,7 +43,7 @@ class RunSaver {
   std::int64_t buffer_bytes() const { return start_.recipe.checkpoint.async ? saver_.bytes() : 0; }
 
  private:
-  CheckpointMeta meta_of(std::int64_t step, std::int64_t optimizer_step);
+  CheckpointMeta meta_of(std::int64_t step, std::int64_t optimizer_step, const nlohmann::json& spikes);
   void report(const SavedCheckpoint& saved);
   void warn_of_remains(const SavedCheckpoint& saved);
   void report_failure(const IoError& failure);

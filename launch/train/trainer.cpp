@@ -4,27 +4,26 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "data/loader/heldout.h"
 #include "data/loader/loader.h"
-#include "data/tokenize/tokenizer.h"
 #include "launch/bench/gemm_rate.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/divergence.h"
-#include "launch/train/evaluator.h"
 #include "launch/train/lease.h"
 #include "launch/train/progress.h"
 #include "launch/train/recordings.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/run_evaluations.h"
 #include "launch/train/run_start.h"
 #include "launch/train/same_on_ranks.h"
 #include "launch/train/saving.h"
 #include "launch/train/sharding.h"
 #include "launch/train/signals.h"
+#include "launch/train/spikes.h"
+#include "launch/train/stop_request.h"
 #include "launch/train/trace.h"
 #include "launch/train/training_step.h"
 #include "launch/train/warm_start.h"
@@ -55,7 +54,9 @@ class Trainer {
         model_(recipe.model, session.ctx(), true, sharding_.experts()),
         pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
         step_(session.ctx(), recipe, model_, sharding_.mesh(), pools_.get(),
-              static_cast<std::int64_t>(loader_.sources().size())) {
+              static_cast<std::int64_t>(loader_.sources().size())),
+        stop_(session, recipe.run.stop_after_minutes) {
+    if (recipe.train.skip_spikes > 0) spikes_.emplace(recipe.train.skip_spikes, recipe.train.skip_window);
     require<UsageError>(options.record_pools.empty() || model_.experts() != nullptr,
                         "--record-pools: a dense model has no pools");
     start(command, options);
@@ -63,47 +64,42 @@ class Trainer {
 
   void run() {
     const StopSignals signals;
-    const std::int64_t last = recipe_.total_steps();
+    const std::int64_t last = recipe_.total_steps(), begin = done_;
     const std::int64_t stop_after =
         recipe_.run.stop_after_step > 0 ? std::min(recipe_.run.stop_after_step, last) : last;
-    if (done_ >= stop_after) {
+    const bool nothing_to_do = done_ >= stop_after;
+    if (nothing_to_do)
       s_.log().info("nothing to do: {} already holds step {} of {}", recipe_.run.dir, done_, last);
-      if (!trace_.empty()) s_.log().warn("--trace={} is not written: there was no step to look at", trace_);
-      if (done_ == last && recipe_.eval.final && lacks_evaluation()) evaluate_now(done_, true);
-      return;
-    }
-    if (!trace_.empty()) begin_trace(s_);
-    Progress progress(done_ + 1, last, s_.root(), among_);
-    bool stop = false;
-    while (done_ < stop_after && !stop) {
+    else if (!trace_.empty())
+      begin_trace(s_);
+    Progress progress(last, s_.root(), among_);
+    // Signals during the start, and what an earlier job left out when it ended.
+    bool stopped = stop_.agreed();
+    if (!stopped && evaluations_->missing(done_)) stopped = !evaluate(progress);
+    while (done_ < stop_after && !stopped) {
       if (lease_ != nullptr) lease_->check();
-      const std::int64_t step = done_ + 1;
-      stop = one_step(step, signals.received() != 0, progress) && step < stop_after;
-      done_ = step;
-      const bool due = recipe_.checkpoint.every_steps > 0 && step % recipe_.checkpoint.every_steps == 0;
-      if (due || stop || step == stop_after) {
-        if (s_.root()) progress.finish();
-        confirm_lease();
-        if (pool_trace_ != nullptr) pool_trace_->flush();  // a resume goes on with the recording at this step
-        saver_->save(step, step_.optimizer().steps_before() + step, stop || step == stop_after);
-      }
-      if (recipe_.eval.every_steps > 0 && step % recipe_.eval.every_steps == 0 && step < last && !stop) {
-        progress.finish();
-        evaluate_now(step, false);
-      }
+      const StepMetrics m = one_step(done_ + 1, progress);
+      ++done_;
+      stopped = m.stop;
+      const bool due = recipe_.checkpoint.every_steps > 0 && done_ % recipe_.checkpoint.every_steps == 0;
+      const bool evaluation_due = evaluations_->due(done_) && done_ < last;
+      if (due || m.save || stopped || done_ == stop_after) save(stopped || done_ == stop_after, progress);
+      if (evaluation_due && !stopped) stopped = !evaluate(progress);
+      // Both may have taken longer than a step.
+      if (saved_ == done_ || evaluation_due) stopped = stop_.agreed() || stopped;
     }
+    if (saved_ != done_) save(true, progress);  // stopped in an evaluation
     progress.finish();
     confirm_lease();
     saver_->settle();
-    if (stop) {
-      s_.log().info("stopped by signal {} after step {}; the same command goes on from there", signals.received(),
-                    done_);
-    } else if (done_ < last) {
-      s_.log().info("stopped after step {} (run.stop_after_step); {} steps are left", done_, last - done_);
-    } else if (recipe_.eval.final) {
-      evaluate_now(done_, true);
+    if (!stopped && done_ == last && evaluations_->missing(last)) stopped = !evaluate(progress);
+    if (!nothing_to_do || stopped) say_how_it_ended(begin, stopped);
+    if (!trace_.empty()) {
+      if (nothing_to_do)
+        s_.log().warn("--trace={} is not written: there was no step to look at", trace_);
+      else
+        finish_trace(s_, trace_, force_);
     }
-    if (!trace_.empty()) finish_trace(s_, trace_, force_);
     if (pool_trace_ != nullptr) pool_trace_->flush();
     saver_->throw_failures();
   }
@@ -139,6 +135,8 @@ class Trainer {
       const LoadReport read = read_checkpoint(s_.comm(), *found, wanted);
       done_ = start_.step;
       step_.optimizer().set_steps_before(optimizer_steps(found->manifest) - done_);
+      if (spikes_ && found->manifest.extra.contains("spikes"))
+        spikes_->restore(found->manifest.extra["spikes"], (found->path / "manifest.json").string());
       s_.log().info("resumed {} from step {}: {}", recipe_.run.dir, done_,
                     describe_load(found->manifest, sharding_, read));
     } else if (!recipe_.run.warm_start.empty()) {
@@ -148,10 +146,13 @@ class Trainer {
     }
     on_root(s_, [&] {
       metrics_ = std::make_unique<MetricsSink>(directory_.metrics().string());
-      evaluations_ = std::make_unique<MetricsSink>(directory_.evaluations().string());
+      evaluation_lines_ = std::make_unique<MetricsSink>(directory_.evaluations().string());
     });
     saver_ = std::make_unique<RunSaver>(s_, start_, directory_.checkpoints(), model_, step_.optimizer(), sharding_);
-    read_held_out_documents();
+    evaluations_ =
+        std::make_unique<RunEvaluations>(s_, recipe_, directory_, loader_.sources(), evaluation_lines_.get());
+    saved_ = done_;
+    last_save_ = Clock::now();
     rate_ = gemm_rate(s_.ctx(), 3);
     for (const std::string& note : start_.notes) s_.log().info("{}", note);
     announce();
@@ -182,16 +183,6 @@ class Trainer {
     });
   }
 
-  // Before the first step, so that a damaged file is found now and not after hours.
-  void read_held_out_documents() {
-    if (!recipe_.eval.final && recipe_.eval.every_steps == 0) return;
-    held_out_ =
-        read_held_out(loader_.sources(), recipe_.data.eval_documents, *make_tokenizer(recipe_.data.tokenizer_name()),
-                      kHeldOutParts[static_cast<std::size_t>(recipe_.data.eval_part)]);
-    require_same_held_out(s_.comm(), held_out_);
-    for (const std::string& skipped : held_out_.skipped) s_.log().warn("not evaluated: {}", skipped);
-  }
-
   void announce() {
     const double millions = static_cast<double>(model_.parameters().element_count()) / 1e6;
     s_.log().info(
@@ -215,8 +206,7 @@ class Trainer {
         s_.log().warn("source {} is read {:.2f} times in this run", loader_.sources()[i].label, epochs[i]);
   }
 
-  /// True when some rank was asked to stop.
-  bool one_step(std::int64_t step, bool stop_requested, Progress& progress) {
+  StepMetrics one_step(std::int64_t step, Progress& progress) {
     const auto start = Clock::now();
     s_.telemetry().clear();
     std::vector<Sequence> sequences;
@@ -234,25 +224,80 @@ class Trainer {
     flops = step_flops(recipe_.model, static_cast<std::int64_t>(sequences.size()) * recipe_.model.sequence_length,
                        make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs).attention_segments);
     const double learning_rate = schedule_.learning_rate(step);
-    const StepMetrics m = step_.compute_gradients(step, inputs, {stop_requested, saver_->finished()});
+    const StepMetrics m = step_.compute_gradients(step, inputs, {saver_->finished(), [this] { return late_votes(); }});
+    const bool skipped = skips(step, m, progress);
     try {
-      step_.update(step, learning_rate, m);
+      if (!skipped) step_.update(step, learning_rate, m);
     } catch (const DivergedError& e) {
       fail("{}. {}", e.message(), advice_after_divergence(recipe_, directory_.checkpoints(), step));
     }
     const double step_s = since(start);
-    if (s_.root()) report(step, m, learning_rate, step_s, flops / rate_ / step_s, progress);
+    if (s_.root()) report(step, m, learning_rate, step_s, flops / rate_ / step_s, skipped, progress);
     if (saver_->running() && m.save_finished) {
       progress.finish();
       confirm_lease();
       saver_->advance();
     }
-    return m.stop;
+    return m;
+  }
+
+  /// What this rank has to say at the end of a step; rank 0's clock decides for all.
+  LateVotes late_votes() const {
+    const double minutes = recipe_.checkpoint.every_minutes;
+    return {stop_.here(), s_.root() && minutes > 0 && since(last_save_) >= 60 * minutes};
+  }
+
+  /// A spike updates nothing. The optimizer has not seen the step, so its bias correction does not count it.
+  bool skips(std::int64_t step, const StepMetrics& m, Progress& progress) {
+    if (!spikes_) return false;
+    const std::string why = spikes_->judge(m.loss(), m.grad_norm);
+    if (why.empty()) return false;
+    step_.optimizer().set_steps_before(step_.optimizer().steps_before() - 1);
+    progress.finish();
+    s_.log().info("step {} is skipped, nothing is updated (train.skip_spikes = {:g}): {}; {} skipped so far", step,
+                  recipe_.train.skip_spikes, why, spikes_->skipped());
+    return true;
+  }
+
+  void save(bool last, Progress& progress) {
+    progress.finish();
+    confirm_lease();
+    if (pool_trace_ != nullptr) pool_trace_->flush();  // a resume goes on with the recording at this step
+    const nlohmann::json spikes = spikes_ ? spikes_->state() : nlohmann::json();
+    if (saver_->save(done_, step_.optimizer().steps_before() + done_, last, spikes)) saved_ = done_;
+    last_save_ = Clock::now();
+  }
+
+  /// False: stopped meanwhile.
+  bool evaluate(Progress& progress) {
+    progress.finish();
+    return evaluations_->evaluate_after(done_, model_, step_, stop_) || !stop_.agreed();
+  }
+
+  void say_how_it_ended(std::int64_t begin, bool stopped) {
+    const std::int64_t last = recipe_.total_steps();
+    if (!stopped) {
+      if (done_ < last)
+        s_.log().info("stopped after step {} (run.stop_after_step); {} steps are left", done_, last - done_);
+      return;
+    }
+    const bool missing = evaluations_->missing(done_);
+    const std::string where = done_ == last    ? "after the last step"
+                              : done_ == begin ? fmt::format("before step {}, with nothing new to save", done_ + 1)
+                                               : fmt::format("after step {}", done_);
+    const std::string next = done_ == last ? missing ? "the same command makes its evaluation" : "nothing is left to do"
+                             : missing ? fmt::format("the same command evaluates step {} and goes on from there", done_)
+                                       : "the same command goes on from there";
+    s_.log().info("stopped {} {}; {}", stop_.why(), where, next);
   }
 
   void report(std::int64_t step, const StepMetrics& m, double learning_rate, double step_s, double floor_fraction,
-              Progress& progress) {
+              bool skipped, Progress& progress) {
     const double tokens_per_s = static_cast<double>(recipe_.tokens_per_step()) / step_s;
+    // What only a model with experts has: of a dense one nothing is known, which is not 0.
+    const auto routed = [&](double x) {
+      return model_.experts() != nullptr ? nlohmann::ordered_json(x) : nlohmann::ordered_json(nullptr);
+    };
     const auto phase = [&](const char* name) { return s_.telemetry().seconds(std::string("phase.") + name); };
     metrics_->write({{"step", step},
                      {"tokens", start_.tokens_after(step)},
@@ -263,21 +308,23 @@ class Trainer {
                      {"router_z", m.router_z},
                      {"grad_norm", m.grad_norm},
                      {"lr", learning_rate},
+                     {"skipped", skipped ? 1 : 0},
+                     {"skipped_steps", spikes_ ? spikes_->skipped() : 0},
                      {"tokens_per_s", tokens_per_s},
                      {"step_s", step_s},
                      {"gemm_floor_fraction", floor_fraction},
-                     {"load_max_over_mean", m.load_max_over_mean},
-                     {"experts_per_document", m.experts_per_document},
-                     {"pool_mean", m.pool_mean},
-                     {"rows_sent_per_token", m.dispatch.rows_sent_per_token},
-                     {"ranks_per_token", m.dispatch.ranks_per_token},
-                     {"nodes_per_token", m.dispatch.nodes_per_token},
-                     {"ranks_per_document", m.dispatch.ranks_per_document},
+                     {"load_max_over_mean", routed(m.load_max_over_mean)},
+                     {"experts_per_document", routed(m.experts_per_document)},
+                     {"pool_mean", routed(m.pool_mean)},
+                     {"rows_sent_per_token", routed(m.dispatch.rows_sent_per_token)},
+                     {"ranks_per_token", routed(m.dispatch.ranks_per_token)},
+                     {"nodes_per_token", routed(m.dispatch.nodes_per_token)},
+                     {"ranks_per_document", routed(m.dispatch.ranks_per_document)},
                      {"bytes_intra_node", m.dispatch.bytes_intra_node},
                      {"bytes_inter_node", m.dispatch.bytes_inter_node},
                      {"bytes_saved", m.dispatch.bytes_saved},
                      {"exposed_comm_s", m.dispatch.exposed_comm_s},
-                     {"rows_max_over_mean", m.dispatch.rows_max_over_mean},
+                     {"rows_max_over_mean", routed(m.dispatch.rows_max_over_mean)},
                      {"phase_s",
                       {{"forward", phase("forward")},
                        {"backward", phase("backward")},
@@ -294,27 +341,6 @@ class Trainer {
     if (lease_ != nullptr) lease_->confirm();
   }
 
-  /// True on all ranks when the run ended between its last checkpoint and the evaluation.
-  bool lacks_evaluation() {
-    std::int64_t lacks = s_.root() && !directory_.evaluation_after(done_) ? 1 : 0;
-    s_.comm().broadcast(TensorView(&lacks, DType::I64, {1}), 0);
-    return lacks != 0;
-  }
-
-  void evaluate_now(std::int64_t step, bool final) {
-    if (held_out_.sources.empty()) return;
-    const std::int64_t tokens = step_.max_tokens();
-    const Evaluation e = evaluate(s_.ctx(), model_, s_.comm(), held_out_.sources, recipe_.data.eos_id(), step,
-                                  step_.spare_activations(), step_.spare_batch(), tokens);
-    on_root(s_, [&] { evaluations_->write(e.to_json()); });
-    if (final)
-      s_.log().info("{}", e.to_text());
-    else
-      s_.log().info(
-          "held-out loss after step {}: {:.4f} nats/token{}", step, e.mean_loss(),
-          std::isnan(e.mean_bits_per_byte()) ? "" : fmt::format(", {:.4f} bits/byte", e.mean_bits_per_byte()));
-  }
-
   Session& s_;
   RunStart start_;
   const Recipe& recipe_;  ///< of start_
@@ -329,11 +355,14 @@ class Trainer {
   std::unique_ptr<PoolSizes> pools_;
   TrainingStep step_;
   Schedule schedule_;
-  HeldOutSet held_out_;
-  std::unique_ptr<MetricsSink> metrics_, evaluations_;
+  StopRequest stop_;
+  std::optional<SpikeGuard> spikes_;
+  std::unique_ptr<MetricsSink> metrics_, evaluation_lines_;
+  std::unique_ptr<RunEvaluations> evaluations_;
   std::unique_ptr<PoolTraceWriter> pool_trace_;
   std::unique_ptr<RunSaver> saver_;
-  std::int64_t done_ = 0;
+  std::int64_t done_ = 0, saved_ = 0;  ///< the last step, and the last one whose save was begun
+  Clock::time_point last_save_;        ///< or the start
   double rate_ = 1;
 };
 

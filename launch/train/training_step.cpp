@@ -11,14 +11,16 @@
 namespace emox {
 namespace {
 // Places of the single numbers behind counts and document experts in integers_.
-enum Extra : std::int64_t { kDocuments, kPoolSizes, kStop, kSaveFinished, kExtras };
-// Places in a row of totals_: losses, the squared gradient norm, dispatch counters.
+enum Extra : std::int64_t { kDocuments, kPoolSizes, kSaveFinished, kExtras };
+// Places in a row of totals_: losses, the squared gradient norm, votes, dispatch counters.
 enum Total : std::int64_t {
   kCe,
   kLmZ,
   kLb,
   kRouterZ,
   kSquareSum,
+  kStop,
+  kSave,
   kCounters,
   kTotals = kCounters + DispatchCounters::kCount
 };
@@ -29,7 +31,7 @@ struct TrainingStep::Sums {
   double ce = 0, z = 0, lb = 0, router_z = 0;
   std::int64_t documents = 0, pool_sizes = 0, document_experts = 0;  // all ranks, after reduce_counts
   std::int64_t local_documents = 0, local_pool_sizes = 0;
-  bool stop = false, save_finished = false;
+  bool save_finished = false;
 };
 
 TrainingStep::TrainingStep(Context& ctx, const Recipe& recipe, LanguageModel& model, ProcessMesh& mesh,
@@ -91,8 +93,7 @@ void TrainingStep::backward(std::size_t m, bool balanced) {
 std::vector<std::int64_t> TrainingStep::reduce_counts(const StepVotes& votes, Sums& sums) {
   const Span span(ctx_, "phase.reduce");
   const std::int64_t counts = statistics_.counts.numel(), layers = config_.layers;
-  const std::int64_t extras[kExtras] = {sums.local_documents, sums.local_pool_sizes, votes.stop ? 1 : 0,
-                                        votes.save_finished ? 1 : 0};
+  const std::int64_t extras[kExtras] = {sums.local_documents, sums.local_pool_sizes, votes.save_finished ? 1 : 0};
   ops::copy_from_host(ctx_, integers_.view().rows(counts + layers, counts + layers + kExtras), extras);
   std::vector<std::int64_t> seen;
   if (config_.balance_scope == BalanceScope::Local) seen = ops::to_host<std::int64_t>(ctx_, statistics_.counts);
@@ -106,7 +107,6 @@ std::vector<std::int64_t> TrainingStep::reduce_counts(const StepVotes& votes, Su
   for (std::int64_t l = 0; l < layers; ++l) sums.document_experts += v[static_cast<std::size_t>(counts + l)];
   sums.documents += v[static_cast<std::size_t>(counts + layers + kDocuments)];
   sums.pool_sizes += v[static_cast<std::size_t>(counts + layers + kPoolSizes)];
-  sums.stop = sums.stop || v[static_cast<std::size_t>(counts + layers + kStop)] != 0;
   sums.save_finished = v[static_cast<std::size_t>(counts + layers + kSaveFinished)] == comm_.size();
   sums.local_documents = sums.local_pool_sizes = 0;
   return seen;
@@ -230,12 +230,12 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
     run_whole_step(step, votes, sums);
   const Span span(ctx_, "phase.reduce");
   optimizer_.reduce_gradients(ctx_);
-  return metrics_of(sums);
+  return metrics_of(sums, votes);
 }
 
-// Losses, the norm, what dispatch counted: gathered, and added here in rank order. A reduction's own order may follow
-// the nodes, and after a requeue those are others.
-StepMetrics TrainingStep::metrics_of(const Sums& sums) {
+// Losses, the norm, votes, what dispatch counted: gathered, and added here in rank order. A reduction's own order may
+// follow the nodes, and after a requeue those are others.
+StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
   const double router_z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
   std::vector<double> mine(kTotals, 0.0);
   mine[kCe] = sums.ce / divisor_;
@@ -243,6 +243,8 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums) {
   mine[kLb] = sums.lb;
   mine[kRouterZ] = sums.router_z * router_z;
   mine[kSquareSum] = optimizer_.owned_square_sum(ctx_);
+  const LateVotes late = votes.late ? votes.late() : LateVotes{};
+  mine[kStop] = late.stop ? 1 : 0, mine[kSave] = late.save ? 1 : 0;
   if (model_.experts() != nullptr) {
     const DispatchCounters& counters = model_.experts()->counters();
     std::copy(counters.values.begin(), counters.values.end(), mine.begin() + kCounters);
@@ -261,7 +263,8 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums) {
   }
   StepMetrics r;
   r.ce = total[kCe], r.lm_z = total[kLmZ], r.lb = total[kLb], r.router_z = total[kRouterZ];
-  r.stop = sums.stop;
+  r.stop = total[kStop] > 0, r.save = total[kSave] > 0;
+  r.save_finished = sums.save_finished;
   r.grad_norm = std::sqrt(total[kSquareSum]);
   if (!config_.is_moe() || sums.documents == 0) return r;
   r.dispatch = dispatch_metrics(std::span(total).subspan(kCounters), received);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -44,15 +45,22 @@ struct StepMetrics {
   double load_max_over_mean = 0;    ///< of routed experts' picks, mean over layers
   double experts_per_document = 0;  ///< different routed experts that a document used, mean over documents and layers
   double pool_mean = 0;             ///< routed experts in a document's pool, mean over documents and layers
-  bool stop = false;                ///< some rank was asked to stop
+  bool stop = false;                ///< some rank voted to stop
+  bool save = false;                ///< some rank voted for a checkpoint after this step
   bool save_finished = false;       ///< all ranks said so
   DispatchMetrics dispatch;
 };
 
-/// What a rank has to say that has nothing to do with the step: it rides on the all-reduce of the routing counts.
+/// What a rank has to say at the end of a step: it rides on the sum of the losses.
+struct LateVotes {
+  bool stop = false;  ///< end after this step
+  bool save = false;  ///< save after this step
+};
+/// What a rank has to say that has nothing to do with the step.
 struct StepVotes {
-  bool stop = false;           ///< this rank was asked to stop
-  bool save_finished = false;  ///< CheckpointSaver::finished() of this rank
+  bool save_finished = false;  ///< CheckpointSaver::finished() of this rank; rides on the routing counts
+  std::function<LateVotes()> late =
+      {};  ///< asked when the backward pass is done, so that a step does not hide a signal
 };
 
 class TrainingStep {
@@ -98,7 +106,7 @@ class TrainingStep {
   void add_router_z(Sums& sums);
   void run_whole_step(std::int64_t step, const StepVotes& votes, Sums& sums);
   void run_micro_batches(std::int64_t step, const StepVotes& votes, Sums& sums);
-  StepMetrics metrics_of(const Sums& sums);
+  StepMetrics metrics_of(const Sums& sums, const StepVotes& votes);
   DispatchMetrics dispatch_metrics(std::span<const double> counters, std::span<const double> rows_of_rank) const;
   void forward(std::size_t m, std::int64_t step, bool count);
   void head(std::size_t m, Sums& sums);

@@ -39,13 +39,17 @@ std::vector<DocumentPicks> RoutingRecord::gather(Communicator& comm, std::int64_
 
   std::vector<DocumentPicks> documents;
   if (comm.rank() != 0) return documents;
-  for (const std::int32_t domain : domains) documents.push_back({domain, {}});
+  std::vector<std::map<Cell, std::int32_t>> counts(domains.size());  // a document may have been routed on several ranks
   for (const std::string& rows : rows_of_ranks)
     for (std::size_t at = 0; at < rows.size(); at += sizeof(std::int32_t) * kColumns) {
       std::array<std::int32_t, kColumns> row{};
       std::memcpy(row.data(), rows.data() + at, sizeof row);
-      documents.at(static_cast<std::size_t>(row[0])).picks.push_back({row[1], row[2], row[3]});
+      counts.at(static_cast<std::size_t>(row[0]))[{row[1], row[2]}] += row[3];
     }
+  for (std::size_t i = 0; i < domains.size(); ++i) {
+    documents.push_back({domains[i], {}});
+    for (const auto& [cell, count] : counts[i]) documents.back().picks.push_back({cell.first, cell.second, count});
+  }
   return documents;
 }
 

@@ -27,8 +27,8 @@ class RoutingRecord {
   /// Their picks in a layer: ids i32 [T,k]. For ExpertParallel::observe. ShapeError for another number of tokens.
   void add(Context& ctx, std::int64_t layer, TensorView ids);
 
-  /// Collective. A layer's documents on rank 0, empty elsewhere: `domains[i]` is that of document i. Every document
-  /// must have been routed on one rank.
+  /// Collective. A layer's documents on rank 0, empty elsewhere: `domains[i]` is that of document i. A
+  /// document's tokens may have been routed on any ranks.
   std::vector<DocumentPicks> gather(Communicator& comm, std::int64_t layer,
                                     const std::vector<std::int32_t>& domains) const;
 

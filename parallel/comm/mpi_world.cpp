@@ -1,30 +1,18 @@
 #include "parallel/comm/mpi_world.h"
 
-#include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <string>
-#include <string_view>
 
 #include "parallel/comm/mpi_communicator.h"
+#include "parallel/comm/mpi_launcher.h"
 #include "parallel/comm/mpi_peers.h"
 #include "parallel/comm/watchdog.h"
 #include "runtime/core/error.h"
 
 namespace emox {
 namespace {
-
-/// A positive number in the environment, else 0.
-int environment_number(const char* name) {
-  const char* text = std::getenv(name);
-  if (text == nullptr) return 0;
-  const std::string_view s(text);
-  int value = 0;
-  const auto parsed = std::from_chars(s.data(), s.data() + s.size(), value);
-  return parsed.ec == std::errc() && value > 0 ? value : 0;
-}
 
 /// Starts MPI; the object's end is MPI's end, unless somebody else has ended it.
 class MpiLibrary {
@@ -34,7 +22,9 @@ class MpiLibrary {
     MPI_CHECK(MPI_Initialized(&initialized));
     require<CommError>(initialized == 0, "MPI is already initialised: make one MpiWorld a process");
     // Without a launcher OpenMPI looks for ssh or Slurm to start further processes, and ends where it finds none.
-    if (!MpiWorld::launched_by_mpi()) ::setenv("OMPI_MCA_plm", "isolated", 0);
+    // Nor does a process join others without a PMIx server, whatever other variables say.
+    if (!MpiWorld::launched_by_mpi() || std::getenv("PMIX_NAMESPACE") == nullptr)
+      ::setenv("OMPI_MCA_plm", "isolated", 0);
     int provided = 0;
     MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);  // duplicates and parts inherit it
@@ -65,17 +55,7 @@ struct MpiWorld::Impl {
   std::unique_ptr<Watchdog> watchdog;
 };
 
-int MpiWorld::launched_ranks() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
-    if (const int n = environment_number(name); n > 0) return n;
-  }
-  // SLURM_STEP_NUM_TASKS, not SLURM_NTASKS: the latter is also set in the job script, where nobody launched ranks.
-  for (const char* name : {"PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    if (std::getenv(name) != nullptr) return std::max(1, environment_number("SLURM_STEP_NUM_TASKS"));
-  }
-  return 1;
-}
-
+int MpiWorld::launched_ranks() { return find_launcher().ranks; }
 bool MpiWorld::launched_by_mpi() { return launched_ranks() > 1; }
 
 MpiWorld::MpiWorld(MpiWorldOptions options) {
@@ -83,9 +63,12 @@ MpiWorld::MpiWorld(MpiWorldOptions options) {
                      "max_message = {} bytes, but MPI counts in int: use 1 to 2^30", options.max_message);
   require<CommError>(options.reduce_piece >= 1 && options.reduce_piece <= std::size_t{1} << 30,
                      "reduce_piece = {} bytes, but MPI counts in int: use 1 to 2^30", options.reduce_piece);
+  const Launcher launcher = find_launcher();
+  check_before_mpi(launcher);
   impl_ = std::make_unique<Impl>(options);
   MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &impl_->rank));
   MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &impl_->size));
+  check_world(launcher, impl_->size);
   set_error_rank(impl_->rank);
   if (options.watchdog_s <= 0) return;
   impl_->watchdog_comm = MpiComm::duplicate(MPI_COMM_WORLD);

@@ -16,7 +16,8 @@ struct MpiWorldOptions {
   std::size_t reduce_piece = std::size_t{4} << 20;  ///< bytes of one piece of a sum
 };
 
-/// Initialises MPI, and finalises it at the end: one object a process, which outlives all communicators. A rank that
+/// Initialises MPI, and finalises it at the end: one object a process, which outlives all communicators. LaunchError
+/// (mpi_launcher.h) when a launcher started several ranks that MPI does not join. A rank that
 /// leaves it by an exception ends the whole job; to print the exception first, catch it inside and call abort().
 class MpiWorld {
  public:

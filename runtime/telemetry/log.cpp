@@ -1,7 +1,10 @@
 #include "runtime/telemetry/log.h"
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <ctime>
+#include <utility>
 
 #include "runtime/core/error.h"
 
@@ -26,7 +29,7 @@ void Log::open_file(const std::string& path) {
 
 void Log::write(const char* prefix, const std::string& text, bool console) {
   const std::scoped_lock lock(mutex_);
-  if (console && console_) {
+  if (console && console_) {  // where nobody reads any more, the line is in the file alone
     std::fprintf(stderr, "%s%s\n", prefix, text.c_str());
     std::fflush(stderr);
   }
@@ -36,8 +39,10 @@ void Log::write(const char* prefix, const std::string& text, bool console) {
     gmtime_r(&now, &tm);
     char stamp[32];
     std::strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%SZ", &tm);
-    std::fprintf(file_, "%s %s%s\n", stamp, prefix, text.c_str());
-    std::fflush(file_);
+    const bool written = std::fprintf(file_, "%s %s%s\n", stamp, prefix, text.c_str()) > 0 && std::fflush(file_) == 0;
+    if (!written && !std::exchange(file_failed_, true))
+      std::fprintf(stderr, "warning: rank %d cannot write its log file (%s): lines are missing there\n", rank_,
+                   std::strerror(errno));
   }
 }
 

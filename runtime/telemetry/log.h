@@ -46,6 +46,7 @@ class Log {
   int rank_;
   bool console_ = true;
   std::FILE* file_ = nullptr;
+  bool file_failed_ = false;  ///< said once
   std::mutex mutex_;
   std::set<std::string> seen_;
 };

@@ -26,7 +26,7 @@ int wait_for(const StopSignals& signals) {
 }
 
 TEST(StopSignals, EachOneIsReceived) {
-  for (const int signal : {SIGUSR1, SIGTERM, SIGINT}) {
+  for (const int signal : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGHUP}) {
     const StopSignals signals;
     EXPECT_EQ(signals.received(), 0);
     kill(getpid(), signal);

@@ -2,12 +2,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <numbers>
+#include <numeric>
 
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
 #include "launch/train/evaluator.h"
+#include "runtime/core/error.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -32,8 +35,8 @@ class Scorer {
     activations_ = model_.reserve(arena_, max_tokens);
     model_.reserve_scratch(arena_, max_tokens, 1);
   }
-  Evaluation run(Communicator& comm, const std::vector<HeldOut>& held_out) {
-    return evaluate(ctx_, model_, comm, held_out, kByteEos, 17, activations_, batch_, max_tokens_);
+  Evaluation run(Communicator& comm, const std::vector<HeldOut>& held_out, const EvaluationHooks& hooks = {}) {
+    return evaluate(ctx_, model_, comm, held_out, kByteEos, 17, activations_, batch_, max_tokens_, hooks);
   }
   /// -log p of each token given those before it, from the logits of one sequence alone.
   std::vector<double> losses(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& labels) {
@@ -121,6 +124,90 @@ TEST_F(Evaluator, AnyNumberOfRanksAndAnyMemoryAgree) {
       EXPECT_EQ(e.mean_loss(), seen[0].mean_loss());
     }
   }
+}
+
+// Where all ranks have all experts, a pass gives the same bits wherever it is made, and passes are added in their
+// order.
+TEST_F(Evaluator, TheRanksDoNotShowInTheBits) {
+  const Evaluation one = Scorer(config_, 128).run(*make_self_communicator(), held_out_);
+  for (const int ranks : {2, 3, 5}) {
+    test::run_ranks(ranks, [&](Communicator& comm) {
+      const Evaluation e = Scorer(config_, 128).run(comm, held_out_);
+      for (std::size_t d = 0; d < e.domains.size(); ++d) EXPECT_EQ(e.domains[d].nats, one.domains[d].nats) << ranks;
+    });
+  }
+}
+
+// A long document is shared out: no rank makes more than one pass beyond another's.
+TEST_F(Evaluator, OneLongDocumentIsWorkForAllRanks) {
+  const std::vector<HeldOut> uneven = {
+      {"long", {std::vector<std::int32_t>(5000, 97), std::vector<std::int32_t>(51, 98)}, 5051}};
+  const Evaluation one = Scorer(config_, 128).run(*make_self_communicator(), uneven);
+  for (const int ranks : {2, 3}) {
+    std::vector<std::int64_t> tokens(static_cast<std::size_t>(ranks), 0);
+    test::run_ranks(ranks, [&](Communicator& comm) {
+      EvaluationHooks hooks;
+      std::int64_t last = -1;
+      hooks.observer = [&](std::span<const ScoredWindow> windows) {
+        for (const ScoredWindow& w : windows)
+          tokens[static_cast<std::size_t>(comm.rank())] += static_cast<std::int64_t>(w.tokens.size());
+      };
+      hooks.progress = [&](std::int64_t done, std::int64_t of) {
+        EXPECT_GT(done, last);
+        EXPECT_EQ(of, 40);  // 5054 tokens, 128 at a time
+        last = done;
+      };
+      const Evaluation e = Scorer(config_, 128).run(comm, uneven, hooks);
+      EXPECT_EQ(e.domains[0].nats, one.domains[0].nats);
+      EXPECT_EQ(last, 40);
+    });
+    EXPECT_EQ(std::accumulate(tokens.begin(), tokens.end(), std::int64_t{0}), 5053);
+    for (const std::int64_t mine : tokens) EXPECT_LE(std::abs(mine - 5053 / ranks), 128) << ranks;
+  }
+}
+
+TEST_F(Evaluator, ARequestToStopEndsItOnAllRanks) {
+  for (const int asked : {0, 2}) {
+    std::vector<int> passes(3, 0);
+    test::run_ranks(3, [&](Communicator& comm) {
+      int& mine = passes[static_cast<std::size_t>(comm.rank())];
+      EvaluationHooks hooks;
+      hooks.observer = [&](std::span<const ScoredWindow>) { ++mine; };
+      hooks.stop = [&] { return comm.rank() == asked && mine == 2; };
+      EXPECT_THROW(Scorer(config_, 64).run(comm, held_out_, hooks), EvaluationStopped);
+    });
+    EXPECT_EQ(passes, std::vector<int>(3, 2));
+  }
+}
+
+TEST_F(Evaluator, RanksThatReadOtherTextSaySo) {
+  test::run_ranks(2, [&](Communicator& comm) {
+    std::vector<HeldOut> mine = held_out_;
+    if (comm.rank() == 1) mine[0].documents.pop_back();
+    try {
+      Scorer(config_, 64).run(comm, mine);
+      ADD_FAILURE() << "no error";
+    } catch (const IoError& e) {
+      EXPECT_NE(e.message().find("the ranks have read different held-out documents"), std::string::npos) << e.message();
+    }
+  });
+}
+
+TEST_F(Evaluator, NoTextIsNoLoss) {
+  held_out_.resize(3);
+  held_out_[1].documents.clear(), held_out_[1].bytes = 0;
+  const Evaluation e = Scorer(config_, 64).run(*make_self_communicator(), held_out_);
+  EXPECT_TRUE(std::isnan(e.domains[1].loss()));
+  EXPECT_DOUBLE_EQ(e.mean_loss(), (e.domains[0].loss() + e.domains[2].loss()) / 2);
+  EXPECT_DOUBLE_EQ(e.mean_bits_per_byte(), (e.domains[0].bits_per_byte() + e.domains[2].bits_per_byte()) / 2);
+  EXPECT_EQ(e.without_text(), std::vector<std::string>{held_out_[1].label});
+  EXPECT_TRUE(e.to_json().at("domains").at(held_out_[1].label).at("loss").is_null());
+  EXPECT_NE(e.to_text().find("0          0           -          -\n"), std::string::npos) << e.to_text();
+  EXPECT_NE(e.to_text().find("not in the mean, for want of held-out tokens: " + held_out_[1].label), std::string::npos);
+  for (HeldOut& h : held_out_) h.documents.clear(), h.bytes = 0;
+  const Evaluation none = Scorer(config_, 64).run(*make_self_communicator(), held_out_);
+  EXPECT_TRUE(none.to_json().at("mean").at("loss").is_null());
+  EXPECT_EQ(none.to_text().find("nan"), std::string::npos) << none.to_text();
 }
 
 TEST_F(Evaluator, ReportsTheMeanOverDomains) {

@@ -14,6 +14,7 @@
 #include "runtime/core/error.h"
 #include "tests/support/agreement.h"
 #include "tests/support/checkpoints.h"
+#include "tests/support/interrupted.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -87,6 +88,26 @@ TEST_F(TrainSaving, InTheBackgroundIsTheSameAsAtOnce) {
       EXPECT_TRUE(test::same_arrays(checkpoint("background" + tag, step), checkpoint("at-once" + tag, step))) << step;
     EXPECT_EQ(test::read_metrics(run("background" + tag)), test::read_metrics(run("at-once" + tag)));
   }
+}
+
+// A save is committed when all ranks have written; one rank's wish to stop, or to save, is all ranks'.
+TEST_F(TrainSaving, RanksVote) {
+  const Recipe r = test::step_recipe(3, DispatchKind::Flat);
+  test::run_ranks(3, [&](Communicator& comm) {
+    test::StepRank rank(comm, r);
+    std::int64_t step = 0;
+    const auto vote = [&](int finished, int stop, int save) {  // bits: the ranks that say so
+      const auto says = [&](int ranks) { return (ranks >> comm.rank()) % 2 == 1; };
+      return rank.step(++step, {says(finished), [&, stop, save] { return LateVotes{says(stop), says(save)}; }});
+    };
+    EXPECT_FALSE(rank.step(++step).stop);
+    for (int ranks = 0; ranks < 8; ++ranks) {
+      const StepMetrics m = vote(ranks, 7 - ranks, ranks / 2);
+      EXPECT_EQ(m.save_finished, ranks == 7) << ranks;
+      EXPECT_EQ(m.stop, ranks != 7) << ranks;
+      EXPECT_EQ(m.save, ranks / 2 != 0) << ranks;
+    }
+  });
 }
 
 TEST_F(TrainSaving, ABusyWriterIsWaitedFor) {

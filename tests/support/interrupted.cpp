@@ -77,7 +77,7 @@ StepRank::StepRank(Communicator& comm, const Recipe& recipe, std::optional<doubl
   model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
 }
 
-StepMetrics StepRank::step(std::int64_t number) {
+StepMetrics StepRank::step(std::int64_t number, const StepVotes& votes) {
   const std::int64_t length = recipe_.model.sequence_length;
   std::vector<std::vector<std::int32_t>> tokens;
   for (std::int64_t s = step_.share_begin(); s < step_.share_end(); ++s) {
@@ -89,7 +89,7 @@ StepMetrics StepRank::step(std::int64_t number) {
   std::vector<SequenceInput> inputs;
   for (const auto& sequence : tokens)
     inputs.push_back({sequence, {}, step_.share_begin() + static_cast<std::int64_t>(inputs.size()), 0});
-  const StepMetrics m = step_.compute_gradients(number, inputs);
+  const StepMetrics m = step_.compute_gradients(number, inputs, votes);
   step_.update(number, recipe_.train.learning_rate, m);
   return m;
 }

@@ -26,7 +26,7 @@ class StepRank {
   /// `free_memory`: bytes that are free on the rank's node; nothing: what the system says.
   StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory = std::nullopt);
   /// Gradients and update.
-  StepMetrics step(std::int64_t number);
+  StepMetrics step(std::int64_t number, const StepVotes& votes = {});
   LanguageModel& model() { return model_; }
   bool recomputes_forward() const { return step_.recomputes_forward(); }
 
