@@ -8,6 +8,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/failure.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 
@@ -82,19 +83,9 @@ const std::vector<Command>& commands() {
 int guarded(const std::function<int()>& body) {
   try {
     return body();
-  } catch (const UsageError& error) {
-    fmt::print(stderr, "emox: {}\n", error.message());
-    return kUsage;
-  } catch (const TryAgainError& error) {
-    fmt::print(stderr, "emox: {}\n", error.message());
-    return kTryAgain;
-  } catch (const Error& error) {
-    // what() adds the rank and the place in the source, which a report of a failure needs.
-    fmt::print(stderr, "emox: {}\n", error.what());
   } catch (const std::exception& error) {
-    fmt::print(stderr, "emox: {} [rank {}]\n", error.what(), error_rank());
+    return say_failure(error);
   }
-  return kFailed;
 }
 
 int cli_main(int argc, char** argv) {

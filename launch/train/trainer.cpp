@@ -15,6 +15,8 @@
 #include "launch/bench/gemm_rate.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/evaluator.h"
+#include "launch/train/failure.h"
+#include "launch/train/find_checkpoint.h"
 #include "launch/train/lease.h"
 #include "launch/train/progress.h"
 #include "launch/train/run_directory.h"
@@ -27,6 +29,7 @@
 #include "launch/train/warm_start.h"
 #include "model/optim/schedule.h"
 #include "model/transformer/flops.h"
+#include "parallel/comm/progress.h"
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
@@ -61,7 +64,7 @@ Schedule schedule_of(const Recipe& r) {
 
 class Trainer {
  public:
-  Trainer(Session& session, const Recipe& recipe, const std::vector<std::string>& command, const TrainOptions& options)
+  Trainer(Session& session, const Recipe& recipe, const TrainOptions& options)
       : s_(session),
         recipe_(recipe),
         trace_(options.trace),
@@ -75,10 +78,10 @@ class Trainer {
               static_cast<std::int64_t>(loader_.sources().size())),
         schedule_(schedule_of(recipe)) {
     if (!options.record_pools.empty()) record_pools(options.record_pools);  // refused before anything is made
-    start(command, options.lease);
   }
 
-  void run() {
+  void run(const std::vector<std::string>& command, const LeaseTiming& timing) {
+    start(command, timing);
     const StopSignals signals;
     const std::int64_t last = recipe_.total_steps();
     const std::int64_t stop_after =
@@ -126,7 +129,7 @@ class Trainer {
  private:
   void start(const std::vector<std::string>& command, const LeaseTiming& timing) {
     on_root(s_, [&] { lease_ = std::make_unique<RunLease>(directory_.root(), LeaseHolder::self(command), timing); });
-    const auto found = find_latest(s_.comm(), directory_.checkpoints(), &s_.log());
+    const auto found = newest_checkpoint(s_, directory_.checkpoints());
     on_root(s_, [&] {
       require<UsageError>(
           found || !directory_.has_checkpoints(),
@@ -174,6 +177,7 @@ class Trainer {
   // Before the first step, so that a damaged file is found now and not after hours.
   void read_held_out_documents() {
     if (!recipe_.eval.final && recipe_.eval.every_steps == 0) return;
+    const IoPhase io(s_.comm());
     held_out_ =
         read_held_out(loader_.sources(), recipe_.data.eval_documents, *make_tokenizer(recipe_.data.tokenizer_name()),
                       kHeldOutParts[static_cast<std::size_t>(recipe_.data.eval_part)]);
@@ -211,6 +215,7 @@ class Trainer {
     std::vector<Sequence> sequences;
     {
       const Span span(s_.ctx(), "phase.data");
+      const IoPhase io(s_.comm());
       sequences = loader_.read(step, step_.share_begin(), step_.share_end());
       if (s_.root())
         for (const std::string& notice : loader_.epoch_notices(step)) s_.log().info("{}", notice);
@@ -326,8 +331,9 @@ void train(Session& session, const Recipe& recipe, const std::vector<std::string
            const TrainOptions& options) {
   require_same(session.comm(), "the recipe", to_ini(recipe));
   if (!options.trace.empty()) on_root(session, [&] { check_trace_path(options.trace); });
-  Trainer trainer(session, recipe, command, options);
-  trainer.run();
+  Trainer trainer(session, recipe, options);
+  // Its destructor may wait, for a save on a disk that hangs.
+  saying_why(session.comm().rank(), [&] { trainer.run(command, options.lease); });
 }
 
 }  // namespace emox
