@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "launch/bench/median.h"
+#include "launch/train/failure.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/saving.h"
 #include "launch/train/sharding.h"
@@ -70,7 +71,9 @@ class CheckpointBench {
     CheckpointSaver background(s_.comm(), options_.directory / "background", pieces_, {true, {}});
     const Tensor from(s_.ctx().device, DType::U8, {bytes_}), to(s_.ctx().device, DType::U8, {bytes_});
     fill_state(from);
-    for (int i = 0; i < options_.repeats; ++i) once(at_once, background, from, to);
+    saying_why(s_.comm().rank(), [&] {  // before the savers' destructors may wait
+      for (int i = 0; i < options_.repeats; ++i) once(at_once, background, from, to);
+    });
     s_.comm().barrier();
     on_root(s_, [&] { fs::remove_all(options_.directory); });
     return result();

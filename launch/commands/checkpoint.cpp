@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/commands/command.h"
@@ -44,20 +45,31 @@ void print_survey(const CheckpointSurvey& s) {
                size_text(s.bytes), gib_per_s(s));
     return;
   }
-  fmt::print("{}: DAMAGED\n", s.path.string());
+  fmt::print("{}: {}\n", s.path.string(), s.damage.empty() ? "NOT VERIFIED" : "DAMAGED");
   for (const std::string& message : s.damage) fmt::print("  {}\n", message);
+  for (const std::string& message : s.unknown) fmt::print("  not verified: {}\n", message);
 }
 
 ordered_json to_json(const CheckpointSurvey& s) {
-  ordered_json j{{"checkpoint", s.path.string()}, {"intact", s.intact()}, {"damage", s.damage},  {"files", s.files},
-                 {"datasets", s.datasets},        {"bytes", s.bytes},     {"seconds", s.seconds}};
+  ordered_json j{{"checkpoint", s.path.string()},
+                 {"intact", s.intact()},
+                 {"damage", s.damage},
+                 {"not_verified", s.unknown},
+                 {"files", s.files},
+                 {"datasets", s.datasets},
+                 {"bytes", s.bytes},
+                 {"seconds", s.seconds}};
   return j;
 }
 
+/// Of what can be looked into: the rest is not removed either.
 std::int64_t bytes_in(const fs::path& directory) {
   std::int64_t bytes = 0;
-  for (const auto& entry : fs::recursive_directory_iterator(directory))
-    if (entry.is_regular_file() && !entry.is_symlink()) bytes += static_cast<std::int64_t>(entry.file_size());
+  std::error_code unknown;
+  fs::recursive_directory_iterator at(directory, fs::directory_options::skip_permission_denied, unknown);
+  for (const fs::recursive_directory_iterator end; at != end; at.increment(unknown))
+    if (at->is_regular_file(unknown) && !at->is_symlink(unknown))
+      if (const auto size = at->file_size(unknown); !unknown) bytes += static_cast<std::int64_t>(size);
   return bytes;
 }
 
@@ -129,10 +141,10 @@ int checkpoint_prune(const std::vector<std::string>& args) {
   const int keep_every = whole_number(command, "--keep-every-steps", a.value("--keep-every-steps", "0"), 0);
   const bool dry_run = a.has("--dry-run");
   return on_ranks(a.overrides, [&](Session& session) {
-    const fs::path directory = checkpoints_directory(a.positional[0]);
-    require<UsageError>(!list_checkpoints(directory).empty(), "{}: {} holds no checkpoints", command,
-                        directory.string());
     on_root(session, [&] {
+      const fs::path directory = checkpoints_directory(a.positional[0]);
+      require<UsageError>(!list_checkpoints(directory).empty(), "{}: {} holds no checkpoints", command,
+                          directory.string());
       // Not beside a job that saves and prunes there itself.
       std::unique_ptr<RunLease> lease;
       if (!dry_run && directory.filename() == "checkpoints")

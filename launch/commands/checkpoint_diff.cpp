@@ -39,9 +39,8 @@ struct Side {
 };
 
 Side open_side(Session& session, const std::string& argument) {
-  const FoundCheckpoint found = find_checkpoint(session, argument);
-  Side side{.path = found.path, .verified = found.verified, .manifest = read_manifest(found.path), .arrays = {}};
-  return side;
+  FoundCheckpoint found = find_checkpoint(session, argument);
+  return {.path = found.path, .verified = found.verified, .manifest = std::move(found.manifest), .arrays = {}};
 }
 
 /// What is not a tensor: its name and both values.

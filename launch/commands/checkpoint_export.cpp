@@ -73,8 +73,9 @@ int checkpoint_export(const std::vector<std::string>& args) {
   return on_ranks(a.overrides, [&](Session& session) {
     on_root(session, [&] { check_output(output, a.has("--force")); });
     // Damage in files that are not needed does not matter.
-    const fs::path path = find_checkpoint(session, a.positional[0], Glance::Sizes).path;
-    const Manifest manifest = read_manifest(path);
+    const FoundCheckpoint found = find_checkpoint(session, a.positional[0], Glance::Sizes);
+    const fs::path& path = found.path;
+    const Manifest& manifest = found.manifest;
     const std::vector<SavedArray> arrays = selected(manifest, a);
     const std::vector<std::string> files = files_of(arrays);
     verify_files(session.comm(), path, manifest, files);

@@ -366,8 +366,8 @@ int checkpoint_info(const std::vector<std::string>& args) {
                                         .positional = "RUN|CHECKPOINT"});
   const bool all = a.has("--all"), norms = !a.has("--no-norms");
   return on_ranks(a.overrides, [&](Session& session) {
-    const auto found = find_checkpoint(session, a.positional[0], norms ? Glance::Content : Glance::Sizes);
-    Report r{.path = found.path, .manifest = read_manifest(found.path), .arrays = {}, .statistics = {}};
+    auto found = find_checkpoint(session, a.positional[0], norms ? Glance::Content : Glance::Sizes);
+    Report r{.path = found.path, .manifest = std::move(found.manifest), .arrays = {}, .statistics = {}};
     r.arrays = arrays_of(r.manifest);
     r.routed_experts = routed_experts_of(r.manifest);
     if (norms) {

@@ -10,6 +10,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/failure.h"
 #include "launch/train/signals.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
@@ -84,23 +85,11 @@ const std::vector<Command>& commands() {
 }
 
 int guarded(const std::function<int()>& body) {
-  // Not fmt::print: it throws where nobody reads any more, and the exit code must come through all the same.
-  const auto say = [](const std::string& text) { std::fputs(("emox: " + text + "\n").c_str(), stderr); };
   try {
     return body();
-  } catch (const UsageError& error) {
-    say(error.message());
-    return kUsage;
-  } catch (const TryAgainError& error) {
-    say(error.message());
-    return kTryAgain;
-  } catch (const Error& error) {
-    // what() adds the rank and the place in the source, which a report of a failure needs.
-    say(error.what());
   } catch (const std::exception& error) {
-    say(fmt::format("{} [rank {}]", error.what(), error_rank()));
+    return say_failure(error);
   }
-  return kFailed;
 }
 
 int cli_main(int argc, char** argv) {

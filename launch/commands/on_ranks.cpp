@@ -1,11 +1,10 @@
 #include "launch/commands/on_ranks.h"
 
-#include <chrono>
 #include <optional>
-#include <thread>
 
 #include "launch/commands/command.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/failure.h"
 #include "parallel/comm/mpi_launcher.h"
 #include "parallel/comm/mpi_world.h"
 
@@ -21,16 +20,14 @@ int on_ranks(const ParallelConfig& parallel, std::int64_t threads, const std::fu
   }
   Session& session = *made;
   const int ranks = session.comm().size(), rank = session.comm().rank();
+  const FailureEndsProcess in_time;
   bool thrown = false;
   const int code = guarded([&] {
-    try {
-      return body(session);
-    } catch (...) {
-      thrown = true;
-      // Most errors are the same on all ranks: rank 0 speaks first and ends the job, before the others repeat it.
-      if (rank != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
-      throw;
-    }
+    int done = 0;
+    thrown = true;
+    saying_why(rank, [&] { done = body(session); });
+    thrown = false;
+    return done;
   });
   if (thrown && ranks > 1) abort_job(code);
   return code;

@@ -41,9 +41,9 @@ constexpr double kCloseChoice = 1e-5;
 
 LoadedModel::LoadedModel(Session& session, const std::filesystem::path& where,
                          const std::vector<std::string>& overrides) {
-  const FoundCheckpoint found = find_checkpoint(session, where);
+  FoundCheckpoint found = find_checkpoint(session, where);
   path = found.path;
-  manifest = read_manifest(path);
+  manifest = std::move(found.manifest);
   recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
   require_same(session.comm(), "the recipe", to_ini(recipe));
   for (const std::string& change : change_lines(changes_of(manifest)))

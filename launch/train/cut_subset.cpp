@@ -15,8 +15,8 @@
 #include "launch/train/run_directory.h"
 #include "launch/train/same_on_ranks.h"
 #include "parallel/checkpoint/arrays.h"
-#include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/inspect.h"
+#include "parallel/checkpoint/verify.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -136,7 +136,7 @@ Recipe recipe_of_subset(Recipe r, const ExpertSubset& subset, const std::string&
 CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertSubset& subset,
                      const std::string& source, const fs::path& output) {
   Communicator& comm = session.comm();
-  const Manifest manifest = read_manifest(checkpoint);
+  const Manifest manifest = read_manifest_together(comm, checkpoint);
   const fs::path directory = fs::absolute(output).lexically_normal();
   const Recipe recipe = recipe_of_subset(parse_recipe(manifest.recipe, (checkpoint / "manifest.json").string()), subset,
                                          source, directory.has_filename() ? directory : directory.parent_path());

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <system_error>
+#include <utility>
 
 #include "launch/train/run_directory.h"
 #include "parallel/checkpoint/agreement.h"
+#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
-#include "parallel/checkpoint/verify.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -30,17 +31,18 @@ bool is_checkpoint(const fs::path& path) {
   return fs::exists(path / "manifest.json") || step_of_directory(path.filename().string()).has_value();
 }
 
-/// The newest whose manifest and sizes are right, or "".
-std::string newest_by_sizes(const fs::path& directory, Log& log) {
-  for (const fs::path& path : list_checkpoints(directory)) {
-    try {
-      for (const ManifestFile& file : read_manifest(path).files) check_file_size(path, file);
-      return path.string();
-    } catch (const IoError& e) {
-      log.warn("skipping the checkpoint {}: {}", path.string(), e.message());
-    }
+/// Throws as a UsageError what says that a checkpoint cannot be used, before anything has begun.
+template <typename Body>
+auto refusing(const Body& body) {
+  try {
+    return body();
+  } catch (const DamagedError& e) {
+    fail<UsageError>("{}", e.message());
+  } catch (const UnreadableError& e) {
+    fail<UsageError>("{}", e.message());
+  } catch (const OtherVersionError& e) {
+    fail<UsageError>("{}", e.message());
   }
-  return "";
 }
 
 }  // namespace
@@ -50,9 +52,13 @@ fs::path checkpoints_directory(const fs::path& argument) {
   return fs::is_directory(path / "checkpoints") ? path / "checkpoints" : path;
 }
 
+std::optional<CheckpointInfo> newest_checkpoint(Session& session, const fs::path& checkpoints, Glance glance) {
+  return refusing([&] { return find_latest(session.comm(), checkpoints, &session.log(), glance); });
+}
+
 FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glance glance) {
   // What rank 0 sees decides for all: the search is collective, and files of other nodes may be behind.
-  std::string itself, directory;
+  std::string checkpoint, directory;
   on_root(session, [&] {
     const fs::path path = resolved(argument);
     if (!is_checkpoint(path)) {
@@ -61,22 +67,15 @@ FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glan
     }
     require<UsageError>(fs::exists(path / "manifest.json"), "{} has no manifest.json: it is not a complete checkpoint",
                         path.string());
-    itself = path.string();
+    checkpoint = path.string();
   });
-  itself = broadcast_text(session.comm(), itself, 0);
+  checkpoint = broadcast_text(session.comm(), checkpoint, 0);
   directory = broadcast_text(session.comm(), directory, 0);
-  if (!itself.empty()) return {itself, false};
-  std::string found;
-  if (glance == Glance::Content) {
-    if (const auto latest = find_latest(session.comm(), directory, &session.log())) found = latest->path.string();
-  } else {
-    run_together(session.comm(), [&] {
-      if (session.root()) found = newest_by_sizes(directory, session.log());
-    });
-    found = broadcast_text(session.comm(), found, 0);
-  }
-  require<UsageError>(!found.empty(), "{} holds no intact checkpoint (looked in {})", argument.string(), directory);
-  return {found, glance == Glance::Content};
+  if (!checkpoint.empty())
+    return {checkpoint, refusing([&] { return read_manifest_together(session.comm(), checkpoint); }), false};
+  auto found = newest_checkpoint(session, directory, glance);
+  require<UsageError>(found.has_value(), "{} holds no intact checkpoint (looked in {})", argument.string(), directory);
+  return {found->path, std::move(found->manifest), glance == Glance::Content};
 }
 
 std::vector<fs::path> all_checkpoints(Session& session, const fs::path& argument) {

@@ -2,22 +2,28 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <vector>
 
 #include "launch/train/session.h"
+#include "parallel/checkpoint/verify.h"
 
 namespace emox {
 
 struct FoundCheckpoint {
   std::filesystem::path path;  ///< links resolved: the step's own directory
-  bool verified = false;       ///< every byte has been read and is what the manifest says
+  Manifest manifest;
+  bool verified = false;  ///< every byte has been read and is what the manifest says
 };
 
-/// How well a run's newest checkpoint is looked at before it counts as intact.
-enum class Glance { Content, Sizes };
+/// Collective. find_latest for people: a checkpoint that cannot be read, or has another format version, and is newer
+/// than every intact one, is a UsageError.
+std::optional<CheckpointInfo> newest_checkpoint(Session& session, const std::filesystem::path& checkpoints,
+                                                Glance glance = Glance::Content);
 
 /// Collective. A checkpoint directory, or a link to one, means itself; a run directory (or its checkpoints/) the newest
-/// checkpoint that is intact. UsageError when there is none. Newer ones that are passed over are logged.
+/// checkpoint that is intact: damaged ones that are newer are passed over and logged. UsageError when there is none,
+/// when its manifest is damaged, and as newest_checkpoint.
 FoundCheckpoint find_checkpoint(Session& session, const std::filesystem::path& argument,
                                 Glance glance = Glance::Content);
 

@@ -102,6 +102,10 @@ void RunSaver::settle() {
 }
 
 void RunSaver::warn_of_remains(const SavedCheckpoint& saved) {
+  if (!saved.aside.empty())
+    s_.log().warn(
+        "{} was there already and this job did not write it: it is kept as {}; remove it when it is not needed",
+        saved.path.string(), saved.aside.string());
   if (!saved.not_removed.empty())
     s_.log().warn("older checkpoints could not be removed, the next save tries again: {}", saved.not_removed);
 }

@@ -12,6 +12,8 @@
 #include "launch/bench/gemm_rate.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/divergence.h"
+#include "launch/train/failure.h"
+#include "launch/train/find_checkpoint.h"
 #include "launch/train/lease.h"
 #include "launch/train/progress.h"
 #include "launch/train/recordings.h"
@@ -29,6 +31,7 @@
 #include "launch/train/warm_start.h"
 #include "model/optim/schedule.h"
 #include "model/transformer/flops.h"
+#include "parallel/comm/progress.h"
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
@@ -41,7 +44,7 @@ double since(Clock::time_point start) { return std::chrono::duration<double>(Clo
 
 class Trainer {
  public:
-  Trainer(Session& session, const Recipe& recipe, const std::vector<std::string>& command, const TrainOptions& options)
+  Trainer(Session& session, const Recipe& recipe, const TrainOptions& options)
       : s_(session),
         start_({.recipe = recipe}),
         recipe_(start_.recipe),
@@ -59,10 +62,10 @@ class Trainer {
     if (recipe.train.skip_spikes > 0) spikes_.emplace(recipe.train.skip_spikes, recipe.train.skip_window);
     require<UsageError>(options.record_pools.empty() || model_.experts() != nullptr,
                         "--record-pools: a dense model has no pools");
-    start(command, options);
   }
 
-  void run() {
+  void run(const std::vector<std::string>& command, const TrainOptions& options) {
+    start(command, options);
     const StopSignals signals;
     const std::int64_t last = recipe_.total_steps(), begin = done_;
     const std::int64_t stop_after =
@@ -115,7 +118,7 @@ class Trainer {
             check_recording(options.record_pools, s_.comm().size(), directory_.outputs_of("--record-pools"), force_);
       lease_ = std::make_unique<RunLease>(directory_.root(), LeaseHolder::self(command), options.lease);
     });
-    const auto found = find_latest(s_.comm(), directory_.checkpoints(), &s_.log());
+    const auto found = newest_checkpoint(s_, directory_.checkpoints());
     on_root(s_, [&] {
       require<UsageError>(
           found || !directory_.has_checkpoints(),
@@ -212,6 +215,7 @@ class Trainer {
     std::vector<Sequence> sequences;
     {
       const Span span(s_.ctx(), "phase.data");
+      const IoPhase io(s_.comm());
       sequences = loader_.read(step, step_.share_begin(), step_.share_end());
       if (s_.root())
         for (const std::string& notice : loader_.epoch_notices(step)) s_.log().info("{}", notice);
@@ -371,8 +375,9 @@ class Trainer {
 void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
            const TrainOptions& options) {
   require_same(session.comm(), "the recipe", to_ini(recipe));
-  Trainer trainer(session, recipe, command, options);
-  trainer.run();
+  Trainer trainer(session, recipe, options);
+  // Its destructor may wait, for a save on a disk that hangs.
+  saying_why(session.comm().rank(), [&] { trainer.run(command, options); });
 }
 
 }  // namespace emox

@@ -109,7 +109,7 @@ void warm_start(Session& session, const Recipe& recipe, const LanguageModel& mod
   try {
     const FoundCheckpoint found = source_of(session, recipe.run.warm_start);
     const fs::path& path = found.path;
-    const Manifest source = read_manifest(path);
+    const Manifest& source = found.manifest;
     const auto holds = [&](auto&& what) { return std::any_of(source.tensors.begin(), source.tensors.end(), what); };
     require<UsageError>(!moments || holds([](const ManifestTensor& t) { return t.role == "exp_avg"; }),
                         "run.warm_start_state = optimizer, but {} holds no moments; use run.warm_start_state = weights",

@@ -3,9 +3,10 @@
 #include <cstring>
 #include <exception>
 #include <numeric>
-#include <optional>
 #include <utility>
 
+#include "parallel/checkpoint/fault.h"
+#include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -22,31 +23,57 @@ std::string text_at(const TensorView& from, std::int64_t offset, std::int64_t le
   return {reinterpret_cast<const char*>(from.data<std::uint8_t>()) + offset, static_cast<std::size_t>(length)};
 }
 
-std::optional<std::string> failure_of(const std::function<void()>& work) {
+/// What is thrown again elsewhere. Damage comes last: whoever passes over what is damaged must not miss another reason.
+enum class Kind : std::uint8_t { None, Damaged, Unreadable, OtherVersion, Other };
+
+struct Failure {
+  Kind kind = Kind::None;
+  std::string message;
+};
+
+Failure failure_of(const std::function<void()>& work) {
   try {
     work();
+  } catch (const DamagedError& e) {
+    return {Kind::Damaged, e.message()};
+  } catch (const UnreadableError& e) {
+    return {Kind::Unreadable, e.message()};
+  } catch (const OtherVersionError& e) {
+    return {Kind::OtherVersion, e.message()};
   } catch (const Error& e) {
-    return e.message();
+    return {Kind::Other, e.message()};
   } catch (const std::exception& e) {
-    return std::string(e.what());
+    return {Kind::Other, e.what()};
   }
-  return std::nullopt;
+  return {};
+}
+
+[[noreturn]] void throw_again(Kind kind, const std::string& message) {
+  if (kind == Kind::Damaged) fail<DamagedError>("{}", message);
+  if (kind == Kind::Unreadable) fail<UnreadableError>("{}", message);
+  if (kind == Kind::OtherVersion) fail<OtherVersionError>("{}", message);
+  fail<IoError>("{}", message);
 }
 
 }  // namespace
 
 void run_together(Communicator& comm, const std::function<void()>& work) {
-  const std::optional<std::string> failure = failure_of(work);
-  // The largest value belongs to the lowest failed rank; 0: nobody failed.
+  Failure failure;
+  {
+    const IoPhase io(comm);
+    failure = failure_of(work);
+  }
+  // The largest value belongs to the gravest kind, and among equals to the lowest rank; 0: nobody failed.
   const Tensor flag({}, DType::I64, {1});
   std::int64_t& value = *flag.view().data<std::int64_t>();
-  value = failure ? comm.size() - comm.rank() : 0;
+  const std::int64_t ranks = comm.size();
+  value = failure.kind == Kind::None ? 0 : static_cast<std::int64_t>(failure.kind) * ranks + ranks - 1 - comm.rank();
   comm.all_reduce(flag, ReduceOp::Max);
   if (value == 0) return;
-  const int first = comm.size() - static_cast<int>(value);
-  const std::string message = broadcast_text(comm, failure.value_or(""), first);
-  if (comm.size() == 1) fail<IoError>("{}", message);
-  fail<IoError>("rank {}: {}", first, message);
+  const auto kind = static_cast<Kind>(value / ranks);
+  const int first = static_cast<int>(ranks - 1 - value % ranks);
+  const std::string message = broadcast_text(comm, failure.message, first);
+  throw_again(kind, ranks == 1 ? message : fmt::format("rank {}: {}", first, message));
 }
 
 std::vector<std::string> gather_texts(Communicator& comm, const std::string& mine) {

@@ -9,8 +9,9 @@
 
 namespace emox {
 
-/// Collective. Runs `work` (which makes no collective calls) on every rank. When it threw on any rank, every rank
-/// throws an IoError with the first such rank's number and message, after all of them are done with their work.
+/// Collective. Runs `work` (which makes no collective calls, and is an IoPhase) on every rank. When it threw on any
+/// rank, every rank throws, after all of them are done, an IoError with the first such rank's number and message: an
+/// error of fault.h where it was one, a DamagedError only when no rank failed otherwise.
 void run_together(Communicator& comm, const std::function<void()>& work);
 
 /// Collective. The ranks' texts, in rank order, on rank 0; nothing on the others, so that their memory does not grow

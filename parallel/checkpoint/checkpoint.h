@@ -41,18 +41,18 @@ struct CheckpointInfo {
   Manifest manifest;
 };
 
-/// Collective. Writes `directory`/step-NNNNNNNN, replacing one that is there, and returns its path: one save of a
+/// Collective. Writes `directory`/step-NNNNNNNN, moving one that is there aside, and returns its path: one save of a
 /// CheckpointSaver (saver.h), which says what is asked of the pieces and what happens when something fails.
 std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem::path& directory, std::int64_t step,
                                       std::span<const CheckpointPiece> mine, const CheckpointMeta& meta);
 
-/// Collective. Reads the manifest and every file of the checkpoint, each on one of the ranks. Throws an IoError, on all
-/// ranks, that names a file that is missing or damaged; returns the manifest otherwise.
+/// Collective. Reads the manifest and every file of the checkpoint, each on one of the ranks. Throws, on all ranks, an
+/// error of fault.h that names a file which is damaged, not readable or of another version; else returns the manifest.
 Manifest verify_checkpoint(Communicator& comm, const std::filesystem::path& path);
 
 /// The newest checkpoint in `directory` whose manifest and files are all intact, verified as above. Says through `log`
-/// (may be null) which newer ones were passed over and why. Nothing when there is none. Collective; rank 0's
-/// `directory` counts.
+/// (may be null) which newer ones were passed over: damaged ones. Throws (fault.h) at one that cannot be read or has
+/// another version. Nothing when there is none. Collective; rank 0's `directory` counts.
 std::optional<CheckpointInfo> find_latest(Communicator& comm, const std::filesystem::path& directory, Log* log);
 
 /// What one rank read of a checkpoint's tensors.
@@ -74,8 +74,8 @@ Manifest load_checkpoint(Communicator& comm, const std::filesystem::path& path,
                          std::span<const CheckpointPiece> wanted);
 
 /// The old checkpoints that may go, newest first, on one rank. Kept are the newest `keep_last`, those whose step is a
-/// multiple of `keep_every_steps` (0: none), the newest intact one, and everything newer than that: without an intact
-/// one, all. `intact`: the step of a checkpoint known to be so; then no content is read.
+/// multiple of `keep_every_steps` (0: none), the newest intact one, everything newer (without an intact one, all), and
+/// what cannot be read or has another version. `intact`: the step of one known to be so; else found as by find_latest.
 std::vector<std::filesystem::path> prunable_checkpoints(const std::filesystem::path& directory, int keep_last,
                                                         std::int64_t keep_every_steps,
                                                         std::optional<std::int64_t> intact = std::nullopt);

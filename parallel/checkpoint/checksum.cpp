@@ -5,11 +5,11 @@
 #include <xxhash.h>
 
 #include <cerrno>
-#include <cstring>
 #include <memory>
 #include <vector>
 
 #include "parallel/checkpoint/durable_file.h"
+#include "parallel/checkpoint/fault.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -43,7 +43,7 @@ std::string checksum_of_file(const std::filesystem::path& path) {
   for (;;) {
     const ssize_t n = read(file.get(), piece.data(), piece.size());
     if (n < 0 && errno == EINTR) continue;
-    require<IoError>(n >= 0, "cannot read {}: {}", path.string(), std::strerror(errno));
+    if (n < 0) fail_to_read("read", path, errno);
     if (n == 0) return checksum.hex();
     checksum.update(piece.data(), static_cast<std::size_t>(n));
   }

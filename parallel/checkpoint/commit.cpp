@@ -1,8 +1,9 @@
 #include "parallel/checkpoint/commit.h"
 
+#include <exception>
+
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/index_file.h"
 #include "parallel/checkpoint/layout.h"
 
@@ -14,7 +15,8 @@ fs::path unfinished_path(const fs::path& directory, std::int64_t step) {
   return directory / (step_directory_name(step) + ".tmp");
 }
 
-CommittedCheckpoint commit_checkpoint(const fs::path& directory, Manifest& manifest, const Retention& retention) {
+CommittedCheckpoint commit_checkpoint(const fs::path& directory, Manifest& manifest, const Retention& retention,
+                                      Existing existing) {
   const fs::path temporary = unfinished_path(directory, manifest.step);
   const fs::path index = temporary / kIndexFileName;
   const fs::path final_path = directory / step_directory_name(manifest.step);
@@ -25,18 +27,18 @@ CommittedCheckpoint commit_checkpoint(const fs::path& directory, Manifest& manif
     file.write(manifest_text(manifest));
     file.commit();
   }
-  PlacedDirectory placed(temporary, final_path);
+  PlacedDirectory placed(temporary, final_path, existing);
   replace_link(final_path.filename(), directory / kLatestName);
-  placed.keep();
+  CommittedCheckpoint done{final_path, placed.keep(), ""};
   // Its files were read back a moment ago: nothing needs to be read again before older ones go.
   try {
     if (retention.keep_last > 0)
       prune_checkpoints(directory, retention.keep_last, retention.keep_every_steps, manifest.step);
-  } catch (const fs::filesystem_error& e) {
+  } catch (const std::exception& e) {
     // The new one is complete all the same. The next save tries again.
-    return {final_path, e.what()};
+    done.not_removed = e.what();
   }
-  return {final_path, ""};
+  return done;
 }
 
 }  // namespace emox

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/manifest.h"
 
 namespace emox {
@@ -18,7 +19,8 @@ struct Retention {
 
 struct CommittedCheckpoint {
   std::filesystem::path path;
-  std::string not_removed;  ///< why older ones that should have gone are still there; empty: none
+  std::filesystem::path aside;  ///< where a directory that was there already lies now; empty: none was, or it is gone
+  std::string not_removed;      ///< why older ones that should have gone are still there; empty: none
 };
 
 /// step-00000123.tmp, where the shards are written.
@@ -26,9 +28,10 @@ std::filesystem::path unfinished_path(const std::filesystem::path& directory, st
 
 /// Adds index and manifest (whose own entry for the index this makes) to the shards in unfinished_path(), renames that
 /// to its final name, moves `latest`, and removes what `retention` does not keep. Each of these is on the disk before
-/// the next begins. Throws IoError; then this step's checkpoint is not there, and earlier ones and `latest` are as they
-/// were. An old checkpoint that cannot be removed stays until a later save.
+/// the next begins. `existing`: what becomes of a directory with the final name. Throws IoError; then this step's
+/// checkpoint is not there, and earlier ones and `latest` are as they were. An old checkpoint that cannot be removed
+/// stays until a later save.
 CommittedCheckpoint commit_checkpoint(const std::filesystem::path& directory, Manifest& manifest,
-                                      const Retention& retention);
+                                      const Retention& retention, Existing existing);
 
 }  // namespace emox

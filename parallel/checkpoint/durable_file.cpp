@@ -7,11 +7,13 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "parallel/checkpoint/fault.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -32,6 +34,9 @@ std::error_code& ignored_error() {
   return error;
 }
 
+/// Also of a link that leads nowhere.
+bool is_there(const fs::path& path) { return fs::exists(fs::symlink_status(path)); }
+
 /// False where the file system cannot, or the disk fails.
 bool swap_paths(const fs::path& a, const fs::path& b) {
   return renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
@@ -40,6 +45,7 @@ bool swap_paths(const fs::path& a, const fs::path& b) {
 }  // namespace
 
 FileDescriptor::FileDescriptor(const fs::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
+  if (fd_ < 0 && (flags & O_ACCMODE) == O_RDONLY) fail_to_read("open", path, errno);
   require<IoError>(fd_ >= 0, "cannot open {}: {}", path.string(), std::strerror(errno));
 }
 
@@ -61,14 +67,14 @@ void DurableFile::write(std::span<const std::byte> bytes) {
     const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
     require<IoError>(n > 0, "cannot write {}: {}", path_.string(),
-                     n < 0 ? std::strerror(errno) : "nothing was written");
+                     n < 0 ? system_reason(errno) : "nothing was written");
     bytes = bytes.subspan(static_cast<std::size_t>(n));
   }
 }
 
 void DurableFile::commit() {
   const bool synced = fsync(fd_) == 0;
-  require<IoError>(synced, "cannot write {}: {}", path_.string(), std::strerror(errno));
+  require<IoError>(synced, "cannot write {}: {}", path_.string(), system_reason(errno));
   rename_path(temporary_, path_);
   close(fd_);
   fd_ = -1;
@@ -87,26 +93,43 @@ void start_writing_to_disk(const fs::path& path) {
   sync_file_range(file.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
-PlacedDirectory::PlacedDirectory(fs::path from, fs::path to) : from_(std::move(from)), to_(std::move(to)) {
+fs::path name_aside(const fs::path& path) {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::array<char, 32> stamp{};
+  std::strftime(stamp.data(), stamp.size(), "%Y%m%dT%H%M%SZ", &utc);
+  const std::string name = fmt::format("{}.aside-{}", path.string(), stamp.data());
+  fs::path free = name;
+  for (int n = 2; is_there(free); ++n) free = fmt::format("{}-{}", name, n);
+  return free;
+}
+
+PlacedDirectory::PlacedDirectory(fs::path from, fs::path to, Existing existing)
+    : from_(std::move(from)), to_(std::move(to)), existing_(existing) {
   try {
-    const bool replaces = fs::exists(to_);
-    if (replaces && swap_paths(from_, to_)) {
-      old_ = from_;
-    } else {
-      if (replaces) {
-        // Not every file system can swap. Between the two renames neither is in place, but both are on the disk.
-        const fs::path aside = to_.string() + ".tmp-old";
-        fs::remove_all(aside, ignored_error());
-        rename_path(to_, aside);
-        old_ = aside;
-      }
-      rename_path(from_, to_);
-    }
+    place();
     sync_to_disk(parent_of(to_));
   } catch (const IoError&) {
     take_back();
     throw;
   }
+}
+
+void PlacedDirectory::place() {
+  const bool occupied = is_there(to_);
+  if (occupied && existing_ == Existing::Remove && swap_paths(from_, to_)) {
+    old_ = from_;
+    return;
+  }
+  if (occupied) {
+    // Between the two renames neither is in place, but both are on the disk. Not every file system can swap.
+    const fs::path aside = existing_ == Existing::MoveAside ? name_aside(to_) : fs::path(to_.string() + ".tmp-old");
+    if (existing_ == Existing::Remove) fs::remove_all(aside, ignored_error());
+    rename_path(to_, aside);
+    old_ = aside;
+  }
+  rename_path(from_, to_);
 }
 
 PlacedDirectory::~PlacedDirectory() {
@@ -118,13 +141,15 @@ void PlacedDirectory::take_back() {
     swap_paths(from_, to_);
     return;
   }
-  if (!fs::exists(from_) && std::rename(to_.c_str(), from_.c_str()) != 0) fs::remove_all(to_, ignored_error());
+  if (!is_there(from_) && std::rename(to_.c_str(), from_.c_str()) != 0) fs::remove_all(to_, ignored_error());
   if (!old_.empty()) std::rename(old_.c_str(), to_.c_str());
 }
 
-void PlacedDirectory::keep() {
+fs::path PlacedDirectory::keep() {
   kept_ = true;
+  if (existing_ == Existing::MoveAside) return old_;
   if (!old_.empty()) fs::remove_all(old_, ignored_error());
+  return {};
 }
 
 void make_directories(const fs::path& path) {
@@ -146,7 +171,7 @@ void replace_link(const fs::path& target, const fs::path& link) {
     const bool linked = symlink(there.c_str(), temporary.c_str()) == 0;
     require<IoError>(linked, "cannot make the link {}: {}", temporary.string(), std::strerror(errno));
     // A copy of the tree that followed links has a directory here. It is not ours to delete.
-    if (fs::is_directory(fs::symlink_status(link))) rename_path(link, link.string() + ".replaced");
+    if (is_there(link) && !fs::is_symlink(link)) rename_path(link, link.string() + ".replaced");
     rename_path(temporary, link);
     sync_to_disk(parent_of(link));
   };
@@ -169,7 +194,7 @@ void replace_link(const fs::path& target, const fs::path& link) {
 std::int64_t bytes_of_file(const fs::path& path) {
   std::error_code error;
   const auto bytes = fs::file_size(path, error);
-  require<IoError>(!error, "cannot read {}: {}", path.string(), error.message());
+  if (error) fail_to_read("read", path, error.value());
   return static_cast<std::int64_t>(bytes);
 }
 
@@ -181,7 +206,7 @@ std::string read_text_file(const fs::path& path) {
   for (;;) {
     const ssize_t n = read(file.get(), piece.data(), piece.size());
     if (n < 0 && errno == EINTR) continue;
-    require<IoError>(n >= 0, "cannot read {}: {}", path.string(), std::strerror(errno));
+    if (n < 0) fail_to_read("read", path, errno);
     if (n == 0) return text;
     text.append(piece.data(), static_cast<std::size_t>(n));
   }

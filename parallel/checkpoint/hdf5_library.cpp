@@ -5,10 +5,10 @@
 
 #include <array>
 #include <cstdlib>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
+#include "parallel/checkpoint/fault.h"
 #include "runtime/core/error.h"
 
 namespace emox::hdf5 {
@@ -48,7 +48,7 @@ std::string library_reason() {
   constexpr std::string_view kErrno = "errno = ";
   if (const std::size_t at = text.find(kErrno); at != std::string::npos) {
     const int number = std::atoi(text.c_str() + at + kErrno.size());
-    if (number != 0) return std::strerror(number);
+    if (number != 0) return system_reason(number);
   }
   return text.empty() ? "unknown HDF5 error" : "HDF5: " + text;
 }

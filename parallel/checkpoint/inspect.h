@@ -13,23 +13,24 @@
 
 namespace emox {
 
-/// IoError, on all ranks, when any of the checkpoint's files of these names is missing or has another size or checksum:
-/// HDF5 must not see it then. Each file is read by one rank.
+/// DamagedError, on all ranks, when any of the checkpoint's files of these names is missing or has another size or
+/// checksum: HDF5 must not see it then. UnreadableError when one cannot be read. Each file is read by one rank.
 void verify_files(Communicator& comm, const std::filesystem::path& checkpoint, const Manifest& manifest,
                   const std::vector<std::string>& names);
 
 /// What reading every byte of a checkpoint showed.
 struct CheckpointSurvey {
   std::filesystem::path path;
-  std::vector<std::string> damage;  ///< all of it, each message naming its file; empty: intact
+  std::vector<std::string> damage;   ///< all of it, each message naming its file
+  std::vector<std::string> unknown;  ///< what could not be read, or has another format version: it may be good
   std::int64_t files = 0, bytes = 0, datasets = 0;
   double seconds = 0;
-  bool intact() const { return damage.empty(); }
+  bool intact() const { return damage.empty() && unknown.empty(); }
 };
 
 /// The manifest (its checksum, its fields, that its pieces make whole arrays), then sizes and checksums of all files,
-/// then shape, type and checksum of every dataset in files that passed. Damage is returned, never thrown, and the same
-/// on all ranks.
+/// then shape, type and checksum of every dataset in files that passed. What is wrong is returned, never thrown, and
+/// the same on all ranks.
 CheckpointSurvey survey_checkpoint(Communicator& comm, const std::filesystem::path& checkpoint);
 
 /// What an array's elements come to.

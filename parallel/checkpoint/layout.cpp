@@ -48,8 +48,12 @@ bool is_unfinished(std::string_view name) {
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& directory) {
   std::vector<std::filesystem::path> found;
   if (!std::filesystem::is_directory(directory)) return found;
-  for (const auto& entry : std::filesystem::directory_iterator(directory))
-    if (entry.is_directory() && step_of_directory(entry.path().filename().string())) found.push_back(entry.path());
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    std::error_code unknown;  // a link into storage that is away, or that may not be followed
+    if ((entry.is_symlink(unknown) || entry.is_directory(unknown)) &&
+        step_of_directory(entry.path().filename().string()))
+      found.push_back(entry.path());
+  }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
     return *step_of_directory(a.filename().string()) > *step_of_directory(b.filename().string());
   });

@@ -21,7 +21,7 @@ std::optional<std::int64_t> step_of_directory(std::string_view name);
 inline constexpr const char* kLatestName = "latest";
 /// True for what a crashed save or removal leaves.
 bool is_unfinished(std::string_view name);
-/// The checkpoints in a directory, newest first.
+/// The checkpoints in a directory, newest first, and links with the name of one. Throws filesystem_error (std).
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& directory);
 /// shard-00000-of-00002.h5
 std::string shard_file_name(int rank, int size);

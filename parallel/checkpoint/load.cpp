@@ -8,6 +8,7 @@
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
 #include "parallel/checkpoint/coverage.h"
+#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/pieces.h"
 #include "runtime/core/error.h"
@@ -73,8 +74,9 @@ void check_if_whole(const ManifestTensor& t, std::vector<ArraySlice>& slices) {
   }
   if (at != t.end) return;
   const std::string got = checksum.hex();
-  require<IoError>(got == t.checksum, "{} ({}), elements [{}, {}), in {} is damaged: checksum {}, the manifest says {}",
-                   t.name, t.role, t.begin, t.end, t.file, got, t.checksum);
+  require<DamagedError>(got == t.checksum,
+                        "{} ({}), elements [{}, {}), in {} is damaged: checksum {}, the manifest says {}", t.name,
+                        t.role, t.begin, t.end, t.file, got, t.checksum);
 }
 
 }  // namespace

@@ -8,9 +8,11 @@
 #include "parallel/checkpoint/checksum.h"
 #include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/durable_file.h"
+#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
+#include "runtime/core/version.h"
 
 namespace emox {
 namespace {
@@ -130,12 +132,30 @@ std::string checksum_of_rest(std::string_view rest) {
   return checksum.hex();
 }
 
-void check_own_checksum(std::string_view text) {
+bool has_own_checksum(std::string_view text) {
   const std::size_t rest = kHead.size() + kChecksumDigits + kAfterChecksum.size();
-  const bool good = text.size() > rest && text.starts_with(kHead) &&
-                    text.substr(rest - kAfterChecksum.size(), kAfterChecksum.size()) == kAfterChecksum &&
-                    text.substr(kHead.size(), kChecksumDigits) == checksum_of_rest(text.substr(rest));
-  require<IoError>(good, "it is damaged: its content does not match its own checksum");
+  return text.size() > rest && text.starts_with(kHead) &&
+         text.substr(rest - kAfterChecksum.size(), kAfterChecksum.size()) == kAfterChecksum &&
+         text.substr(kHead.size(), kChecksumDigits) == checksum_of_rest(text.substr(rest));
+}
+
+constexpr const char* kWrongChecksum = "it is damaged: its content does not match its own checksum";
+
+/// Whether the text would be whole if it had this emox's version instead: then the version is what is damaged in it.
+bool has_damaged_version(std::string text, std::int64_t version) {
+  const std::string key = "\"version\": ", number = fmt::format("{}", version);
+  const std::size_t at = text.rfind(key + number);
+  if (at == std::string::npos) return false;
+  text.replace(at + key.size(), number.size(), fmt::format("{}", Manifest::kFormatVersion));
+  return has_own_checksum(text);
+}
+
+/// "0.2.0", or nothing.
+std::string emox_of(const json& content) {
+  const json* libraries = content.contains("libraries") ? &content["libraries"] : nullptr;
+  if (libraries == nullptr || !libraries->is_object() || !libraries->contains("emox")) return "";
+  const json& version = libraries->at("emox");
+  return version.is_string() ? " by emox " + version.get<std::string>() : "";
 }
 
 Manifest from_content(const StrictJson& j) {
@@ -167,12 +187,17 @@ Manifest from_content(const StrictJson& j) {
   return m;
 }
 
-void check_version(const StrictJson& j) {
+void check_version(const StrictJson& j, const std::string& text) {
   require<IoError>(j.at("format").text() == kFormat, "it is not the manifest of an emox checkpoint");
   const std::int64_t version = j.at("version").integer(0, INT64_MAX);
-  require<IoError>(version == Manifest::kFormatVersion,
-                   "it has format version {}, this emox reads version {} only: use the emox that wrote it", version,
-                   Manifest::kFormatVersion);
+  if (version == Manifest::kFormatVersion) return;
+  // Another version may compute its checksum differently.
+  require<IoError>(!has_damaged_version(text, version), "{}", kWrongChecksum);
+  fail<OtherVersionError>(
+      "it was written{} in format version {}, this emox ({}) reads version {}: go on with the emox "
+      "that wrote it{}",
+      emox_of(j.json()), version, kVersion, Manifest::kFormatVersion,
+      version > Manifest::kFormatVersion ? ", or with a newer one" : "");
 }
 
 }  // namespace
@@ -235,14 +260,15 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
     check_depth(text);
     const json content = json::parse(text);
     const StrictJson j(content, "");
-    // Told before the checksum: another version may compute that differently.
-    check_version(j);
-    check_own_checksum(text);
+    check_version(j, text);
+    require<IoError>(has_own_checksum(text), "{}", kWrongChecksum);
     return from_content(j);
   } catch (const json::exception& e) {
-    fail<IoError>("{} is damaged: {}", where, e.what());
+    fail<DamagedError>("{} is damaged: {}", where, e.what());
+  } catch (const OtherVersionError& e) {
+    fail<OtherVersionError>("{} cannot be used: {}", where, e.message());
   } catch (const IoError& e) {
-    fail<IoError>("{} cannot be used: {}", where, e.message());
+    fail<DamagedError>("{} cannot be used: {}", where, e.message());
   }
 }
 

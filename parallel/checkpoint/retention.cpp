@@ -2,6 +2,7 @@
 #include <system_error>
 
 #include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/factory.h"
@@ -11,13 +12,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Without reading the files' content.
-bool looks_complete(const fs::path& checkpoint) {
+enum class Look { Complete, Damaged, Unknown };
+
+/// Without reading the files' content. Unknown: some of it cannot be read, or it has another format version.
+Look look_at(const fs::path& checkpoint) {
   try {
-    for (const ManifestFile& f : read_manifest(checkpoint).files) check_file_size(checkpoint, f);
-    return true;
+    for (const ManifestFile& f : read_manifest(checkpoint).files) {
+      check_file_size(checkpoint, f);
+      check_readable(checkpoint / f.name);
+    }
+    return Look::Complete;
+  } catch (const DamagedError&) {
+    return Look::Damaged;
   } catch (const std::exception&) {
-    return false;
+    return Look::Unknown;
   }
 }
 
@@ -45,7 +53,7 @@ std::vector<fs::path> prunable_checkpoints(const fs::path& directory, int keep_l
   for (const fs::path& path : all) {
     // A damaged one must not push a complete one out of the last few.
     if (complete < keep_last) {
-      complete += looks_complete(path) ? 1 : 0;
+      complete += look_at(path) == Look::Complete ? 1 : 0;
       continue;
     }
     const std::int64_t step = *step_of_directory(path.filename().string());
@@ -56,6 +64,7 @@ std::vector<fs::path> prunable_checkpoints(const fs::path& directory, int keep_l
   if (!intact) intact = newest_intact(directory);
   if (!intact) return {};
   std::erase_if(candidates, [&](const fs::path& p) { return *step_of_directory(p.filename().string()) >= *intact; });
+  std::erase_if(candidates, [](const fs::path& p) { return look_at(p) == Look::Unknown; });
   return candidates;
 }
 

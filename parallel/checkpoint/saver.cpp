@@ -207,7 +207,8 @@ void CheckpointSaver::finish_writing() {
   if (!first()) return;
   // What wait() waits for anyway need not be in another thread, but a commit in the background must be.
   const auto policy = options_.background ? std::launch::async : std::launch::deferred;
-  committing_ = std::async(policy, [this, shards = std::move(shards)] {
+  const Existing existing = written_.contains(step_) ? Existing::Remove : Existing::MoveAside;
+  committing_ = std::async(policy, [this, existing, shards = std::move(shards)] {
     Manifest manifest{.step = step_,
                       .tokens = meta_.tokens,
                       .seed = meta_.seed,
@@ -221,17 +222,21 @@ void CheckpointSaver::finish_writing() {
                       .tensors = {}};
     const auto start = std::chrono::steady_clock::now();
     add_shards(manifest, entries_, shards);
-    CommittedCheckpoint committed = commit_checkpoint(directory_, manifest, options_.retention);
+    CommittedCheckpoint committed = commit_checkpoint(directory_, manifest, options_.retention, existing);
     commit_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return committed;
   });
 }
 
 SavedCheckpoint CheckpointSaver::finish_commit() {
-  SavedCheckpoint saved{directory_ / step_directory_name(step_), step_, write_seconds_, 0, ""};
+  SavedCheckpoint saved{directory_ / step_directory_name(step_), step_, write_seconds_, 0, "", ""};
   run_together(comm_, [&] {
-    if (first()) saved.not_removed = committing_.get().not_removed;
+    if (!first()) return;
+    const CommittedCheckpoint committed = committing_.get();
+    saved.aside = committed.aside;
+    saved.not_removed = committed.not_removed;
   });
+  written_.insert(step_);
   saved.commit_seconds = commit_seconds_;
   phase_ = Phase::Idle;
   return saved;

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <future>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -30,9 +31,10 @@ struct SaverOptions {
 struct SavedCheckpoint {
   std::filesystem::path path;
   std::int64_t step = 0;
-  double write_seconds = 0;   ///< this rank's shard, checksums included
-  double commit_seconds = 0;  ///< rank 0: index, manifest, renaming and retention
-  std::string not_removed;    ///< rank 0: as in CommittedCheckpoint
+  double write_seconds = 0;     ///< this rank's shard, checksums included
+  double commit_seconds = 0;    ///< rank 0: index, manifest, renaming and retention
+  std::filesystem::path aside;  ///< rank 0: as in CommittedCheckpoint
+  std::string not_removed;      ///< there, too
 };
 
 /// Pieces that are neighbours in memory, copied as one.
@@ -55,7 +57,8 @@ class CheckpointSaver {
 
   /// Collective. Writes the pieces as they are and returns when the checkpoint is in place. When any rank fails, all
   /// throw an IoError with that rank's message, nothing of this step stays behind, and earlier checkpoints are as they
-  /// were. No save may be running. `meta` is rank 0's.
+  /// were. No save may be running. `meta` is rank 0's. A directory of this step that this object did not write is moved
+  /// aside, never removed.
   SavedCheckpoint save(std::int64_t step, const CheckpointMeta& meta);
 
   /// Begins a save in the background (options.background). Returns when the pieces are copied: they may change then.
@@ -96,7 +99,8 @@ class CheckpointSaver {
   std::int64_t step_ = 0;
   CheckpointMeta meta_;
   double write_seconds_ = 0;
-  double commit_seconds_ = 0;  ///< written by the I/O thread, read when it has finished
+  std::set<std::int64_t> written_;  ///< steps, by this object
+  double commit_seconds_ = 0;       ///< written by the I/O thread, read when it has finished
   std::future<WrittenShard> writing_;
   std::future<CommittedCheckpoint> committing_;  ///< rank 0
 };

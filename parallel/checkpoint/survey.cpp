@@ -1,17 +1,18 @@
-// Whether a checkpoint is what its manifest says, told completely: all damage, not only the first.
+// Whether a checkpoint is what its manifest says, told completely: all that is wrong, not only the first.
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <iterator>
 #include <map>
-#include <optional>
 #include <set>
 #include <utility>
 
+#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/index_file.h"
 #include "parallel/checkpoint/inspect.h"
-#include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/open_files.h"
 #include "parallel/checkpoint/verify.h"
+#include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -20,71 +21,102 @@ namespace {
 namespace fs = std::filesystem;
 using Messages = std::map<std::size_t, std::string>;
 
+/// Messages by number: what is damaged, and what this process was not let to read or has another version.
+struct Findings {
+  Messages damage, unknown;
+  bool empty() const { return damage.empty() && unknown.empty(); }
+};
+
 /// Runs `work`; what it threw becomes the message with this number.
 template <typename Work>
-void noting(Messages& messages, std::size_t number, const Work& work) {
+void noting(Findings& findings, std::size_t number, const Work& work) {
   try {
     work();
+  } catch (const UnreadableError& e) {
+    findings.unknown.emplace(number, e.message());
+  } catch (const OtherVersionError& e) {
+    findings.unknown.emplace(number, e.message());
   } catch (const Error& e) {
-    messages.emplace(number, e.message());
+    findings.damage.emplace(number, e.message());
   } catch (const std::exception& e) {
-    messages.emplace(number, e.what());
+    findings.unknown.emplace(number, e.what());
   }
 }
 
-/// Nothing if all ranks could read it; otherwise what the first one that could not says, on all ranks.
-std::optional<std::string> read_manifest_together(Communicator& comm, const fs::path& checkpoint, Manifest& manifest) {
-  Messages mine;
+/// What all ranks found, on all of them.
+Findings join(Communicator& comm, const Findings& mine) {
+  return {join_messages(comm, mine.damage), join_messages(comm, mine.unknown)};
+}
+
+void append(CheckpointSurvey& survey, const Findings& findings) {
+  for (const auto& [place, message] : findings.damage) survey.damage.push_back(message);
+  for (const auto& [place, message] : findings.unknown) survey.unknown.push_back(message);
+}
+
+/// Empty if all ranks could read it.
+Findings read_manifest_together(Communicator& comm, const fs::path& checkpoint, Manifest& manifest) {
+  Findings mine;
   noting(mine, static_cast<std::size_t>(comm.rank()), [&] {
+    const IoPhase io(comm);
     manifest = read_manifest(checkpoint);
-    const auto step = step_of_directory(checkpoint.filename().string());
-    require<IoError>(!step || *step == manifest.step, "{} holds step {}", checkpoint.string(), manifest.step);
+    check_step(checkpoint, manifest);
   });
-  const Messages all = join_messages(comm, mine);
-  if (all.empty()) return std::nullopt;
-  return all.begin()->second;
+  Findings all = join(comm, mine);
+  // The ranks say the same of one file.
+  for (Messages* messages : {&all.damage, &all.unknown})
+    if (!messages->empty()) messages->erase(std::next(messages->begin()), messages->end());
+  return all;
 }
 
-/// The messages for datasets that are not what the manifest says, in files that are intact.
-std::vector<std::string> damage_of_datasets(Communicator& comm, const fs::path& checkpoint,
-                                            const std::vector<const ManifestTensor*>& datasets) {
+/// Of datasets that are not what the manifest says, in files that are intact.
+Findings check_datasets(Communicator& comm, const fs::path& checkpoint,
+                        const std::vector<const ManifestTensor*>& datasets) {
   const auto [begin, end] = share_of_datasets(datasets, comm);
-  OpenFiles files(checkpoint);
-  const Block block(kBlockBytes);
-  Messages mine;
-  for (std::size_t i = begin; i < end; ++i)
-    noting(mine, i, [&] { files.read_whole(*datasets[i], block, [](const TensorView&) {}); });
-  std::vector<std::string> damage;
-  for (const auto& [place, message] : join_messages(comm, mine)) damage.push_back(message);
-  return damage;
+  Findings mine;
+  {
+    const IoPhase io(comm);
+    OpenFiles files(checkpoint);
+    const Block block(kBlockBytes);
+    for (std::size_t i = begin; i < end; ++i) {
+      noting(mine, i, [&] { files.read_whole(*datasets[i], block, [](const TensorView&) {}); });
+      report_progress(comm);
+    }
+  }
+  return join(comm, mine);
 }
 
-/// The damaged files' messages by their places in the manifest. The files are dealt round robin.
-Messages damaged_files(Communicator& comm, const fs::path& checkpoint, const Manifest& manifest,
-                       const std::set<std::string>& names) {
-  Messages mine;
-  std::size_t turn = 0;
-  for (std::size_t i = 0; i < manifest.files.size(); ++i) {
-    const ManifestFile& file = manifest.files[i];
-    if (!names.contains(file.name)) continue;
-    if (turn++ % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
-    noting(mine, i, [&] {
-      check_file_size(checkpoint, file);
-      check_file_content(checkpoint, file);
-    });
+/// Of the files by their places in the manifest. They are dealt round robin.
+Findings check_files(Communicator& comm, const fs::path& checkpoint, const Manifest& manifest,
+                     const std::set<std::string>& names) {
+  Findings mine;
+  {
+    const IoPhase io(comm);
+    std::size_t turn = 0;
+    for (std::size_t i = 0; i < manifest.files.size(); ++i) {
+      const ManifestFile& file = manifest.files[i];
+      if (!names.contains(file.name)) continue;
+      if (turn++ % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
+      noting(mine, i, [&] {
+        check_file_size(checkpoint, file);
+        check_file_content(checkpoint, file);
+      });
+      report_progress(comm);
+    }
   }
-  return join_messages(comm, mine);
+  return join(comm, mine);
 }
 
 }  // namespace
 
 void verify_files(Communicator& comm, const fs::path& checkpoint, const Manifest& manifest,
                   const std::vector<std::string>& names) {
-  const Messages damage = damaged_files(comm, checkpoint, manifest, {names.begin(), names.end()});
-  if (damage.empty()) return;
-  const std::string& first = damage.begin()->second;
-  if (damage.size() == 1) fail<IoError>("{}", first);
-  fail<IoError>("{} ({} more of its files are damaged: emox checkpoint verify names them)", first, damage.size() - 1);
+  const Findings found = check_files(comm, checkpoint, manifest, {names.begin(), names.end()});
+  if (!found.unknown.empty()) fail<UnreadableError>("{}", found.unknown.begin()->second);
+  if (found.damage.empty()) return;
+  const std::string& first = found.damage.begin()->second;
+  if (found.damage.size() == 1) fail<DamagedError>("{}", first);
+  fail<DamagedError>("{} ({} more of its files are damaged: emox checkpoint verify names them)", first,
+                     found.damage.size() - 1);
 }
 
 CheckpointSurvey survey_checkpoint(Communicator& comm, const fs::path& checkpoint) {
@@ -92,27 +124,28 @@ CheckpointSurvey survey_checkpoint(Communicator& comm, const fs::path& checkpoin
   CheckpointSurvey survey;
   survey.path = checkpoint;
   Manifest manifest;
-  if (const auto message = read_manifest_together(comm, checkpoint, manifest)) {
-    survey.damage.push_back(*message);
-    return survey;
-  }
-  std::set<std::string> names, damaged;
+  append(survey, read_manifest_together(comm, checkpoint, manifest));
+  if (!survey.intact()) return survey;
+  std::set<std::string> names, unusable;
   for (const ManifestFile& file : manifest.files) {
     names.insert(file.name);
     survey.bytes += file.bytes;
   }
-  for (const auto& [place, message] : damaged_files(comm, checkpoint, manifest, names)) {
-    survey.damage.push_back(message);
-    damaged.insert(manifest.files[place].name);
-  }
+  const Findings files = check_files(comm, checkpoint, manifest, names);
+  append(survey, files);
+  for (const Messages* messages : {&files.damage, &files.unknown})
+    for (const auto& [place, message] : *messages) unusable.insert(manifest.files[place].name);
   std::vector<const ManifestTensor*> datasets;
   for (const ManifestTensor& t : manifest.tensors)
-    if (!damaged.contains(t.file)) datasets.push_back(&t);
-  for (std::string& message : damage_of_datasets(comm, checkpoint, by_file(std::move(datasets))))
-    survey.damage.push_back(std::move(message));
-  Messages mine;
-  if (survey.damage.empty() && comm.rank() == 0) noting(mine, 0, [&] { check_index(checkpoint, manifest); });
-  for (const auto& [place, message] : join_messages(comm, mine)) survey.damage.push_back(message);
+    if (!unusable.contains(t.file)) datasets.push_back(&t);
+  append(survey, check_datasets(comm, checkpoint, by_file(std::move(datasets))));
+  Findings mine;
+  if (survey.intact() && comm.rank() == 0)
+    noting(mine, 0, [&] {
+      const IoPhase io(comm);
+      check_index(checkpoint, manifest);
+    });
+  append(survey, join(comm, mine));
   survey.files = static_cast<std::int64_t>(manifest.files.size());
   survey.datasets = static_cast<std::int64_t>(manifest.tensors.size());
   survey.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

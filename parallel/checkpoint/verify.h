@@ -1,12 +1,27 @@
-// Whether the files of a checkpoint are what its manifest says. IoError names the file.
+// Whether the files of a checkpoint are what its manifest says. The errors are those of fault.h and name the file.
 #pragma once
 
 #include <filesystem>
+#include <optional>
 
-#include "parallel/checkpoint/manifest.h"
+#include "parallel/checkpoint/checkpoint.h"
 
 namespace emox {
 
+/// How well a checkpoint is looked at before it counts as intact. Sizes: that its files are there with their sizes and
+/// may be read.
+enum class Glance : std::uint8_t { Content, Sizes };
+
+/// Collective. The checkpoint's manifest, as one rank reads it. Throws as verify_checkpoint.
+Manifest read_manifest_together(Communicator& comm, const std::filesystem::path& path);
+
+/// verify_checkpoint and find_latest (checkpoint.h), with less care where Sizes is enough.
+Manifest verify_checkpoint(Communicator& comm, const std::filesystem::path& path, Glance glance);
+std::optional<CheckpointInfo> find_latest(Communicator& comm, const std::filesystem::path& directory, Log* log,
+                                          Glance glance);
+
+/// A directory with the name of a step holds that step.
+void check_step(const std::filesystem::path& checkpoint, const Manifest& manifest);
 /// The file is there and has its size.
 void check_file_size(const std::filesystem::path& checkpoint, const ManifestFile& file);
 /// The file has its checksum.

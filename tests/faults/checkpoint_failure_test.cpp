@@ -4,6 +4,8 @@
 
 #include <csignal>
 
+#include "parallel/checkpoint/export.h"
+#include "parallel/checkpoint/saver.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {
@@ -78,6 +80,42 @@ TEST(CheckpointFailure, NoRoomForAnything) {
     EXPECT_EQ(names_in(directory.path()), Names{"step-00000001"});
   }
   EXPECT_EQ(test::latest_in(directory.path())->manifest.step, 1);
+}
+
+TEST(CheckpointFailure, NoRoomInTheBackground) {
+  const TemporaryDirectory directory;
+  save_model(directory.path(), 1, 5, 2);
+  {
+    const FileSizeLimit limit(1 << 10);
+    test::run_ranks(2, [&](Communicator& comm) {
+      const CheckpointModel model(6);
+      const auto mine = test::divide_among_ranks(model.pieces(), comm.rank(), comm.size());
+      CheckpointSaver saver(comm, directory.path(), mine, {.background = true, .retention = {.keep_last = 1}});
+      Context ctx;
+      saver.start(ctx, 2, test::some_meta());
+      const std::string text = io_error_of([&] { saver.wait(); });
+      EXPECT_NE(text.find("step-00000002.tmp/shard-00000-of-00002.h5: File too large"), std::string::npos) << text;
+      EXPECT_NE(text.find("ulimit -f"), std::string::npos) << text;
+    });
+    EXPECT_EQ(names_in(directory.path()), Names{"step-00000001"});
+  }
+  EXPECT_EQ(test::latest_in(directory.path())->manifest.step, 1);
+}
+
+TEST(CheckpointFailure, NoRoomForAnExport) {
+  const TemporaryDirectory directory;
+  const fs::path path = save_model(directory.path() / "run", 1, 5, 2), output = directory.path() / "out.h5";
+  std::ofstream(output) << "an earlier one";
+  {
+    const FileSizeLimit limit(1 << 10);
+    test::run_ranks(2, [&](Communicator& comm) {
+      const Manifest manifest = read_manifest(path);
+      const std::string text = io_error_of([&] { export_arrays(comm, path, arrays_of(manifest), output, {}); });
+      EXPECT_NE(text.find("out.h5.tmp: File too large"), std::string::npos) << text;
+    });
+  }
+  EXPECT_EQ(names_in(directory.path()), (Names{"out.h5", "run"}));
+  EXPECT_EQ(fs::file_size(output), 14U);
 }
 
 TEST(CheckpointFailure, NoRoomForTheManifest) {

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cerrno>
 #include <climits>
+#include <condition_variable>
 #include <cstdarg>
 #include <cstdio>
 #include <map>
@@ -25,6 +26,7 @@ struct Watch {
   std::string directory;
   std::optional<DiskFault> fault;
   bool struck = false;
+  bool stalls = false;
   std::vector<DiskCall> calls;
   std::map<std::pair<DiskCallKind, std::string>, int> count;
 };
@@ -32,6 +34,7 @@ struct Watch {
 std::atomic<bool> watching{false};
 std::mutex mutex;
 Watch watch;  // guarded by mutex
+std::condition_variable released;
 
 /// What becomes of a call.
 struct Verdict {
@@ -66,7 +69,7 @@ std::optional<std::string> below_watched(const std::string& path) {
 /// Notes the call and says what becomes of it.
 Verdict judge(DiskCallKind kind, const char* function, const std::string& path, const std::string& from = "",
               std::size_t bytes = 0, bool for_writing = true) {
-  const std::lock_guard lock(mutex);
+  std::unique_lock lock(mutex);
   if (!watching) return {};
   const std::optional<std::string> name = below_watched(path);
   if (!name) return {};
@@ -77,6 +80,7 @@ Verdict judge(DiskCallKind kind, const char* function, const std::string& path, 
   const bool here = kind == at.kind && *name == at.path && nth == at.nth;
   const Verdict v = strike(*watch.fault, kind, for_writing, here);
   watch.struck |= here;
+  if (here && watch.fault->kind == DiskFaultKind::Stall) released.wait(lock, [] { return !watch.stalls; });
   return v;
 }
 
@@ -150,10 +154,20 @@ FaultyDisk::FaultyDisk(const std::filesystem::path& directory, std::optional<Dis
   watch = {};
   watch.directory = std::filesystem::canonical(directory).string();
   watch.fault = std::move(fault);
+  watch.stalls = true;
   watching = true;
 }
 
-FaultyDisk::~FaultyDisk() { watching = false; }
+FaultyDisk::~FaultyDisk() {
+  release();
+  watching = false;
+}
+
+void FaultyDisk::release() {
+  const std::lock_guard lock(mutex);
+  watch.stalls = false;
+  released.notify_all();
+}
 
 std::vector<DiskCall> FaultyDisk::calls() const {
   const std::lock_guard lock(mutex);

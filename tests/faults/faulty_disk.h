@@ -30,6 +30,7 @@ enum class DiskFaultKind {
   FromThenOn,     ///< this one and every later one that could change something, until the object is gone
   Short,          ///< this call writes half of what it should
   ShortThenFull,  ///< this call writes half, every later one fails
+  Stall,          ///< this call does not return before release()
 };
 
 struct DiskFault {
@@ -50,6 +51,8 @@ class FaultyDisk {
   std::vector<DiskCall> calls() const;
   /// Whether the fault's call came.
   bool struck() const;
+  /// Lets the calls that stall go on; so does the end of the object.
+  void release();
 };
 
 }  // namespace emox::test

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "runtime/core/version.h"
 #include "tests/fuzz/manifest_edits.h"
 #include "tests/parallel/checkpoint_model.h"
 
@@ -130,10 +131,11 @@ TEST_F(CheckpointManifest, PlacementAndMesh) {
 }
 
 TEST_F(CheckpointManifest, OtherFormatsAndVersions) {
-  EXPECT_EQ(refusal("/version", 1),
-            "it has format version 1, this emox reads version 3 only: use the emox that wrote it");
-  EXPECT_EQ(refusal("/version", 4),
-            "it has format version 4, this emox reads version 3 only: use the emox that wrote it");
+  const std::string written = std::string("it was written by emox ") + kVersion + " in format version ";
+  const std::string reads =
+      std::string(", this emox (") + kVersion + ") reads version 3: go on with the emox that wrote it";
+  EXPECT_EQ(refusal("/version", 1), written + "1" + reads);
+  EXPECT_EQ(refusal("/version", 4), written + "4" + reads + ", or with a newer one");
   EXPECT_EQ(refusal("/format", "other"), "it is not the manifest of an emox checkpoint");
   std::ofstream(file()) << "[1, 2]";
   EXPECT_NE(io_error_of([&] { read_manifest(path()); }).find("the content is [1,2]: not an object"), std::string::npos);
