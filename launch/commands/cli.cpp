@@ -1,7 +1,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <new>
 #include <string_view>
 
 #include "launch/commands/command.h"
@@ -91,6 +95,16 @@ int guarded(const std::function<int()>& body) {
   } catch (const Error& error) {
     // what() adds the rank and the place in the source, which a report of a failure needs.
     fmt::print(stderr, "emox: {}\n", error.what());
+  } catch (const std::filesystem::filesystem_error& error) {
+    // The standard library's own text names its function first.
+    fmt::print(stderr, "emox: {}{}: {} [rank {}]\n", error.path1().string(),
+               error.path2().empty() ? "" : " and " + error.path2().string(), error.code().message(), error_rank());
+    // Names that can be no file's are the user's; a full disk or a lost mount is not.
+    for (const std::errc name : {std::errc::filename_too_long, std::errc::too_many_symbolic_link_levels,
+                                 std::errc::not_a_directory, std::errc::invalid_argument})
+      if (error.code() == name) return kUsage;
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "emox: out of memory [rank {}]\n", error_rank());
   } catch (const std::exception& error) {
     fmt::print(stderr, "emox: {} [rank {}]\n", error.what(), error_rank());
   }
@@ -99,7 +113,14 @@ int guarded(const std::function<int()>& body) {
 
 int cli_main(int argc, char** argv) {
   const std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
-  return guarded([&] { return dispatch(args); });
+  return guarded([&] {
+    const int code = dispatch(args);
+    // What was printed may still lie in a buffer, and the disk behind stdout may be full.
+    const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+    require<IoError>(written || code != kDone, "the output could not be written to standard output: {}",
+                     std::strerror(errno));
+    return code;
+  });
 }
 
 }  // namespace emox

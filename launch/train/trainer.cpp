@@ -154,7 +154,8 @@ class Trainer {
     });
     saver_ = std::make_unique<RunSaver>(s_, recipe_, directory_.checkpoints(), model_, step_.optimizer(), sharding_);
     read_held_out_documents();
-    rate_ = gemm_rate(s_.ctx(), 3);
+    s_.comm().barrier();  // every rank at the same time, as in a step: cores share power, caches and memory
+    floor_.emplace([this] { return gemm_rate(s_.ctx(), 3, 1024); });
     announce();
   }
 
@@ -187,11 +188,12 @@ class Trainer {
         "{}: {:.2f} M parameters, {} rank(s) ({}) x {} thread(s), {} steps of {} tokens, GEMM {:.0f} GFLOP/s a rank on "
         "{}",
         recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
-        recipe_.tokens_per_step(), rate_ / 1e9, processor_name());
+        recipe_.tokens_per_step(), floor_->rate() / 1e9, processor_name());
     const ProcessMesh& mesh = sharding_.mesh();
     if (model_.experts() != nullptr && s_.comm().size() > 1)
-      s_.log().info("mesh: experts over {} rank(s), {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
-                    mesh.data_parallel(), kPlacementNames[static_cast<std::size_t>(recipe_.parallel.placement)],
+      s_.log().info("mesh: experts over {} rank(s){}, {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
+                    recipe_.parallel.expert_parallel == 0 ? " (auto)" : "", mesh.data_parallel(),
+                    kPlacementNames[static_cast<std::size_t>(recipe_.parallel.placement)],
                     kDispatchNames[static_cast<std::size_t>(recipe_.parallel.dispatch)]);
     const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
     const auto buffer = static_cast<std::size_t>(saver_->buffer_bytes());
@@ -226,7 +228,7 @@ class Trainer {
     const StepMetrics m = step_.compute_gradients(step, inputs, {stop_requested, saver_->finished()});
     step_.update(step, learning_rate, m);
     const double step_s = since(start);
-    if (s_.root()) report(step, m, learning_rate, step_s, flops / rate_ / step_s, progress);
+    if (s_.root()) report(step, m, learning_rate, step_s, floor_->fraction(flops, step_s, &s_.log()), progress);
     if (saver_->running() && m.save_finished) {
       progress.finish();
       confirm_lease();
@@ -317,7 +319,7 @@ class Trainer {
   std::unique_ptr<PoolTraceWriter> pool_trace_;
   std::unique_ptr<RunSaver> saver_;
   std::int64_t done_ = 0;
-  double rate_ = 1;
+  std::optional<GemmFloor> floor_;
 };
 
 }  // namespace
