@@ -54,7 +54,6 @@ next_stage "corpus"
 "$emox" corpus || { launch/packages.sh --update && "$emox" corpus; }
 
 # The recipe shares the experts out over 2 ranks; another number shares them over all.
-if ((ranks % 2 != 0)) && [[ "$*" != *parallel.expert_parallel* ]]; then set -- "$@" --parallel.expert_parallel="$ranks"; fi
 run_dir=$("$emox" train "$recipe" "$@" --print-config | sed -n '/^\[run\]/,/^\[model\]/s/^dir *= *//p')
 next_stage "training $recipe on $ranks ranks, into $run_dir"
 run_stoppable mpirun -n "$ranks" "$emox" train "$recipe" "$@"

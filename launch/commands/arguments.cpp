@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "launch/commands/command.h"
+#include "launch/config/aliases.h"
 #include "launch/config/fields.h"
 #include "launch/config/nearest.h"
 #include "runtime/core/error.h"
@@ -21,12 +22,16 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
   names.insert(names.end(), rules.lists.begin(), rules.lists.end());
   std::string guess = nearest(name, names);
   if (rules.overrides) {
-    // --steps for --train.steps: a key without its section is the likelier mistake when one has exactly that name.
-    for (const std::string& key : key_names())
-      if (name.size() > 2 && key.substr(key.find('.') + 1) == name.substr(2)) {
-        guess = fmt::format("--{}", key);
-        break;
-      }
+    // --steps for --train.steps, --lr for --train.learning_rate: a key without its section is the likelier mistake when
+    // one has exactly that name, here or in other programs.
+    const std::vector<std::string> keys = key_names();
+    const std::string_view bare = std::string_view(name).substr(std::min<std::size_t>(2, name.size()));
+    const auto same = std::find_if(keys.begin(), keys.end(),
+                                   [&](const std::string& key) { return key.substr(key.find('.') + 1) == bare; });
+    if (same != keys.end())
+      guess = fmt::format("--{}", *same);
+    else if (const std::string_view meant = key_of_alias(bare); !meant.empty())
+      guess = fmt::format("--{}", meant);
   }
   fail<UsageError>("{}: unknown option {}: did you mean {}?", rules.command, name, guess);
 }

@@ -21,6 +21,7 @@
 #include "parallel/checkpoint/compare.h"
 #include "parallel/checkpoint/inspect.h"
 #include "runtime/core/error.h"
+#include "runtime/telemetry/json_text.h"
 #include "runtime/telemetry/metrics.h"
 
 namespace emox {
@@ -65,8 +66,8 @@ std::optional<Values> keys_of(const std::string& recipe_text) {
 
 Values extra_of(const nlohmann::json& extra) {
   Values values;
-  if (!extra.is_object()) return {{"", extra.dump()}};
-  for (const auto& [key, value] : extra.items()) values[key] = value.dump();
+  if (!extra.is_object()) return {{"", json_text(extra)}};
+  for (const auto& [key, value] : extra.items()) values[key] = json_text(value);
   return values;
 }
 
@@ -90,7 +91,7 @@ std::vector<HeaderDifference> compare_headers(const Manifest& a, const Manifest&
                   {"tokens", fmt::format("{}", m.tokens)},
                   {"seed", fmt::format("{}", m.seed)},
                   {"ranks", fmt::format("{}", m.world_size)},
-                  {"mesh", m.mesh.dump()}};
+                  {"mesh", json_text(m.mesh)}};
   };
   append(list, "", numbers(a), numbers(b));
   if (a.placement != b.placement) list.push_back({"placement", "one table", "another"});

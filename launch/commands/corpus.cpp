@@ -7,6 +7,7 @@
 #include "data/corpus/overlap.h"
 #include "launch/commands/command.h"
 #include "runtime/core/error.h"
+#include "runtime/telemetry/json_text.h"
 #include "runtime/telemetry/log.h"
 
 namespace emox {
@@ -41,7 +42,7 @@ int run_corpus(const std::vector<std::string>& args) {
   Log log;
   const CorpusReport report = build_corpus(options, log);
   if (a.has("--json")) {
-    fmt::print("{}\n", to_json(report).dump());
+    fmt::print("{}\n", json_text(to_json(report)));
     return kDone;
   }
   std::int64_t bytes = 0;

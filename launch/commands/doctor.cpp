@@ -21,6 +21,7 @@
 #include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
 #include "runtime/ops/basic.h"
+#include "runtime/telemetry/json_text.h"
 
 namespace emox {
 namespace {
@@ -118,7 +119,7 @@ int diagnose(Session& session, bool json, const Recipe* recipe) {
   if (!session.root()) return kDone;
   if (recipe != nullptr) report["memory"] = memory_budget(session, *recipe);
   if (json) {
-    fmt::print("{}\n", report.dump());
+    fmt::print("{}\n", json_text(report));
     return kDone;
   }
   for (const auto& [key, value] : report.items())

@@ -12,6 +12,7 @@
 #include "launch/config/changes.h"
 #include "launch/inference/held_out_losses.h"
 #include "runtime/core/error.h"
+#include "runtime/telemetry/json_text.h"
 
 namespace emox {
 namespace {
@@ -25,7 +26,7 @@ void print_modularity(const std::pair<Evaluation, Modularity>& result, bool json
   }
   nlohmann::ordered_json whole = result.first.to_json();
   whole["modularity"] = result.second.to_json();
-  fmt::print("{}\n", whole.dump());
+  fmt::print("{}\n", json_text(whole));
 }
 
 }  // namespace
@@ -68,7 +69,7 @@ int run_eval(const std::vector<std::string>& args) {
       nlohmann::ordered_json json = (some ? *some : full).to_json();
       if (some) json["full"] = full.to_json();
       if (const auto changes = changes_of(loaded.manifest); !changes.empty()) json["changes"] = changes;
-      fmt::print("{}\n", json.dump());
+      fmt::print("{}\n", json_text(json));
     } else if (some) {
       fmt::print("with {} experts a layer{}:\n{}\nwith all {}:\n{}", some->experts_kept,
                  options ? ", chosen for each domain" : "", some->to_text(), full.experts_kept, full.to_text());

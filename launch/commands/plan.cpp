@@ -25,8 +25,10 @@ int run_plan(const std::vector<std::string>& args) {
   };
   require<UsageError>(!a.has("--ranks") || !a.has("--nodes"), "emox plan: give --ranks or --nodes, not both");
   const int per_node = number("--ranks-per-node", 8);
-  const int ranks = a.has("--nodes") ? number("--nodes", 1) * per_node
-                                     : number("--ranks", static_cast<int>(recipe.parallel.expert_parallel));
+  const int ranks =
+      a.has("--nodes")
+          ? number("--nodes", 1) * per_node
+          : number("--ranks", static_cast<int>(std::max<std::int64_t>(recipe.parallel.expert_parallel, 1)));
   const int threads = recipe.train.threads > 0 ? static_cast<int>(recipe.train.threads) : default_threads(per_node);
   const auto plan = plan_memory(recipe, ranks, per_node, threads);
   if (a.has("--json")) {

@@ -4,14 +4,17 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "data/format/atomic_file.h"
+#include "data/loader/heldout.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/commands/selection_arguments.h"
 #include "launch/inference/loaded_model.h"
 #include "launch/train/run_directory.h"
 #include "runtime/core/error.h"
+#include "runtime/telemetry/json_text.h"
 #include "runtime/telemetry/metrics.h"
 
 namespace emox {
@@ -24,6 +27,20 @@ void check_output(const std::filesystem::path& output, bool force) {
                       "{}: the directory of --output={} does not exist: make it first", kCommand, output.string());
   require<UsageError>(force || !std::filesystem::exists(output),
                       "{}: {} exists: give --force to replace it, or another --output", kCommand, output.string());
+}
+
+// Where these documents are held out from training; nothing when they are no source's.
+struct HeldOutPlace {
+  std::string label, part;
+};
+std::optional<HeldOutPlace> held_out_place(const LoadedModel& loaded, const std::filesystem::path& documents) {
+  for (const SourceSpec& s : loaded.sources)
+    for (const char* part : kHeldOutParts) {
+      std::error_code missing;
+      const auto file = std::filesystem::path(s.path) / fmt::format("{}.npy", part);
+      if (std::filesystem::equivalent(documents, file, missing)) return HeldOutPlace{s.label, part};
+    }
+  return std::nullopt;
 }
 
 ExpertSubset select(Session& session, LoadedModel& loaded, const Arguments& a, const SelectionOptions& options) {
@@ -39,6 +56,15 @@ ExpertSubset select(Session& session, LoadedModel& loaded, const Arguments& a, c
   ExpertSubset subset = loaded.select(session, documents, options);
   for (const char* option : {"--documents", "--prompt"})
     if (a.has(option)) subset.provenance[option + 2] = a.value(option);
+  if (!a.has("--documents")) return subset;
+  const auto place = held_out_place(loaded, a.value("--documents"));
+  subset.provenance["held_out_of"] = place ? nlohmann::json(place->label) : nlohmann::json();
+  if (!place) return subset;
+  subset.provenance["held_out_part"] = place->part;
+  session.log().warn(
+      "--documents={} are held-out documents of {} ({}.npy): with experts that they chose, a loss on them is no longer "
+      "one of unseen text; provenance.held_out_of says so",
+      a.value("--documents"), place->label, place->part);
   return subset;
 }
 
@@ -66,7 +92,7 @@ int run_select(const std::vector<std::string>& args) {
     on_root(session, [&] { check_output(output, a.has("--force")); });
     LoadedModel loaded(session, a.positional[0], a.overrides);
     const ExpertSubset subset = select(session, loaded, a, options);
-    on_root(session, [&] { write_file_atomically(output, subset.to_json().dump() + "\n"); });
+    on_root(session, [&] { write_file_atomically(output, json_text(subset.to_json()) + "\n"); });
     if (!session.root()) return static_cast<int>(kDone);
     if (a.has("--json"))
       fmt::print("{}\n", to_line({{"output", output.string()},

@@ -20,7 +20,7 @@ int run_train(const std::vector<std::string>& args) {
                                         .positional = "RECIPE.ini"});
   const Recipe recipe = load_recipe(a.positional[0], a.overrides);
   if (a.has("--print-config")) {
-    recipe.validate(static_cast<int>(recipe.parallel.expert_parallel));
+    recipe.validate(static_cast<int>(std::max<std::int64_t>(recipe.parallel.expert_parallel, 1)));
     std::fputs(to_ini(recipe, true).c_str(), stdout);
     return kDone;
   }

@@ -40,6 +40,9 @@ std::optional<std::int64_t> parse_integer(const std::string& text) {
   return static_cast<std::int64_t>(*real);
 }
 
+constexpr const char* kAuto = "auto";
+bool is_auto(const Field::Integer& t) { return t.automatic && *t.value == 0; }
+
 std::vector<std::string> strings(std::span<const char* const> names) { return {names.begin(), names.end()}; }
 
 // "a, b or c"
@@ -55,6 +58,9 @@ struct Collector {
   void section(const char* name) { sections.emplace_back(name); }
   void integer(const char* key, std::int64_t& value, std::int64_t min, std::int64_t max, const char* help) {
     fields.emplace_back(sections.back(), key, help, Field::Integer{&value, min, max});
+  }
+  void automatic(const char* key, std::int64_t& value, std::int64_t min, std::int64_t max, const char* help) {
+    fields.emplace_back(sections.back(), key, help, Field::Integer{&value, min, max, true});
   }
   void real(const char* key, double& value, double min, double max, const char* help) {
     fields.emplace_back(sections.back(), key, help, Field::Real{&value, min, max});
@@ -95,6 +101,10 @@ void Field::set(const std::string& text, const std::string& origin) const {
 }
 
 void Field::set_integer(const Integer& target, const std::string& text, const std::string& origin) const {
+  if (target.automatic && text == kAuto) {
+    *target.value = 0;
+    return;
+  }
   const auto value = parse_integer(text);
   require<UsageError>(value.has_value(), "{} = {} ({}) is not an integer: use {}", name(), text, origin, allowed());
   require<UsageError>(*value >= target.min && *value <= target.max, "{} = {} ({}) is out of range: use {}", name(),
@@ -139,8 +149,8 @@ void Field::clear_list() const {
 
 std::vector<std::string> Field::values() const {
   using Strings = std::vector<std::string>;
-  return std::visit(Overloaded{[](const Integer& t) { return Strings{std::to_string(*t.value)}; },
-                               [](const Real& t) { return Strings{fmt::format("{}", *t.value)}; },
+  const auto integer = [](const Integer& t) { return Strings{is_auto(t) ? kAuto : std::to_string(*t.value)}; };
+  return std::visit(Overloaded{integer, [](const Real& t) { return Strings{fmt::format("{}", *t.value)}; },
                                [](const Flag& t) { return Strings{*t.value ? "true" : "false"}; },
                                [](const Text& t) { return Strings{*t.value}; }, [](const List& t) { return *t.values; },
                                [](const Choice& t) { return Strings{t.names[t.get(t.value)]}; }},
@@ -150,9 +160,9 @@ std::vector<std::string> Field::values() const {
 nlohmann::ordered_json Field::json() const {
   using Json = nlohmann::ordered_json;
   return std::visit(
-      Overloaded{[](const Integer& t) { return Json(*t.value); }, [](const Real& t) { return Json(*t.value); },
-                 [](const Flag& t) { return Json(*t.value); }, [](const Text& t) { return Json(*t.value); },
-                 [](const List& t) { return Json(*t.values); },
+      Overloaded{[](const Integer& t) { return is_auto(t) ? Json(kAuto) : Json(*t.value); },
+                 [](const Real& t) { return Json(*t.value); }, [](const Flag& t) { return Json(*t.value); },
+                 [](const Text& t) { return Json(*t.value); }, [](const List& t) { return Json(*t.values); },
                  [](const Choice& t) { return Json(t.names[t.get(t.value)]); }},
       target_);
 }
@@ -160,7 +170,8 @@ nlohmann::ordered_json Field::json() const {
 std::string Field::allowed() const {
   // The limit that stands for "any count" would only be noise.
   const auto range = [](const Integer& t) {
-    return t.max == kMaxCount ? fmt::format("{} or more", t.min) : fmt::format("{} to {}", t.min, t.max);
+    return fmt::format("{}{}", t.automatic ? "auto, or " : "",
+                       t.max == kMaxCount ? fmt::format("{} or more", t.min) : fmt::format("{} to {}", t.min, t.max));
   };
   return std::visit(Overloaded{range, [](const Real& t) { return fmt::format("{} to {}", t.min, t.max); },
                                [](const Flag&) { return std::string("true or false"); },

@@ -19,6 +19,7 @@ class Field {
   struct Integer {
     std::int64_t* value;
     std::int64_t min, max;
+    bool automatic = false;  ///< may be "auto", kept as 0
   };
   struct Real {
     double* value;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "launch/config/aliases.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -35,7 +36,11 @@ std::string nearest_key(std::string_view word, const std::vector<std::string>& n
   std::vector<std::string> same_key;
   for (const std::string& name : names)
     if (key_of(name) == key_of(word)) same_key.push_back(name);
-  return nearest(word, same_key.empty() ? names : same_key);
+  if (!same_key.empty()) return nearest(word, same_key);
+  // The name by which others know a key is a better guess than a key that looks like it: lr is not eps.
+  const std::string_view meant = key_of_alias(key_of(word));
+  if (std::find(names.begin(), names.end(), meant) != names.end()) return std::string(meant);
+  return nearest(word, names);
 }
 
 }  // namespace emox

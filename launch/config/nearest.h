@@ -14,7 +14,8 @@ std::size_t edit_distance(std::string_view a, std::string_view b);
 /// The name with the smallest distance; the first of equals. `names` is not empty.
 std::string nearest(std::string_view word, const std::vector<std::string>& names);
 
-/// As nearest, for `section.key`: a key that exists in another section is a better guess than any spelling.
+/// As nearest, for `section.key`: a key that exists in another section is a better guess than any spelling, and so is
+/// the key that other programs call `key` (aliases.h).
 std::string nearest_key(std::string_view word, const std::vector<std::string>& names);
 
 }  // namespace emox

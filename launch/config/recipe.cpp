@@ -57,8 +57,9 @@ void validate_parallel(const Recipe& recipe, int ranks) {
                       "parallel.communicator = nccl: this emox was built without CUDA; use auto, self or mpi");
   require<UsageError>(parallel.communicator != CommunicatorKind::Self || ranks == 1,
                       "parallel.communicator = self is for one rank, not {}; use auto or mpi", ranks);
-  check_expert_parallel(ranks, parallel.expert_parallel, recipe.model.is_moe() ? recipe.model.routed_experts() : 0);
-  require<UsageError>(parallel.dispatch != DispatchKind::Local || parallel.expert_parallel == 1,
+  if (parallel.expert_parallel != 0)  // auto fits by its making
+    check_expert_parallel(ranks, parallel.expert_parallel, recipe.model.is_moe() ? recipe.model.routed_experts() : 0);
+  require<UsageError>(parallel.dispatch != DispatchKind::Local || parallel.expert_parallel <= 1,
                       "parallel.dispatch = local needs all experts on every rank, but parallel.expert_parallel is {}; "
                       "use flat or two_level",
                       parallel.expert_parallel);

@@ -148,7 +148,7 @@ struct DataConfig {
 
 struct ParallelConfig {
   CommunicatorKind communicator = CommunicatorKind::Auto;
-  std::int64_t expert_parallel = 1;
+  std::int64_t expert_parallel = 1;  ///< 0: auto (Sharding works it out from the ranks that there are)
   DispatchKind dispatch = DispatchKind::Flat;
   PlacementKind placement = PlacementKind::Block;
   std::int64_t placement_seed = 0;
@@ -160,7 +160,8 @@ struct ParallelConfig {
   void visit(V&& v) {
     v.choice("communicator", communicator, kCommunicatorNames,
              "how ranks exchange data; auto: mpi under a launcher, else self");
-    v.integer("expert_parallel", expert_parallel, 1, 1 << 16, "ranks that share one copy of the experts");
+    v.automatic("expert_parallel", expert_parallel, 1, 1 << 16,
+                "ranks that share one copy of the experts; auto: as many as fit into a node and divide its ranks");
     v.choice(
         "dispatch", dispatch, kDispatchNames,
         "how rows reach experts on other ranks: one all-to-all, or by way of the nodes; local: none are elsewhere");

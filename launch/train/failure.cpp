@@ -6,6 +6,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
+#include <new>
 #include <string>
 #include <thread>
 
@@ -22,19 +24,40 @@ constexpr std::chrono::milliseconds kRankZeroFirst{500};
 thread_local std::string g_said;
 std::atomic<bool> g_ends_process = false;
 
+// What people read of an error; what() of an Error adds the rank and the place in the source, which a report of a
+// failure needs. The standard library's own text of a file's error names its function first.
+std::string text_of(const std::exception& error) {
+  if (dynamic_cast<const UsageError*>(&error) != nullptr || dynamic_cast<const TryAgainError*>(&error) != nullptr)
+    return dynamic_cast<const Error&>(error).message();
+  if (dynamic_cast<const Error*>(&error) != nullptr) return error.what();
+  if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error))
+    return fmt::format("{}{}: {} [rank {}]", file->path1().string(),
+                       file->path2().empty() ? "" : " and " + file->path2().string(), file->code().message(),
+                       error_rank());
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr)
+    return fmt::format("out of memory [rank {}]", error_rank());
+  return fmt::format("{} [rank {}]", error.what(), error_rank());
+}
+
+// Names that can be no file's are the user's; a full disk or a lost mount is not.
+bool is_usage(const std::exception& error) {
+  if (dynamic_cast<const UsageError*>(&error) != nullptr) return true;
+  const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error);
+  if (file == nullptr) return false;
+  for (const std::errc name : {std::errc::filename_too_long, std::errc::too_many_symbolic_link_levels,
+                               std::errc::not_a_directory, std::errc::invalid_argument})
+    if (file->code() == name) return true;
+  return false;
+}
+
 }  // namespace
 
 int say_failure(const std::exception& error) {
-  const auto* known = dynamic_cast<const Error*>(&error);
-  const bool usage = dynamic_cast<const UsageError*>(&error) != nullptr;
+  const bool usage = is_usage(error);
   const bool again = dynamic_cast<const TryAgainError*>(&error) != nullptr;
   if (g_said != error.what()) {
-    // what() of an Error adds the rank and the place in the source, which a report of a failure needs.
-    const std::string text = usage || again      ? known->message()
-                             : known != nullptr ? known->what()
-                                                : fmt::format("{} [rank {}]", error.what(), error_rank());
     // Not fmt::print: it throws where nobody reads any more, and the exit code must come through all the same.
-    std::fputs(("emox: " + text + "\n").c_str(), stderr);
+    std::fputs(("emox: " + text_of(error) + "\n").c_str(), stderr);
     std::fflush(stderr);
     g_said = error.what();
     // By SIGALRM: whatever keeps this thread then, and whoever else waits for it, comes to an end.

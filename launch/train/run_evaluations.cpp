@@ -16,6 +16,7 @@ RunEvaluations::RunEvaluations(Session& session, const Recipe& recipe, const Run
                                const std::vector<SourceSpec>& sources, MetricsSink* lines)
     : s_(session), recipe_(recipe), directory_(directory), lines_(lines) {
   if (!recipe.eval.final && recipe.eval.every_steps == 0) return;
+  const IoPhase io(s_.comm());
   held_out_ = read_held_out(sources, recipe.data.eval_documents, *make_tokenizer(recipe.data.tokenizer_name()),
                             kHeldOutParts[static_cast<std::size_t>(recipe.data.eval_part)]);
   require_same_held_out(s_.comm(), held_out_);

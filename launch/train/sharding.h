@@ -2,12 +2,16 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "launch/config/recipe.h"
 #include "parallel/expert/expert_parallel.h"
 #include "parallel/mesh/process_mesh.h"
 
 namespace emox {
+
+/// The same with parallel.expert_parallel = auto worked out for ranks on these nodes (nodes[ranks]).
+ParallelConfig resolved(ParallelConfig parallel, const ModelConfig& model, const std::vector<int>& nodes);
 
 ExpertPlacement make_placement(const ModelConfig& model, const ParallelConfig& parallel);
 

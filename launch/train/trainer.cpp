@@ -156,7 +156,8 @@ class Trainer {
         std::make_unique<RunEvaluations>(s_, recipe_, directory_, loader_.sources(), evaluation_lines_.get());
     saved_ = done_;
     last_save_ = Clock::now();
-    rate_ = gemm_rate(s_.ctx(), 3);
+    s_.comm().barrier();  // every rank at the same time, as in a step: cores share power, caches and memory
+    floor_.emplace([this] { return gemm_rate(s_.ctx(), 3, 1024); });
     for (const std::string& note : start_.notes) s_.log().info("{}", note);
     announce();
   }
@@ -192,11 +193,12 @@ class Trainer {
         "{}: {:.2f} M parameters, {} rank(s) ({}) x {} thread(s), {} steps of {} tokens, GEMM {:.0f} GFLOP/s a rank on "
         "{}",
         recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
-        recipe_.tokens_per_step(), rate_ / 1e9, processor_name());
+        recipe_.tokens_per_step(), floor_->rate() / 1e9, processor_name());
     const ProcessMesh& mesh = sharding_.mesh();
     if (model_.experts() != nullptr && s_.comm().size() > 1)
-      s_.log().info("mesh: experts over {} rank(s), {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
-                    mesh.data_parallel(), kPlacementNames[static_cast<std::size_t>(recipe_.parallel.placement)],
+      s_.log().info("mesh: experts over {} rank(s){}, {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
+                    recipe_.parallel.expert_parallel == 0 ? " (auto)" : "", mesh.data_parallel(),
+                    kPlacementNames[static_cast<std::size_t>(recipe_.parallel.placement)],
                     kDispatchNames[static_cast<std::size_t>(recipe_.parallel.dispatch)]);
     const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
     const auto buffer = static_cast<std::size_t>(saver_->buffer_bytes());
@@ -236,7 +238,8 @@ class Trainer {
       fail("{}. {}", e.message(), advice_after_divergence(recipe_, directory_.checkpoints(), step));
     }
     const double step_s = since(start);
-    if (s_.root()) report(step, m, learning_rate, step_s, flops / rate_ / step_s, skipped, progress);
+    if (s_.root())
+      report(step, m, learning_rate, step_s, floor_->fraction(flops, step_s, &s_.log()), skipped, progress);
     if (saver_->running() && m.save_finished) {
       progress.finish();
       confirm_lease();
@@ -367,7 +370,7 @@ class Trainer {
   std::unique_ptr<RunSaver> saver_;
   std::int64_t done_ = 0, saved_ = 0;  ///< the last step, and the last one whose save was begun
   Clock::time_point last_save_;        ///< or the start
-  double rate_ = 1;
+  std::optional<GemmFloor> floor_;
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "parallel/mesh/process_mesh.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -50,6 +51,16 @@ void check_expert_parallel(std::int64_t ranks, std::int64_t expert_parallel, std
       "parallel.expert_parallel = {} does not fit ranks = expert_parallel x data_parallel, {} = {} x data_parallel: "
       "{}. On {} ranks use expert_parallel = {}{}",
       expert_parallel, ranks, expert_parallel, why, ranks, nearest_sizes(ranks, expert_parallel, most), more_ranks);
+}
+
+std::int64_t auto_expert_parallel(const std::vector<int>& nodes, std::int64_t routed_experts) {
+  std::map<int, std::int64_t> ranks;
+  for (const int node : nodes) ++ranks[node];
+  std::int64_t common = 0;
+  for (const auto& [node, count] : ranks) common = std::gcd(common, count);
+  for (std::int64_t size = std::min(common, routed_experts); size > 1; --size)
+    if (common % size == 0) return size;
+  return 1;
 }
 
 ProcessMesh::ProcessMesh(Communicator& world, std::int64_t expert_parallel) : world_(&world) {

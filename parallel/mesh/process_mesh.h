@@ -53,4 +53,9 @@ class ProcessMesh {
 /// fit.
 void check_expert_parallel(std::int64_t ranks, std::int64_t expert_parallel, std::int64_t routed_experts);
 
+/// What parallel.expert_parallel = auto means: as many ranks as can share the experts without leaving a node, the
+/// largest number that divides the ranks of every node and is at most `routed_experts` (1 for a dense model, 0
+/// experts). nodes[ranks]: the node of each rank.
+std::int64_t auto_expert_parallel(const std::vector<int>& nodes, std::int64_t routed_experts);
+
 }  // namespace emox

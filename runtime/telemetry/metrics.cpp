@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "runtime/core/error.h"
+#include "runtime/telemetry/json_text.h"
 
 namespace emox {
 namespace {
@@ -18,7 +19,7 @@ void append(std::string& out, const nlohmann::ordered_json& v) {
     for (const auto& [key, value] : v.items()) {
       if (!first) out += ", ";
       first = false;
-      out += nlohmann::json(key).dump() + ": ";
+      out += json_text(nlohmann::json(key)) + ": ";
       append(out, value);
     }
     out += '}';
@@ -34,7 +35,7 @@ void append(std::string& out, const nlohmann::ordered_json& v) {
     // JSON has no NaN: null keeps the line readable by every parser.
     out += std::isfinite(x) ? fmt::format("{:.9g}", x) : "null";
   } else {
-    out += v.dump();
+    out += json_text(v);
   }
 }
 

@@ -170,6 +170,7 @@ TEST(Arguments, AreSplit) {
 TEST(Arguments, MistakesAreNamed) {
   EXPECT_EQ(args_error({"r.ini", "--jsno"}), "emox train: unknown option --jsno: did you mean --json?");
   EXPECT_EQ(args_error({"r.ini", "--steps=5"}), "emox train: unknown option --steps: did you mean --train.steps?");
+  EXPECT_EQ(args_error({"r.ini", "--lr=1"}), "emox train: unknown option --lr: did you mean --train.learning_rate?");
   EXPECT_EQ(args_error({"r.ini", "-j"}).find("emox train: unknown option -j"), 0U);
   EXPECT_EQ(args_error({"r.ini", "--json=1"}), "emox train: --json takes no value (got '--json=1')");
   EXPECT_EQ(args_error({"r.ini", "--trace"}), "emox train: --trace needs a value: write --trace=VALUE");

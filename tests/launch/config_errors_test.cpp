@@ -1,8 +1,11 @@
 // Every mistake in a recipe or an override is refused with the key, the value, where it was set and what to do.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
+#include <set>
 
+#include "launch/config/aliases.h"
 #include "launch/config/fields.h"
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
@@ -102,6 +105,7 @@ TEST(RecipeErrors, NumbersThatDoNotFitTogether) {
   expect_parts(check_error({"--moe.pool=fixed", "--moe.pool_size=1"}), {"moe.pool_size = 1", "at least 3"});
   expect_parts(check_error({"--moe.eval_pool=1"}), {"moe.eval_pool = 1"});
   expect_parts(check_error({"--moe.pool=label", "--moe.pool_free_share=0.1"}), {"moe.pool = label", "leave them out"});
+  expect_parts(check_error({"--moe.pool=label", "--moe.pool_free_tokens=0.1"}), {"pool_free_tokens", "leave them out"});
   expect_parts(check_error({"--moe.pool_from_step=5", "--moe.pool_until_step=5"}),
                {"moe.pool_until_step = 5", "moe.pool_from_step = 5"});
   expect_parts(check_error({"--model.layers=2", "--moe.pool_from_layer=2"}), {"moe.pool_from_layer = 2", "at most 1"});
@@ -191,6 +195,45 @@ TEST(Nearest, EditDistance) {
   EXPECT_EQ(edit_distance("unifrom", "uniform"), 1U);
   EXPECT_EQ(edit_distance("same", "same"), 0U);
   EXPECT_EQ(nearest("tarin", {"eval", "train", "bench"}), "train");
+}
+
+// The names of other programs, in whatever section they are written.
+TEST(Nearest, KeysByTheirNamesElsewhere) {
+  const std::pair<const char*, const char*> meant[] = {{"train.lr", "train.learning_rate"},
+                                                       {"optimizer.lr", "train.learning_rate"},
+                                                       {"train.LR", "train.learning_rate"},
+                                                       {"train.batch_size", "train.batch_sequences"},
+                                                       {"train.batch-size", "train.batch_sequences"},
+                                                       {"model.seq_len", "model.sequence_length"},
+                                                       {"train.seq_len", "model.sequence_length"},
+                                                       {"train.wd", "train.weight_decay"},
+                                                       {"train.warmup", "train.warmup_steps"},
+                                                       {"moe.n_experts", "moe.num_experts"},
+                                                       {"model.n_experts", "moe.num_experts"},
+                                                       {"model.hidden_size", "model.d_model"},
+                                                       {"model.n_layers", "model.layers"},
+                                                       {"model.num_hidden_layers", "model.layers"},
+                                                       {"model.d_ff", "moe.expert_ff"},
+                                                       {"moe.num_experts_per_tok", "moe.top_k"},
+                                                       {"model.top_k", "moe.top_k"},  // a key of another section
+                                                       {"train.learning_rat", "train.learning_rate"}};  // a spelling
+  for (const auto& [word, key] : meant) EXPECT_EQ(nearest_key(word, key_names()), key) << word;
+  expect_parts(usage_error([] { parse_recipe(kGood, "r.ini", {"--train.lr=1e-3"}); }),
+               {"unknown key train.lr on the command line", "did you mean train.learning_rate?"});
+  expect_parts(usage_error([] { parse_recipe("[train]\nbatch_size = 4\n", "r.ini"); }),
+               {"unknown key train.batch_size in r.ini:2", "did you mean train.batch_sequences?"});
+}
+
+TEST(Nearest, AliasesAreNoKeysAndMeanKeys) {
+  const std::vector<std::string> keys = key_names();
+  std::set<std::string_view> seen;
+  for (const auto& [alias, key] : key_aliases()) {
+    EXPECT_EQ(std::count(keys.begin(), keys.end(), key), 1) << alias << " -> " << key;
+    EXPECT_TRUE(seen.insert(alias).second) << alias << " stands there twice";
+    EXPECT_EQ(key_of_alias(alias), key) << "small letters and underscores only";
+    for (const std::string& k : keys) EXPECT_NE(k.substr(k.find('.') + 1), alias) << "would never be asked for";
+  }
+  EXPECT_EQ(key_of_alias("nonsense"), "");
 }
 
 }  // namespace

@@ -1,11 +1,13 @@
-// Recipes that ship: they parse, fit together, print and parse back; the released ones hold the published numbers.
+// Recipes that ship: they parse, fit together, print and parse back (released_recipes_test.cpp: the published values).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
+#include "runtime/core/error.h"
 
 namespace emox {
 namespace {
@@ -35,7 +37,7 @@ TEST(Recipes, EveryShippedRecipeIsValid) {
   for (const std::string& name : names) {
     SCOPED_TRACE(name);
     const Recipe recipe = load_recipe(recipe_path(name));
-    EXPECT_NO_THROW(recipe.validate(static_cast<int>(recipe.parallel.expert_parallel)));
+    EXPECT_NO_THROW(recipe.validate(static_cast<int>(std::max<std::int64_t>(recipe.parallel.expert_parallel, 1))));
     EXPECT_EQ(recipe.run.name, name);
     EXPECT_EQ(recipe.run.dir, "runs/" + name);
   }
@@ -107,49 +109,31 @@ TEST(Recipes, TinyDividesByManyRankCounts) {
   EXPECT_EQ(load_recipe(recipe_path("quickstart")).data.source, tiny.data.source);
 }
 
-TEST(Recipes, ReleasedShapesAndSchedules) {
-  struct Case {
-    const char* name;
-    std::int64_t experts, steps;
-    PoolMode pool;
-    double decay;
-    bool intra;
-  };
-  const Case cases[] = {{"emo-1b14b", 128, 238419, PoolMode::Uniform, 0.1, true},
-                        {"stdmoe-1b14b", 128, 238419, PoolMode::Off, 0.1, false},
-                        {"stdmoe-1b4b", 32, 30995, PoolMode::Off, 0.1, false},
-                        {"dense-1b", 0, 30995, PoolMode::Uniform, 0.033, false}};
-  for (const Case& c : cases) {
-    SCOPED_TRACE(c.name);
-    const Recipe r = load_recipe(recipe_path(c.name));
-    EXPECT_EQ(r.model.d_model, 2048);
-    EXPECT_EQ(r.model.layers, 16);
-    EXPECT_EQ(r.model.heads, 16);
-    EXPECT_EQ(r.model.vocab_size, 100352);
-    EXPECT_EQ(r.tokens_per_step(), 4194304);
-    EXPECT_EQ(r.model.num_experts, c.experts);
-    EXPECT_EQ(r.total_steps(), c.steps);
-    EXPECT_EQ(r.train.weight_decay, c.decay);
-    EXPECT_EQ(r.model.intra_document_attention, c.intra);
-    EXPECT_EQ(r.train.micro_batch_sequences, 4);
-    EXPECT_EQ(r.train.warmup_steps, 2000);
-    EXPECT_EQ(r.train.learning_rate, 4e-3);
-    EXPECT_EQ(r.train.min_lr_ratio, 0.1);
-    EXPECT_EQ(r.data.eos_id(), 100257);
-    if (!r.model.is_moe()) {
-      EXPECT_EQ(r.model.dense_ff, 8192);
-      continue;
-    }
-    EXPECT_EQ(r.model.pool, c.pool);
-    EXPECT_EQ(r.model.top_k, 8);
-    EXPECT_EQ(r.model.expert_ff, 1024);
-    EXPECT_EQ(r.model.balance_scope, BalanceScope::MicroBatch);
-    EXPECT_EQ(r.model.eos, EosRule::Reference);
-    EXPECT_EQ(r.model.eval_pool, 0);
-    if (c.pool == PoolMode::Off) continue;
-    EXPECT_EQ(r.model.pool_min, 8);
-    EXPECT_EQ(r.model.pool_max, 128);
+// Without a launcher, and on any number of ranks that the batch allows.
+TEST(Recipes, QuickstartAndStudyRunOnAnyNumberOfRanks) {
+  for (const char* name : {"quickstart", "study-mini", "tiny"}) {
+    const Recipe r = load_recipe(recipe_path(name));
+    for (int ranks = 1; ranks <= r.train.batch_sequences; ++ranks) EXPECT_NO_THROW(r.validate(ranks)) << name;
   }
+  EXPECT_EQ(load_recipe(recipe_path("quickstart")).parallel.expert_parallel, 0);
+}
+
+TEST(Recipes, AutoIsAValueOfItsOwn) {
+  Recipe r = load_recipe(recipe_path("tiny"), {"--parallel.expert_parallel=auto"});
+  EXPECT_EQ(r.parallel.expert_parallel, 0);
+  EXPECT_NE(to_ini(r).find("expert_parallel = auto\n"), std::string::npos);
+  EXPECT_EQ(to_json(r)["parallel"]["expert_parallel"], "auto");
+  r.parallel.dispatch = DispatchKind::Local;
+  EXPECT_NO_THROW(r.validate(4));
+  for (const char* value : {"0", "Auto", "-1", "1.5"}) {
+    try {
+      load_recipe(recipe_path("tiny"), {std::string("--parallel.expert_parallel=") + value});
+      ADD_FAILURE() << value;
+    } catch (const UsageError& e) {
+      EXPECT_NE(e.message().find("auto, or 1 to 65536"), std::string::npos) << e.message();
+    }
+  }
+  EXPECT_THROW(load_recipe(recipe_path("tiny"), {"--train.steps=auto"}), UsageError);
 }
 
 TEST(Recipes, TokensRoundUpToSteps) {

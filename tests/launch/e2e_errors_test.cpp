@@ -106,5 +106,17 @@ TEST_F(ProgramErrors, ATokenBeyondTheVocabularyIsNamed) {
   EXPECT_FALSE(fs::exists(directory_.path() / "run" / "checkpoints" / "step-00000001"));
 }
 
+// What was asked for and could not be written, and names that no file can have: said, and told by the exit code.
+TEST_F(ProgramErrors, OutputThatCannotBeWrittenAndNamesThatCannotBe) {
+  for (const char* command : {"--help", "--version", "bench dispatch --json", "doctor --json"})
+    expect(emox(command + std::string(" > /dev/full")), 1, {"emox: ", "No space left on device"});
+  expect(emox("train " + recipe_ + " --print-config > /dev/full"), 1, {"No space left on device"});
+  const std::string longest(300, 'n');
+  for (const char* command : {"eval ", "checkpoint info ", "checkpoint verify "})
+    expect(emox(command + longest), 2, {longest});
+  expect(train("--run.dir=" + (directory_.path() / longest).string()), 2, {longest});
+  expect(train("--run.dir=" + recipe_ + "/run"), 2, {recipe_ + "/run"});  // below a file
+}
+
 }  // namespace
 }  // namespace emox

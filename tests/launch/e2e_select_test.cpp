@@ -93,6 +93,38 @@ TEST_F(SelectCommand, TheSameTextAnyWay) {
   }
 }
 
+// Experts chosen by held-out text: allowed, and said where the choice is kept.
+TEST_F(SelectCommand, HeldOutDocumentsAreSaid) {
+  const fs::path source = directory_->path() / label_;
+  fs::create_symlink(source / "heldout.npy", file("other-name.npy"));
+  for (const char* name : {".npy", ".docs.npy"})
+    if (fs::exists(source / (std::string("heldout") + name)))
+      fs::copy_file(source / (std::string("heldout") + name), source / (std::string("tune") + name));
+  for (const std::string& documents :
+       {(source / "heldout.npy").string(), file("other-name.npy"), (source / "tune.npy").string()}) {
+    const CommandResult r = emox("select " + run().string() + " --keep=4 --examples=2 --documents=" + documents +
+                                 " --force --output=" + file("h.json"));
+    EXPECT_EQ(r.exit_code, 0) << r.output;
+    EXPECT_NE(r.output.find("are held-out documents of " + label_), std::string::npos) << r.output;
+    const auto provenance = ExpertSubset::from_file(file("h.json")).provenance;
+    EXPECT_EQ(provenance.at("held_out_of"), label_);
+    EXPECT_EQ(provenance.at("held_out_part"), documents.ends_with("tune.npy") ? "tune" : "heldout");
+  }
+  const CommandResult r =
+      emox("select " + run().string() + " --keep=4 --examples=2 --documents=" + (source / "train.npy").string() +
+           " --force --output=" + file("t.json"));
+  EXPECT_EQ(r.output.find("held-out"), std::string::npos) << r.output;
+  EXPECT_TRUE(ExpertSubset::from_file(file("t.json")).provenance.at("held_out_of").is_null());
+}
+
+// A prompt is bytes.
+TEST_F(SelectCommand, PromptsHoldAnyBytes) {
+  const std::string prompt = R"("$(printf "\377\200 \303 \001\\\\ \042")")";
+  const ExpertSubset s = select("--keep=4 --prompt=" + prompt, "bytes.json");
+  EXPECT_EQ(s.provenance.at("prompt"), "\\xff\\x80 \\xc3 \x01\\ \"");
+  EXPECT_EQ(s.provenance.at("tokens"), 10);
+}
+
 TEST_F(SelectCommand, EvaluatesWithTheChosenExperts) {
   const nlohmann::json full = eval("");
   EXPECT_EQ(full.at("experts_kept"), 9);

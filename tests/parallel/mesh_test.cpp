@@ -143,6 +143,28 @@ TEST(ExpertParallel, AcceptsExactlyTheDivisorsThatTheExpertsAllow) {
             << ranks << " " << size << " " << routed;
 }
 
+TEST(ExpertParallel, AutoFillsANodeAndDividesTheRanks) {
+  const auto nodes = [](std::vector<int> sizes) {
+    std::vector<int> all;
+    for (std::size_t n = 0; n < sizes.size(); ++n)
+      all.insert(all.end(), static_cast<std::size_t>(sizes[n]), static_cast<int>(n));
+    return all;
+  };
+  EXPECT_EQ(auto_expert_parallel(nodes({1}), 31), 1);
+  EXPECT_EQ(auto_expert_parallel(nodes({2}), 31), 2);
+  EXPECT_EQ(auto_expert_parallel(nodes({8}), 31), 8);
+  EXPECT_EQ(auto_expert_parallel(nodes({8, 8, 8}), 31), 8);  // a group of ranks stays on a node
+  EXPECT_EQ(auto_expert_parallel(nodes({8}), 7), 4);         // each rank needs an expert
+  EXPECT_EQ(auto_expert_parallel(nodes({6}), 5), 3);
+  EXPECT_EQ(auto_expert_parallel(nodes({8, 4}), 31), 4);  // every node holds whole groups
+  EXPECT_EQ(auto_expert_parallel(nodes({3, 2}), 31), 1);
+  EXPECT_EQ(auto_expert_parallel(nodes({8, 8}), 0), 1);  // dense
+  EXPECT_EQ(auto_expert_parallel({0, 1, 0, 1}, 31), 2);  // ranks dealt out over the nodes
+  for (int ranks = 1; ranks <= 40; ++ranks)
+    for (const std::int64_t routed : {0, 1, 5, 24, 127})
+      EXPECT_EQ(refusal(ranks, auto_expert_parallel(nodes({ranks}), routed), routed), "") << ranks << " " << routed;
+}
+
 TEST(ExpertParallel, NamesWhatFits) {
   const std::string equation = " does not fit ranks = expert_parallel x data_parallel, ";
   EXPECT_EQ(refusal(12, 5, 24), "parallel.expert_parallel = 5" + equation +

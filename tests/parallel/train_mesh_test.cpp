@@ -147,6 +147,23 @@ TEST_P(TrainMesh, TheSameMeshGivesTheSameBits) {
   }
 }
 
+// parallel.expert_parallel = auto is the number that it stands for: two ranks of a node.
+TEST(TrainMeshAuto, IsTheMeshThatItStandsFor) {
+  const test::TemporaryDirectory directory;
+  Recipe r = test::tiny_recipe(test::make_text_sources(directory.path()));
+  const auto one_step = [&](std::int64_t expert_parallel) {
+    r.parallel.expert_parallel = expert_parallel;
+    r.validate(4);
+    return train_on_threads(r, {.ranks = 4, .ranks_per_node = 2, .steps = 2});
+  };
+  const TrainingRun automatic = one_step(0), two = one_step(2);
+  EXPECT_EQ(automatic.weights, two.weights);
+  EXPECT_EQ(automatic.steps[1].dispatch.bytes_intra_node, two.steps[1].dispatch.bytes_intra_node);
+  EXPECT_GT(two.steps[1].dispatch.bytes_intra_node, 0);
+  EXPECT_EQ(two.steps[1].dispatch.bytes_inter_node, 0);
+  EXPECT_NE(one_step(4).steps[1].dispatch.bytes_inter_node, 0);
+}
+
 // Two-level sends less between nodes than flat, which sends less than a copy for every pick.
 TEST_P(TrainMesh, TwoLevelSendsLessBetweenNodes) {
   const Recipe r = recipe();
