@@ -9,6 +9,7 @@
 #include "launch/train/evaluator.h"
 #include "launch/train/progress.h"
 #include "launch/train/same_on_ranks.h"
+#include "parallel/comm/progress.h"
 
 namespace emox {
 
