@@ -12,13 +12,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Nothing of what was written can be there: no such file, or something else of its name. A link that leads nowhere is
-/// not that: its storage may be away.
+bool leads_nowhere(const fs::path& path) {
+  struct stat found = {};
+  return lstat(path.c_str(), &found) == 0 && S_ISLNK(found.st_mode) && stat(path.c_str(), &found) != 0;
+}
+
+/// Nothing of what was written can be there: no such file, or something else of its name. A link that leads nowhere,
+/// the file or its directory, is not that: its storage may be away.
 bool means_missing(const fs::path& path, int error) {
   if (error == ENOTDIR || error == EISDIR || error == ELOOP) return true;
-  if (error != ENOENT) return false;
-  struct stat found = {};
-  return lstat(path.c_str(), &found) != 0 || !S_ISLNK(found.st_mode);
+  return error == ENOENT && !leads_nowhere(path) && !leads_nowhere(path.parent_path());
 }
 
 std::string owner_and_mode(const struct stat& found) {
@@ -49,6 +52,7 @@ std::string system_reason(int error) {
 
 void fail_to_read(const char* task, const fs::path& path, int error) {
   const std::string what = fmt::format("cannot {} {}: {}", task, path.string(), std::strerror(error));
+  if (means_missing(path, error) && error == ENOENT) fail<DamagedError>("{} is missing", path.string());
   if (means_missing(path, error)) fail<DamagedError>("{}", what);
   const bool forbidden = error == EACCES || error == EPERM;
   if (forbidden)

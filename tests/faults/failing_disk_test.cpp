@@ -336,7 +336,7 @@ class FailingReplacement : public FailingDisk, public ::testing::WithParamInterf
 TEST_P(FailingReplacement, EitherIsInPlace) {
   std::vector<DiskCall> calls;
   EXPECT_EQ(replace(kEarlier, std::nullopt, &calls), kGood);
-  EXPECT_EQ(aside(), GetParam() ? 0U : 1U);
+  EXPECT_EQ(aside(), 1U);  // the one that was there; what the object wrote itself is gone
   reset();
   int refused = 0, succeeded = 0;
   for (const int error : {EIO, ENOSPC, EINVAL}) {  // EINVAL: a file system that cannot swap two directories
@@ -349,7 +349,7 @@ TEST_P(FailingReplacement, EitherIsInPlace) {
       const std::vector<std::string> texts = replace(kNew, DiskFault{.at = at, .error = error});
       expect_newest(1);
       expect_holds(1, texts == kGood ? kNew : kEarlier);
-      EXPECT_EQ(aside(), !GetParam() && texts == kGood ? 1U : 0U);
+      EXPECT_EQ(aside(), GetParam() || texts == kGood ? 1U : 0U);
       (texts == kGood ? succeeded : refused) += 1;
       if (call.function == "renameat2") {
         EXPECT_EQ(texts, kGood);
@@ -362,7 +362,7 @@ TEST_P(FailingReplacement, EitherIsInPlace) {
 }
 
 INSTANTIATE_TEST_SUITE_P(OfWhom, FailingReplacement, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "OfTheSameObject" : "OfAnother"; });
+                         [](const auto& own) { return own.param ? "OfTheSameObject" : "OfAnother"; });
 
 }  // namespace
 }  // namespace emox

@@ -78,8 +78,9 @@ TEST(StuckSave, TheMessageComesBeforeTheWait) {
   const fs::path checkpoints = fs::path(recipe.run.dir) / "checkpoints";
   fs::create_directories(checkpoints);
   // Rank 1's shard of step 1.
-  const test::DiskCall shard_sync{.kind = test::DiskCallKind::Sync,
-                                  .path = "step-00000001.tmp/shard-00001-of-00002.h5"};
+  test::DiskCall shard_sync;
+  shard_sync.kind = test::DiskCallKind::Sync;
+  shard_sync.path = "step-00000001.tmp/shard-00001-of-00002.h5";
   test::FaultyDisk disk(checkpoints, test::DiskFault{.at = shard_sync, .kind = test::DiskFaultKind::Stall});
   const StandardError printed(directory.path() / "stderr");
   std::string thrown[2];

@@ -259,6 +259,7 @@ class RunFault : public ::testing::Test {
           for (const std::string& part : parts) EXPECT_NE(e.message().find(part), std::string::npos) << e.message();
         }
     }
+    fs::remove_all(warm.run.dir);
   }
 
   test::TemporaryDirectory directory_;
