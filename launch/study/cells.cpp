@@ -62,7 +62,8 @@ void apply(const std::string& model, Recipe& r) {
     make_smaller(m, kept[which]);
     r.parallel.placement = PlacementKind::Block;
     const std::int64_t ranks = r.parallel.expert_parallel;
-    while (r.parallel.expert_parallel > m.routed_experts() || ranks % r.parallel.expert_parallel != 0)
+    while (ranks != 0 &&  // auto fits by its making
+           (r.parallel.expert_parallel > m.routed_experts() || ranks % r.parallel.expert_parallel != 0))
       --r.parallel.expert_parallel;
   } else if (model == "all-pooled") {
     pool_everything(m);

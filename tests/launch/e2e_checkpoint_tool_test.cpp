@@ -27,15 +27,24 @@ using test::CommandResult;
 
 class CheckpointTool : public testing::Test {
  protected:
-  CheckpointTool() {
-    Recipe r = test::tiny_recipe(test::make_text_sources(directory_.path()));
+  /// Trained once; every test has a copy of its own.
+  static void SetUpTestSuite() {
+    trained_ = new test::TemporaryDirectory;
+    Recipe r = test::tiny_recipe(test::make_text_sources(trained_->path()));
     r.eval.final = false;
     r.checkpoint.every_steps = 2, r.checkpoint.keep_last = 9;
-    r.run.dir = run_.string();
-    const fs::path recipe = test::write_recipe(directory_.path() / "tiny.ini", r);
+    r.run.dir = (trained_->path() / "run").string();
+    const fs::path recipe = test::write_recipe(trained_->path() / "tiny.ini", r);
     const CommandResult trained =
         test::run_command("OMP_NUM_THREADS=1 " EMOX_BINARY " train --run.stop_after_step=6 " + recipe.string());
-    EXPECT_EQ(trained.exit_code, 0) << trained.output;
+    ASSERT_EQ(trained.exit_code, 0) << trained.output;
+  }
+  static void TearDownTestSuite() {
+    delete trained_;
+    trained_ = nullptr;
+  }
+  CheckpointTool() {
+    fs::copy(trained_->path() / "run", run_, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
   }
   static CommandResult tool(const std::string& arguments) {
     return test::run_command("OMP_NUM_THREADS=1 " EMOX_BINARY " checkpoint " + arguments);
@@ -94,9 +103,12 @@ class CheckpointTool : public testing::Test {
     return path / step_directory_name(all.manifest.step);
   }
 
+  static test::TemporaryDirectory* trained_;
   test::TemporaryDirectory directory_;
   const fs::path run_ = directory_.path() / "run";
 };
+
+test::TemporaryDirectory* CheckpointTool::trained_ = nullptr;
 
 TEST_F(CheckpointTool, InfoFitsAScreenAndItsNumbersAreRight) {
   const CommandResult text = tool("info " + run_.string());

@@ -119,7 +119,7 @@ TEST_F(SelectCommand, HeldOutDocumentsAreSaid) {
 
 // A prompt is bytes.
 TEST_F(SelectCommand, PromptsHoldAnyBytes) {
-  const std::string prompt = R"("$(printf "\377\200 \303 \001\\\\ \042")")";
+  const std::string prompt = R"text("$(printf "\377\200 \303 \001\\\\ \042")")text";
   const ExpertSubset s = select("--keep=4 --prompt=" + prompt, "bytes.json");
   EXPECT_EQ(s.provenance.at("prompt"), "\\xff\\x80 \\xc3 \x01\\ \"");
   EXPECT_EQ(s.provenance.at("tokens"), 10);

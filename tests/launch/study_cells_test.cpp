@@ -114,6 +114,16 @@ TEST(StudyCells, AreCalledWhatTheyAre) {
   EXPECT_EQ(label("local-balance"), "EMO, local balance, 75 % of documents free, pools from layer 1");
 }
 
+// A recipe that shares the experts out by itself: every cell runs on as many ranks as the batch allows.
+TEST(StudyCells, RunWithAutoOnAnyNumberOfRanks) {
+  Recipe base = base_recipe();
+  base.model.num_experts = 33, base.model.top_k = 4, base.model.pool_max = 32, base.model.pool_min = 3;
+  base.parallel.expert_parallel = 0;
+  for (int ranks = 1; ranks <= 12; ++ranks)
+    for (const StudyCell& cell : study_cells(base, parse_cells("emo,dense,fewer-experts"), 1, ranks))
+      EXPECT_NO_THROW(cell.recipe.validate(ranks)) << cell.model << " on " << ranks;
+}
+
 // The dense model does the work of the standard MoE's token, less the router; the smaller MoEs, too, with the memory of
 // a subset. Counted from the parameters that the models have.
 TEST(StudyCells, BaselinesMatchInWorkAndMemory) {
