@@ -17,9 +17,9 @@ bool has_balance_loss(const ModelConfig& m) { return m.is_moe() && m.balance == 
 
 const char* scope_name(const Recipe& r) { return kBalanceScopeNames[static_cast<std::size_t>(r.model.balance_scope)]; }
 
-bool names(const std::string& run_change, const std::string& key) {
-  const std::string list = "," + run_change + ",";
-  return list.find("," + key + ",") != std::string::npos;
+bool names(std::string run_change, const std::string& key) {
+  std::erase(run_change, ' ');
+  return ("," + run_change + ",").find("," + key + ",") != std::string::npos;
 }
 
 /// A number of sequences that a rank may compute at a time to have these groups; 0: none.
@@ -87,7 +87,9 @@ std::optional<BalanceGroupChange> check_balance_groups(const Manifest& found, co
       "let this resume change it with --run.change=moe.balance_scope",
       scope_name(now), now.run.dir, change.before, ranks_before, before.train.micro_batch_sequences, ranks,
       now.train.micro_batch_sequences, change.now,
-      fits > 0 ? fmt::format("train.micro_batch_sequences = {}", fits) : fmt::format("{} rank(s)", ranks_before));
+      fits > 0 ? fmt::format("--train.micro_batch_sequences={} --run.change=train.micro_batch_sequences on these ranks",
+                             fits)
+               : fmt::format("{} rank(s)", ranks_before));
 }
 
 }  // namespace emox

@@ -60,7 +60,9 @@ TEST(SameOnRanks, ATextThatIsOnlyLongerIsAnother) {
 }
 
 TEST(SameOnRanks, HeldOutTextIsComparedByToken) {
-  const auto set = [](std::int32_t last) { return HeldOutSet{{{"gnu", {{1, 2}, {3, last}}, 4, {}}}, {"web: one file"}}; };
+  const auto set = [](std::int32_t last) {
+    return HeldOutSet{{{"gnu", {{1, 2}, {3, last}}, 4, {}}}, {"web: one file"}};
+  };
   for (const std::string& e : usage_errors(2, [&](Communicator& comm) { require_same_held_out(comm, set(4)); }))
     EXPECT_EQ(e, "");
   const auto errors = usage_errors(2, [&](Communicator& comm) { require_same_held_out(comm, set(4 + comm.rank())); });
@@ -141,12 +143,15 @@ TEST_F(BalanceGroups, AResumeOnOtherRanksIsAnotherObjective) {
             "moe.balance_scope = micro_batch: the balance loss of the run in runs/x saw the sequences of a step in "
             "groups, 3 of 4 (on 2 rank(s), train.micro_batch_sequences = 2); on 3 rank(s) with 2 it would be 2 of 6, "
             "another objective. Use 2 rank(s), or let this resume change it with --run.change=moe.balance_scope");
-  EXPECT_NE(refusal(4).find("Use train.micro_batch_sequences = 1, or let"), std::string::npos) << refusal(4);
+  EXPECT_NE(
+      refusal(4).find("Use --train.micro_batch_sequences=1 --run.change=train.micro_batch_sequences on these ranks"),
+      std::string::npos)
+      << refusal(4);
   now.train.micro_batch_sequences = 1;
   EXPECT_EQ(refusal(4), "");  // ranks x micro-batch stays 4
   EXPECT_NE(refusal(2), "");
   now.train.micro_batch_sequences = 2;
-  for (const char* key : {"moe.balance_scope", "train.steps,train.micro_batch_sequences"}) {
+  for (const char* key : {"moe.balance_scope", "train.steps, train.micro_batch_sequences"}) {
     now.run.change = key;
     EXPECT_EQ(refusal(3), "3 of 4 -> 2 of 6") << key;
   }
