@@ -91,8 +91,7 @@ TEST_F(Stopping, ALostReaderEndsNothing) {
 }
 
 TEST_F(Stopping, OutputThatCannotBeWrittenIsAnError) {
-  expect(emox("train " + path_ + " --print-config > /dev/full"), 1,
-         {"the output could not be written to standard output: No space left on device"});
+  expect(emox("train " + path_ + " --print-config > /dev/full"), 1, {"what the command printed could not be written"});
   // A reader that has seen enough needs no message.
   const CommandResult r = test::run_command("{ " EMOX_BINARY " --help; echo code $? >&2; } | true");
   EXPECT_TRUE(r.output == "code 1\n" || r.output == "code 0\n") << r.output;  // 0: written before the reader left

@@ -87,7 +87,7 @@ TEST_F(Evaluator, ScoresEveryTokenOnce) {
   for (const std::size_t length : {1, 14, 15, 16, 17, 31, 32, 100}) {
     std::vector<std::int32_t> document;
     for (std::size_t i = 0; i < length; ++i) document.push_back(static_cast<std::int32_t>((i * 37 + length) % 200));
-    const Evaluation e = scorer.run(*comm, {{"one", {document}, static_cast<std::int64_t>(length)}});
+    const Evaluation e = scorer.run(*comm, {{"one", {document}, static_cast<std::int64_t>(length), {}}});
     double want = 0;
     std::size_t scored = 0;
     for (std::size_t begin = 0; begin <= length; begin += 16) {
@@ -141,7 +141,7 @@ TEST_F(Evaluator, TheRanksDoNotShowInTheBits) {
 // A long document is shared out: no rank makes more than one pass beyond another's.
 TEST_F(Evaluator, OneLongDocumentIsWorkForAllRanks) {
   const std::vector<HeldOut> uneven = {
-      {"long", {std::vector<std::int32_t>(5000, 97), std::vector<std::int32_t>(51, 98)}, 5051}};
+      {"long", {std::vector<std::int32_t>(5000, 97), std::vector<std::int32_t>(51, 98)}, 5051, {}}};
   const Evaluation one = Scorer(config_, 128).run(*make_self_communicator(), uneven);
   for (const int ranks : {2, 3}) {
     std::vector<std::int64_t> tokens(static_cast<std::size_t>(ranks), 0);
