@@ -90,7 +90,9 @@ std::vector<Released> released() {
                               {"model.dense_ff", "8192"},
                               {"model.intra_document_attention", "false"},
                               {"train.steps", "30995"},
-                              {"train.weight_decay", "0.033"}}})}};
+                              {"train.weight_decay", "0.033"},
+                              {"train.skip_spikes", "6"},  // SkipStepAdamW
+                              {"train.skip_window", "128"}}})}};
 }
 
 // Keys that have no influence on what such a model learns.
