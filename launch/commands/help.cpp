@@ -21,9 +21,8 @@ std::string help_overview() {
          "  mpirun -n 2 emox train launch/recipes/quickstart.ini\n"
          "  emox eval runs/quickstart\n"
          "\n"
-         "Any key of a recipe can be given as --section.key=value.\n"
-         "exit codes: 0 done or cleanly stopped, 1 failed, 2 wrong usage, 75 try again;\n"
-         "128 + N: ended by signal N (commands other than train and study)\n";
+         "Any key of a recipe can be given as --section.key=value. Exit codes: 0 done or\n"
+         "cleanly stopped, 1 failed, 2 wrong usage, 75 try again, 128 + N by a signal.\n";
 }
 
 std::string help_train() {
