@@ -57,7 +57,11 @@ std::int64_t steps_left(std::span<const StudyCell> cells) {
 }  // namespace
 
 void check_cell(const StudyCell& cell) {
-  (void)plan_from_newest(cell.recipe, RunDirectory(cell.recipe.run.dir).checkpoints());
+  const RunStart start = plan_from_newest(cell.recipe, RunDirectory(cell.recipe.run.dir).checkpoints());
+  require<UsageError>(start.new_changes == 0 || start.step < cell.recipe.total_steps(),
+                      "the cell {} is trained to its last step: run.change = {} would change nothing in it, and the "
+                      "report would say otherwise; leave it out, or give the study another run.dir",
+                      cell.recipe.run.name, cell.recipe.run.change);
 }
 
 bool run_cells(Session& session, const CellsRequest& request, const std::function<void()>& begin,

@@ -12,10 +12,12 @@
 #include <tuple>
 
 #include "data/format/atomic_file.h"
+#include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
 #include "launch/report/html.h"
 #include "launch/study/cell_retention.h"
 #include "launch/train/run_directory.h"
+#include "launch/train/run_start.h"
 #include "model/transformer/parameter_count.h"
 #include "runtime/core/error.h"
 
@@ -117,6 +119,10 @@ void describe_models(const CellsRequest& request, const std::vector<StudyCell>& 
     if (!changes.empty())
       notes.remarks.push_back(fmt::format("{}, beyond [moe]: {}.", label, fmt::join(changes, "; ")));
   }
+  for (const StudyCell& cell : cells)  // a part of such a run had other values than the tables say
+    for (const std::string& line :
+         change_lines(plan_from_newest(cell.recipe, RunDirectory(cell.recipe.run.dir).checkpoints()).changes))
+      notes.remarks.push_back(fmt::format("{} was changed at {}.", cell.recipe.run.name, line));
 }
 
 /// What the finished cells found, written when there is any; on rank 0.

@@ -264,6 +264,13 @@ TEST_F(ProgramStudy, RefusesOtherValuesAndOtherDirectories) {
   refused("--seeds 0", "--seeds");
   refused("--data.eval_part=tune", "a study reports: data.eval_part = tune");
   refused("--tune train.learning_rate=1 --repeat-rounding", "--repeat-rounding is for the report");
+
+  // A wanted change is no other value, but the report says that a part of the run was another.
+  study("--cells emo --train.learning_rate=0.002 --run.change=train.learning_rate",
+        "emo-seed4 was changed at step 2: train.learning_rate 0.001 -> 0.002");
+  EXPECT_NE(text_of(study_ / "report.html").find("emo-seed4 was changed at step 2"), std::string::npos);
+  refused("--seeds 1 --cells emo --train.learning_rate=0.003 --run.change=train.learning_rate",
+          "the cell emo-seed4 is trained to its last step");
 }
 
 }  // namespace
