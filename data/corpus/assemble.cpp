@@ -7,6 +7,8 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <set>
+#include <tuple>
 
 #include "data/corpus/extract.h"
 #include "data/corpus/text.h"
@@ -45,11 +47,26 @@ std::vector<fs::path> files_of(const Domain& domain, const fs::path& root) {
 
 bool has_entries(Rule rule) { return rule == Rule::Dictd || rule == Rule::Fortune || rule == Rule::Sword; }
 
-void order(std::vector<Document>& documents) {
+double share_of(std::int64_t part, std::int64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+}  // namespace
+
+std::uint64_t part_hash(std::string_view text) { return hash_of(text, kPartSeed); }
+std::uint64_t order_hash(std::string_view text) { return hash_of(text, kOrderSeed); }
+std::uint64_t text_hash(std::string_view text) { return hash_of(text, 0); }
+
+Part part_of(std::uint64_t hash, int bits) {
+  const std::uint64_t first = hash >> (64 - bits);
+  return first == 0 ? Part::Report : first + 1 == std::uint64_t{1} << bits ? Part::Tune : Part::Train;
+}
+
+void order_documents(std::vector<Document>& documents) {
   std::vector<std::pair<std::uint64_t, Document>> keyed;
   keyed.reserve(documents.size());
   for (Document& d : documents) {
-    const std::uint64_t key = hash_of(d.text, kOrderSeed);
+    const std::uint64_t key = order_hash(d.text);
     keyed.emplace_back(key, std::move(d));
   }
   std::sort(keyed.begin(), keyed.end(), [](const auto& a, const auto& b) {
@@ -58,8 +75,6 @@ void order(std::vector<Document>& documents) {
   for (std::size_t i = 0; i < keyed.size(); ++i) documents[i] = std::move(keyed[i].second);
 }
 
-/// One document of every source comes before the second of any, so that the first ones are of as many sources as there
-/// are. Keeps the order otherwise.
 void spread_sources(std::vector<Document>& documents) {
   std::map<std::size_t, std::size_t> seen;
   std::vector<std::pair<std::size_t, Document>> ranked;
@@ -72,28 +87,16 @@ void spread_sources(std::vector<Document>& documents) {
   for (std::size_t i = 0; i < ranked.size(); ++i) documents[i] = std::move(ranked[i].second);
 }
 
-double share_of(std::int64_t part, std::int64_t whole) {
-  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
-}
-
-}  // namespace
-
-Part part_of(std::uint64_t hash, int share) {
-  const int unit = static_cast<int>(hash >> 60);
-  static_assert(kShareUnits == 16, "four bits of the hash");
-  return unit < share ? Part::Report : unit >= kShareUnits - share ? Part::Tune : Part::Train;
-}
-
 void add_file(Pieces& to, const std::string& name, const std::vector<std::string>& texts, bool entries, SeenTexts& seen,
               DomainReport& report) {
   const std::size_t file = to.files.size();
   to.files.push_back(name);
-  if (!entries) to.groups.push_back({file, -1, hash_of(name, kPartSeed)});
+  if (!entries) to.groups.push_back({file, -1, part_hash(name)});
   for (std::size_t i = 0; i < texts.size(); ++i) {
     const std::string text = clean_text(texts[i]);
-    if (entries) to.groups.push_back({file, static_cast<std::int64_t>(i), hash_of(text, kPartSeed)});
+    if (entries) to.groups.push_back({file, static_cast<std::int64_t>(i), part_hash(text)});
     for (std::string& piece : split_text(text)) {
-      if (seen.insert(hash_of(piece, 0)).second)
+      if (seen.insert(text_hash(piece)).second)
         to.pieces.push_back({std::move(piece), to.groups.size() - 1});
       else
         ++report.duplicates;
@@ -109,19 +112,19 @@ Pieces collect_pieces(const Domain& domain, const fs::path& root, SeenTexts& see
   return all;
 }
 
-Parts divide(const Pieces& from, int share) {
+Parts divide(const Pieces& from, int bits) {
   Parts parts;
   std::vector<Document>* const of_part[] = {&parts.train, &parts.tune, &parts.held_out};
   const auto file_of = [&](const Document& d) { return from.groups[d.group].file; };
   for (const Document& piece : from.pieces) {
-    auto& documents = *of_part[static_cast<std::size_t>(part_of(from.groups[piece.group].hash, share))];
+    auto& documents = *of_part[static_cast<std::size_t>(part_of(from.groups[piece.group].hash, bits))];
     const bool neighbours = !documents.empty() && file_of(documents.back()) == file_of(piece);
     if (!neighbours || !join_short(documents.back().text, piece.text)) documents.push_back(piece);
   }
   for (std::vector<Document>* documents : of_part) {
     parts.too_short += static_cast<std::int64_t>(
         std::erase_if(*documents, [](const Document& d) { return d.text.size() < kMinDocumentBytes; }));
-    order(*documents);
+    order_documents(*documents);
   }
   return parts;
 }
@@ -181,6 +184,31 @@ std::int64_t bytes_of(const std::vector<Document>& documents) {
   });
 }
 
+std::int64_t sources_of(const std::vector<Document>& documents) {
+  std::set<std::size_t> groups;
+  for (const Document& d : documents) groups.insert(d.group);
+  return static_cast<std::int64_t>(groups.size());
+}
+
+bool enough_held_out(const Parts& parts) {
+  const auto enough = [](const std::vector<Document>& part) {
+    return static_cast<std::int64_t>(part.size()) >= kMinHeldOut && sources_of(part) >= kMinHeldOutSources;
+  };
+  return enough(parts.tune) && enough(parts.held_out);
+}
+
+PartReport describe(const std::vector<Document>& documents, const SpanMarks* spans) {
+  PartReport report;
+  report.documents = static_cast<std::int64_t>(documents.size());
+  report.bytes = bytes_of(documents);
+  report.sources = sources_of(documents);
+  if (spans == nullptr) return report;
+  report.in_training_file = repeated_share(documents, *spans, kInTrainingFile);
+  report.in_training_text = repeated_share(documents, *spans, kInTraining);
+  report.in_reported_text = repeated_share(documents, *spans, kInReport);
+  return report;
+}
+
 double repeated_share(const std::vector<Document>& documents, const SpanMarks& spans, std::uint8_t marks) {
   std::int64_t repeated = 0;
   for (const Document& d : documents) repeated += spans.repeated_bytes(d.text, marks);
@@ -203,25 +231,30 @@ void write_parts(const fs::path& directory, const Pieces& pieces, const Parts& p
   }
   write_file_atomically(directory / kFileNames, names);
 
-  const auto tokenizer = make_tokenizer("byte");
   const auto write = [&](const std::string& name, const std::vector<Document>& documents) {
-    std::vector<std::uint16_t> tokens;
-    std::vector<std::int64_t> offsets = {0};
-    std::vector<std::int64_t> groups;
-    for (const Document& document : documents) {
-      for (const std::int32_t id : tokenizer->encode(document.text)) tokens.push_back(static_cast<std::uint16_t>(id));
-      tokens.push_back(static_cast<std::uint16_t>(tokenizer->eos()));
-      offsets.push_back(static_cast<std::int64_t>(tokens.size()));
-      groups.push_back(numbers.at(document.group));
-    }
-    const fs::path file = directory / (name + ".npy");
-    write_npy(file, std::span<const std::uint16_t>(tokens));
-    write_npy(document_index_path(file), std::span<const std::int64_t>(offsets));
-    write_npy(document_files_path(file), std::span<const std::int64_t>(groups));
+    write_documents(directory, name, documents, [&](std::size_t group) { return numbers.at(group); });
   };
   write("train", parts.train);
   write(kTunePart, parts.tune);
   write(kReportPart, parts.held_out);
+}
+
+void write_documents(const fs::path& directory, const std::string& name, const std::vector<Document>& documents,
+                     const std::function<std::int64_t(std::size_t)>& number_of_group) {
+  const auto tokenizer = make_tokenizer("byte");
+  std::vector<std::uint16_t> tokens;
+  std::vector<std::int64_t> offsets = {0};
+  std::vector<std::int64_t> groups;
+  for (const Document& document : documents) {
+    for (const std::int32_t id : tokenizer->encode(document.text)) tokens.push_back(static_cast<std::uint16_t>(id));
+    tokens.push_back(static_cast<std::uint16_t>(tokenizer->eos()));
+    offsets.push_back(static_cast<std::int64_t>(tokens.size()));
+    groups.push_back(number_of_group(document.group));
+  }
+  const fs::path file = directory / (name + ".npy");
+  write_npy(file, std::span<const std::uint16_t>(tokens));
+  write_npy(document_index_path(file), std::span<const std::int64_t>(offsets));
+  write_npy(document_files_path(file), std::span<const std::int64_t>(groups));
 }
 
 }  // namespace emox

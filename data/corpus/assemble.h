@@ -7,7 +7,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
+#include <string_view>
 #include <unordered_set>
 #include <vector>
 
@@ -20,13 +22,18 @@ namespace emox {
 /// Hashes of all texts seen so far, over all domains.
 using SeenTexts = std::unordered_set<std::uint64_t>;
 
+/// The hashes that decide the part of a group, the order of documents, and what is a duplicate: independent ones.
+std::uint64_t part_hash(std::string_view name_or_text);
+std::uint64_t order_hash(std::string_view text);
+std::uint64_t text_hash(std::string_view text);
+
 /// What a document is for.
 enum class Part : std::uint8_t { Train, Tune, Report };
 
-/// Of the 16 ranges of the groups' hashes, each held part gets so many, from its own end: the larger share holds the
-/// smaller.
-inline constexpr int kSmallestShare = 1, kLargestShare = 4, kShareUnits = 16;
-Part part_of(std::uint64_t hash, int share);
+/// Each held part gets 1 of 2^bits of the sources, by the first bits of their hashes: all 0 or all 1. Fewer bits hold
+/// out all that more bits do.
+inline constexpr int kHeldOutBits = 4, kFewestHeldOutBits = 2;
+Part part_of(std::uint64_t hash, int bits);
 
 struct Group {
   std::size_t file = 0;     ///< index in Pieces::files
@@ -58,8 +65,13 @@ struct Parts {
   std::vector<Document> train, tune, held_out;
   std::int64_t too_short = 0;  ///< dropped
 };
+/// The pseudo-random order.
+void order_documents(std::vector<Document>& documents);
+/// One document of every source comes before the second of any, so that the first ones are of as many sources as there
+/// are. Keeps the order otherwise.
+void spread_sources(std::vector<Document>& documents);
 /// Short neighbours are joined within a file and part.
-Parts divide(const Pieces& pieces, int share);
+Parts divide(const Pieces& pieces, int bits);
 
 /// What SpanMarks says about where a span of held-out text occurs.
 inline constexpr std::uint8_t kInTraining = 1, kInReport = 2, kInTune = 4, kInTrainingFile = 8;
@@ -72,6 +84,9 @@ SpanMarks mark_spans(const std::vector<Parts>& domains);
 /// the report part. Returns how many.
 std::int64_t drop_repeated(Parts& parts, const SpanMarks& spans);
 
+/// At least kMinHeldOut documents of kMinHeldOutSources sources in both held-out parts.
+bool enough_held_out(const Parts& parts);
+
 /// Cuts the training part at the cap (bytes) and the others to a fraction of the number of documents that are left, at
 /// least kMinHeldOut, from as many sources as there are. Returns how many documents were left out.
 std::int64_t cap(Parts& parts, std::int64_t bytes_per_domain, double held_out_fraction);
@@ -80,8 +95,15 @@ std::int64_t bytes_of(const std::vector<Document>& documents);
 /// The repeated part of the bytes of some documents.
 double repeated_share(const std::vector<Document>& documents, const SpanMarks& spans, std::uint8_t marks);
 
+/// `spans`: null for the training part.
+PartReport describe(const std::vector<Document>& documents, const SpanMarks* spans);
+
 /// Writes `<part>.npy` (uint16), `<part>.docs.npy` and `<part>.files.npy` (int64, the group of each document) of the
 /// three parts, and `files.txt`, whose line g (from 0) names group g. Throws IoError.
 void write_parts(const std::filesystem::path& directory, const Pieces& pieces, const Parts& parts);
+/// The three .npy files of one part.
+void write_documents(const std::filesystem::path& directory, const std::string& name,
+                     const std::vector<Document>& documents,
+                     const std::function<std::int64_t(std::size_t)>& number_of_group);
 
 }  // namespace emox

@@ -1,15 +1,10 @@
 #include "data/corpus/corpus.h"
 
-#include <fcntl.h>
 #include <fmt/ranges.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cerrno>
-#include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <set>
 #include <utility>
@@ -17,44 +12,13 @@
 #include "data/corpus/assemble.h"
 #include "data/corpus/manifest.h"
 #include "data/corpus/packages.h"
-#include "data/format/atomic_file.h"
+#include "data/corpus/place.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/log.h"
 
 namespace emox {
 namespace {
 namespace fs = std::filesystem;
-
-/// Held while a build runs, so that two builds never write into one another. The kernel lets go of it when the process
-/// ends.
-class BuildLock {
- public:
-  explicit BuildLock(const fs::path& path)
-      : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
-    require<IoError>(fd_ >= 0, "cannot create {}; check that the directory is writable", path.string());
-    // A file system without locks (another errno) is used without; a name that no longer leads to the locked file means
-    // that its holder has just ended and a third build may have begun.
-    const bool taken = ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    struct stat mine {
-    }, named{};
-    const bool same = ::fstat(fd_, &mine) == 0 && ::stat(path.c_str(), &named) == 0 && mine.st_ino == named.st_ino;
-    if (!taken && same) return;
-    ::close(fd_);
-    fail<UsageError>("another `emox corpus` is building here ({} is locked): wait for it", path.string());
-  }
-  ~BuildLock() {
-    ::unlink(path_.c_str());
-    ::close(fd_);
-  }
-  BuildLock(const BuildLock&) = delete;
-  BuildLock& operator=(const BuildLock&) = delete;
-
- private:
-  fs::path path_;
-  int fd_;
-};
-
-fs::path with_suffix(const fs::path& path, const char* suffix) { return path.string() + suffix; }
 
 std::vector<Domain> chosen_domains(const CorpusOptions& options, const std::vector<Domain>& table) {
   std::vector<std::string> known;
@@ -79,21 +43,6 @@ void check(const CorpusOptions& options) {
                       "a held-out fraction of {} is not in (0, 0.5]", options.held_out_fraction);
 }
 
-/// True if a whole corpus with the same options is at the output. Throws if what is there must not be replaced.
-bool already_built(const CorpusOptions& options, const std::vector<Domain>& domains) {
-  const fs::path output = options.output;
-  if (!fs::exists(output) || (fs::is_directory(output) && fs::is_empty(output))) return false;
-  require<UsageError>(fs::exists(output / kManifestName),
-                      "{} exists and is no corpus (it has no {}): remove it or choose another output", options.output,
-                      kManifestName);
-  if (options.force) return false;
-  require<UsageError>(
-      same_options(read_corpus_manifest(output), options, domains),
-      "{} holds a corpus that was built with other options: choose another output, or rebuild it with --force",
-      options.output);
-  return true;
-}
-
 /// A domain on its way from packages to files.
 struct Work {
   DomainReport report;
@@ -114,50 +63,26 @@ Work read_domain(const Domain& domain, const std::vector<Package>& packages, con
   return work;
 }
 
-std::int64_t sources_of(const std::vector<Document>& documents) {
-  std::set<std::size_t> groups;
-  for (const Document& d : documents) groups.insert(d.group);
-  return static_cast<std::int64_t>(groups.size());
-}
-
-bool enough_held_out(const Parts& parts) {
-  const auto enough = [](const std::vector<Document>& part) {
-    return static_cast<std::int64_t>(part.size()) >= kMinHeldOut && sources_of(part) >= kMinHeldOutSources;
-  };
-  return enough(parts.tune) && enough(parts.held_out);
-}
-
 /// Divides all domains at once, since what one trains on is not held out in another. A domain that would hold out too
 /// few documents, or from too few sources, gets a larger share.
 std::vector<Parts> divide_all(std::vector<Work>& domains, SpanMarks& spans) {
-  for (Work& w : domains) w.report.held_out_sixteenths = kSmallestShare;
+  std::vector<int> bits(domains.size(), kHeldOutBits);
   for (;;) {
     std::vector<Parts> parts;
-    for (const Work& w : domains) parts.push_back(divide(w.pieces, static_cast<int>(w.report.held_out_sixteenths)));
+    for (std::size_t i = 0; i < domains.size(); ++i) parts.push_back(divide(domains[i].pieces, bits[i]));
     spans = mark_spans(parts);
     bool enough = true;
     for (std::size_t i = 0; i < domains.size(); ++i) {
       DomainReport& report = domains[i].report;
       report.too_short = parts[i].too_short;
       report.repeated = drop_repeated(parts[i], spans);
-      if (enough_held_out(parts[i]) || report.held_out_sixteenths == kLargestShare) continue;
-      report.held_out_sixteenths *= 2;
+      report.held_out_share = std::ldexp(1.0, -bits[i]);
+      if (enough_held_out(parts[i]) || bits[i] == kFewestHeldOutBits) continue;
+      --bits[i];
       enough = false;
     }
     if (enough) return parts;
   }
-}
-
-PartReport describe(const std::vector<Document>& documents, const SpanMarks& spans, bool held_out) {
-  PartReport report;
-  report.documents = static_cast<std::int64_t>(documents.size());
-  report.bytes = bytes_of(documents);
-  report.sources = sources_of(documents);
-  if (!held_out) return report;
-  report.in_training_file = repeated_share(documents, spans, kInTrainingFile);
-  report.in_training_text = repeated_share(documents, spans, kInTraining);
-  report.in_reported_text = repeated_share(documents, spans, kInReport);
-  return report;
 }
 
 /// From the texts to the files below `directory`.
@@ -170,9 +95,9 @@ void write_domains(std::vector<Work>& domains, const CorpusOptions& options, con
   }
   for (std::size_t i = 0; i < domains.size(); ++i) {
     DomainReport& report = domains[i].report;
-    report.train = describe(parts[i].train, spans, false);
-    report.tune = describe(parts[i].tune, spans, true);
-    report.held_out = describe(parts[i].held_out, spans, true);
+    report.train = describe(parts[i].train, nullptr);
+    report.tune = describe(parts[i].tune, &spans);
+    report.held_out = describe(parts[i].held_out, &spans);
     // A part that results are reported on is not what it is called while its files are empty.
     for (const auto& [name, part] : {std::pair("training", &report.train), std::pair("tuning", &report.tune),
                                      std::pair("reported", &report.held_out)}) {
@@ -186,25 +111,15 @@ void write_domains(std::vector<Work>& domains, const CorpusOptions& options, con
   }
 }
 
-/// Puts the finished directory in the place of what is there. A crash in between leaves no corpus, never a mixture of
-/// two.
-void move_into_place(const fs::path& work, const fs::path& output) {
-  const fs::path old = with_suffix(output, ".old");
-  fs::remove_all(old);
-  if (fs::exists(output)) fs::rename(output, old);
-  fs::rename(work, output);
-  const fs::path parent = output.parent_path();
-  flush_directory(parent.empty() ? fs::path(".") : parent);
-  fs::remove_all(old);
-}
-
 void remove_downloads(const std::vector<std::vector<Package>>& packages, const fs::path& directory) {
+  // The corpus is built: what cannot be removed stays.
+  std::error_code ignored;
   for (const auto& of_domain : packages) {
     for (const Package& p : of_domain) {
-      if (p.downloaded) fs::remove(p.file);
+      if (p.downloaded) fs::remove(p.file, ignored);
     }
   }
-  if (fs::is_empty(directory)) fs::remove(directory);
+  if (fs::is_empty(directory, ignored)) fs::remove(directory, ignored);
 }
 
 std::vector<std::vector<Package>> fetch_all(const std::vector<Domain>& domains, const fs::path& directory, Log& log) {
@@ -221,14 +136,11 @@ std::vector<std::vector<Package>> fetch_all(const std::vector<Domain>& domains, 
   return grouped;
 }
 
-void build(const CorpusOptions& options, const std::vector<Domain>& domains, CorpusReport& report, Log& log) {
-  const fs::path output = options.output;
-  const fs::path work = with_suffix(output, ".partial");
-  const fs::path downloads =
-      options.download_directory.empty() ? with_suffix(output, ".packages") : fs::path(options.download_directory);
-  const auto packages = fetch_all(domains, downloads, log);
-  fs::remove_all(work);
-  fs::create_directories(work);
+/// The packages, by domain; those that this call downloaded go again unless they are to stay.
+std::vector<std::vector<Package>> build(const CorpusOptions& options, const std::vector<Domain>& domains,
+                                        const fs::path& downloads, const fs::path& work, CorpusReport& report,
+                                        Log& log) {
+  auto packages = fetch_all(domains, downloads, log);
   SeenTexts seen;
   std::vector<Work> read;
   for (std::size_t i = 0; i < domains.size(); ++i) {
@@ -240,9 +152,7 @@ void build(const CorpusOptions& options, const std::vector<Domain>& domains, Cor
   log.info("dividing into training, tuning and reported text, and dropping what repeats training text");
   write_domains(read, options, work);
   for (Work& w : read) report.domains.push_back(std::move(w.report));
-  write_manifest(work, options, domains, report);
-  move_into_place(work, output);
-  if (!options.keep_packages) remove_downloads(packages, downloads);
+  return packages;
 }
 
 }  // namespace
@@ -251,31 +161,36 @@ CorpusReport build_corpus(const CorpusOptions& options, Log& log) {
   return build_corpus(options, standard_domains(), log);
 }
 
-CorpusReport build_corpus(const CorpusOptions& given, const std::vector<Domain>& table, Log& log) {
-  const auto start = std::chrono::steady_clock::now();
-  CorpusOptions options = given;
-  while (options.output.size() > 1 && options.output.ends_with('/')) options.output.pop_back();
+CorpusReport build_corpus(const CorpusOptions& options, const std::vector<Domain>& table, Log& log) {
   check(options);
   const std::vector<Domain> domains = chosen_domains(options, table);
-  CorpusReport report;
-  try {
-    const fs::path parent = fs::path(options.output).parent_path();
-    if (!parent.empty()) fs::create_directories(parent);
-    if (already_built(options, domains)) {
-      report = report_of(read_corpus_manifest(options.output));
-      report.reused = true;
-      log.info("{} is already built with these options ({} domains); use --force to build it again", options.output,
-               report.domains.size());
-    } else {
-      const BuildLock lock(with_suffix(options.output, ".lock"));
-      build(options, domains, report, log);
-    }
-  } catch (const fs::filesystem_error& e) {
-    fail<IoError>("building {} failed: {}; check permissions and free space, and run again", options.output, e.what());
-  }
-  report.output = options.output;
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::vector<std::vector<Package>> packages;
+  const fs::path downloads =
+      options.download_directory.empty() ? beside(options.output, ".packages") : fs::path(options.download_directory);
+  const CorpusReport report = build_in_place(
+      options.output, options.force, options_json(options, domains),
+      [&](const fs::path& work, CorpusReport& r) { packages = build(options, domains, downloads, work, r, log); }, log);
+  if (!options.keep_packages && !packages.empty()) remove_downloads(packages, downloads);
   return report;
+}
+
+std::vector<std::string> dropped_lines(const DomainReport& report) {
+  const std::pair<std::int64_t, const char*> reasons[] = {
+      {report.text.links, "links or special files"},
+      {report.text.binary_files, "binary files"},
+      {report.text.damaged_files, "damaged files (from the damage on)"},
+      {report.text.binary, "documents with a zero byte"},
+      {report.text.not_utf8, "documents that are not UTF-8"},
+      {report.text.no_text, "lines without a JSON object with a string `text`"},
+      {report.too_short, "documents that are too short"},
+      {report.duplicates, "duplicates"},
+      {report.repeated, "held-out documents that repeat other text"},
+      {report.left_out, "documents for which there was no room"},
+  };
+  std::vector<std::string> lines;
+  for (const auto& [number, reason] : reasons)
+    if (number > 0) lines.push_back(fmt::format("{} {}", number, reason));
+  return lines;
 }
 
 std::vector<std::string> source_lines(const CorpusReport& report) {

@@ -52,15 +52,27 @@ struct PartReport {
   double in_training_file = 0, in_training_text = 0, in_reported_text = 0;
 };
 
+/// Of the user's own text: what came in, and what did not get into any part, by reason.
+struct TextCounts {
+  std::int64_t files = 0, bytes = 0;  ///< read; bytes as they are stored, packed or not
+  std::int64_t links = 0;             ///< not followed: links, sockets and the like below a directory
+  std::int64_t binary_files = 0;      ///< with a zero byte at the beginning: nothing of them is used
+  std::int64_t damaged_files = 0;     ///< cannot be unpacked to their end: what came before the damage is used
+  std::int64_t binary = 0;            ///< documents with a zero byte
+  std::int64_t not_utf8 = 0;          ///< documents
+  std::int64_t no_text = 0;           ///< lines that are no JSON object with a string `text`, or are too long
+};
+
 struct DomainReport {
   std::string label;
   std::vector<PackageReport> packages;
   PartReport train, tune, held_out;
-  std::int64_t held_out_sixteenths = 0;  ///< of the sources, each for tune and held_out: 1, 2 or 4
-  std::int64_t repeated = 0;             ///< dropped from tune and held_out: more than kMaxRepeated of it is repeated
-  std::int64_t duplicates = 0;           ///< dropped: the same text was seen before, in this domain or an earlier one
-  std::int64_t too_short = 0;  ///< dropped: shorter than kMinDocumentBytes even when joined with their neighbours
-  std::int64_t left_out = 0;   ///< because of bytes_per_domain and held_out_fraction
+  double held_out_share = 0;    ///< of the sources, for each of tune and held_out
+  std::int64_t repeated = 0;    ///< dropped from tune and held_out: more than kMaxRepeated of it is repeated
+  std::int64_t duplicates = 0;  ///< dropped: the same text was seen before, in this domain or an earlier one
+  std::int64_t too_short = 0;   ///< dropped: shorter than kMinDocumentBytes even when joined with their neighbours
+  TextCounts text;              ///< zero for domains from packages
+  std::int64_t left_out = 0;    ///< because of bytes_per_domain and held_out_fraction
 };
 
 struct CorpusReport {
@@ -78,6 +90,9 @@ nlohmann::json to_json(const CorpusReport& report);
 CorpusReport build_corpus(const CorpusOptions& options, Log& log);
 /// The same with other domains than standard_domains().
 CorpusReport build_corpus(const CorpusOptions& options, const std::vector<Domain>& table, Log& log);
+
+/// "12 duplicates" and the like: what of a domain is in no part, and why. Empty if nothing was dropped.
+std::vector<std::string> dropped_lines(const DomainReport& report);
 
 /// `label:1:<output>/<label>` of every domain: the lines for `data.source`.
 std::vector<std::string> source_lines(const CorpusReport& report);

@@ -56,17 +56,6 @@ std::string valid_text(std::string_view text) {
   return out;
 }
 
-/// The last place in (lower, limit] where a piece may end, best kind first: paragraph, line, sentence, word, character.
-std::size_t cut_before(std::string_view text, std::size_t limit) {
-  const std::size_t lower = limit / 2;
-  for (const std::string_view mark : {"\n\n", "\n", ". ", " "}) {
-    const std::size_t at = text.rfind(mark, limit - mark.size());
-    if (at != std::string_view::npos && at >= lower) return at + mark.size();
-  }
-  while (limit > 1 && (static_cast<unsigned char>(text[limit]) & 0xC0) == 0x80) --limit;
-  return limit;
-}
-
 /// Paragraphs, each with a note whether a break stands before it.
 struct Paragraph {
   std::string_view text;
@@ -93,6 +82,27 @@ std::vector<Paragraph> paragraphs_of(std::string_view text) {
 }
 
 }  // namespace
+
+std::size_t cut_before(std::string_view text, std::size_t limit) {
+  const std::size_t lower = limit / 2;
+  for (const std::string_view mark : {"\n\n", "\n", ". ", " "}) {
+    const std::size_t at = text.rfind(mark, limit - mark.size());
+    if (at != std::string_view::npos && at >= lower) return at + mark.size();
+  }
+  // A character has at most three bytes after its first; where more follow, this is no text.
+  std::size_t cut = limit;
+  while (cut > 1 && limit - cut < 3 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;
+  return cut;
+}
+
+bool is_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const std::size_t length = character(text, i);
+    if (length == 0) return false;
+    i += length;
+  }
+  return true;
+}
 
 std::string clean_text(std::string_view raw) {
   const std::string text = valid_text(raw);

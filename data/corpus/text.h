@@ -29,6 +29,12 @@ std::string reflow(std::string_view text);
 /// A rest below kShortDocumentBytes goes to the piece before it where it fits. Pieces have no kBreak and no blank ends.
 std::vector<std::string> split_text(std::string_view text);
 
+/// The last place in (limit / 2, limit] where a piece of a longer text may end, best kind first: after a paragraph, a
+/// line, a sentence, a word, a character.
+std::size_t cut_before(std::string_view text, std::size_t limit);
+
+bool is_utf8(std::string_view text);
+
 /// For one line of a text file or a message, whatever the bytes: control characters, the backslash and bytes that are
 /// not valid UTF-8 become \\xHH.
 std::string printable(std::string_view text);

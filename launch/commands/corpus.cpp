@@ -1,10 +1,12 @@
 #include "data/corpus/corpus.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 
 #include "data/corpus/overlap.h"
+#include "data/corpus/text_corpus.h"
 #include "launch/commands/command.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/json_text.h"
@@ -26,25 +28,26 @@ std::int64_t positive(const std::string& option, const std::string& text) {
   return value;
 }
 
-}  // namespace
-
-int run_corpus(const std::vector<std::string>& args) {
-  const Arguments a = parse_args(args, {.command = "emox corpus",
-                                        .flags = {"--json", "--force", "--keep-packages"},
-                                        .options = {"--output", "--bytes-per-domain", "--packages"}});
-  CorpusOptions options;
-  options.output = a.value("--output", options.output);
-  options.download_directory = a.value("--packages");
-  options.keep_packages = a.has("--keep-packages");
-  options.force = a.has("--force");
-  if (a.has("--bytes-per-domain"))
-    options.bytes_per_domain = positive("--bytes-per-domain", a.value("--bytes-per-domain"));
-  Log log;
-  const CorpusReport report = build_corpus(options, log);
-  if (a.has("--json")) {
-    fmt::print("{}\n", json_text(to_json(report)));
-    return kDone;
+/// What follows `--text`: LABEL=PATH, once or more.
+std::vector<LabelledText> take_texts(std::vector<std::string>& args) {
+  std::vector<LabelledText> texts;
+  for (auto arg = args.begin(); arg != args.end();) {
+    const bool joined = arg->starts_with("--text=");
+    if (!joined && *arg != "--text") {
+      ++arg;
+      continue;
+    }
+    if (joined) texts.push_back(LabelledText::parse(arg->substr(7)));
+    arg = args.erase(arg);
+    const std::size_t before = texts.size();
+    for (; arg != args.end() && !arg->starts_with("-"); arg = args.erase(arg))
+      texts.push_back(LabelledText::parse(*arg));
+    require<UsageError>(joined || texts.size() > before, "emox corpus: --text needs a value: write --text LABEL=PATH");
   }
+  return texts;
+}
+
+void print_table(const CorpusReport& report) {
   std::int64_t bytes = 0;
   const auto percent = [](double share) { return fmt::format("{:.2f} %", 100 * share); };
   fmt::print("{:<20} {:>22}   {:>28}   {:>28}\n{:<20} {:>9} {:>12}", "", "training", "tuning", "reported", "",
@@ -59,8 +62,42 @@ int run_corpus(const std::vector<std::string>& args) {
     fmt::print("\n");
   }
   fmt::print("repeated: in spans of {} bytes that also occur in the training text\n", kSpanBytes);
-  fmt::print("{} domains, {:.1f} MB of training text in {} ({:.0f} s)\n", report.domains.size(),
-             static_cast<double>(bytes) / 1e6, report.output, report.seconds);
+  for (const DomainReport& d : report.domains) {
+    const auto dropped = dropped_lines(d);
+    if (d.text.files > 0 && !dropped.empty()) fmt::print("{}: dropped {}\n", d.label, fmt::join(dropped, ", "));
+  }
+  fmt::print("{} domain{}, {:.1f} MB of training text in {} ({:.0f} s)\n", report.domains.size(),
+             report.domains.size() == 1 ? "" : "s", static_cast<double>(bytes) / 1e6, report.output, report.seconds);
+  if (!report.domains.empty() && report.domains[0].text.files > 0)
+    for (const std::string& line : source_lines(report)) fmt::print("  --data.source={}\n", line);
+}
+
+}  // namespace
+
+int run_corpus(const std::vector<std::string>& given) {
+  std::vector<std::string> args = given;
+  const std::vector<LabelledText> texts = take_texts(args);
+  const Arguments a = parse_args(args, {.command = "emox corpus",
+                                        .flags = {"--json", "--force", "--keep-packages"},
+                                        .options = {"--output", "--bytes-per-domain", "--packages", "--text"}});
+  CorpusOptions options;
+  options.output = a.value("--output", texts.empty() ? options.output : "");
+  options.download_directory = a.value("--packages");
+  options.keep_packages = a.has("--keep-packages");
+  options.force = a.has("--force");
+  if (a.has("--bytes-per-domain"))
+    options.bytes_per_domain = positive("--bytes-per-domain", a.value("--bytes-per-domain"));
+  if (!texts.empty()) {
+    for (const char* option : {"--bytes-per-domain", "--packages", "--keep-packages"})
+      require<UsageError>(!a.has(option), "emox corpus: {} is for the standard domains, not for --text", option);
+  }
+  Log log;
+  const CorpusReport report =
+      texts.empty() ? build_corpus(options, log) : build_text_corpus({options.output, texts, options.force}, log);
+  if (a.has("--json"))
+    fmt::print("{}\n", json_text(to_json(report)));
+  else
+    print_table(report);
   return kDone;
 }
 

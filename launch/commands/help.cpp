@@ -114,13 +114,17 @@ std::string help_select() {
 
 std::string help_corpus() {
   return "usage: emox corpus [options]\n"
+         "       emox corpus --text LABEL=PATH... --output DIR\n"
          "\n"
          "Builds the corpus that launch/recipes/quickstart.ini and tiny.ini read: ten\n"
          "domains of real text from small Debian 12 packages (54 MB, fetched by apt-get,\n"
-         "not installed). A corpus that is complete is kept as it is.\n"
+         "not installed); or one of your own text: text files, .jsonl with a field `text`,\n"
+         "both also .gz, directories of them. A domain has train.npy, tune.npy to choose\n"
+         "settings by and heldout.npy to report on; neither repeats training text.\n"
          "\n"
          "options:\n"
          "  --output DIR           where it is written (corpus/quickstart)\n"
+         "  --text LABEL=PATH ...  your own text; several paths of a label are one domain\n"
          "  --bytes-per-domain N   training text of one domain, at most (3000000)\n"
          "  --packages DIR         directory with the .deb files: no network is needed\n"
          "  --keep-packages        do not remove downloaded packages afterwards\n"

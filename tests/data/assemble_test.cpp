@@ -39,7 +39,7 @@ TEST(Documents, ShortOnesAreJoinedWithinAFileAndPartOrDropped) {
   const std::string a(150, 'a'), b(150, 'b'), c(150, 'c');
   add_file(files, "x", {a, b, "tiny"}, false, seen, report);
   add_file(files, "y", {c}, false, seen, report);
-  const Parts parts = divide(files, 1);
+  const Parts parts = divide(files, 4);
   Texts all = texts_of(parts.train);
   for (const auto* part : {&parts.tune, &parts.held_out})
     for (const Document& d : *part) all.push_back(d.text);
@@ -48,12 +48,12 @@ TEST(Documents, ShortOnesAreJoinedWithinAFileAndPartOrDropped) {
   EXPECT_EQ(parts.too_short, 1);
 
   for (int i = 0; i < 400; ++i) add_file(entries, "z", {made_text(i, 100)}, true, seen, report);
-  for (const Document& d : divide(entries, 4).held_out) {
+  for (const Document& d : divide(entries, 2).held_out) {
     for (std::size_t at = 0; at < d.text.size(); at += 102) {
       Pieces alone;
       SeenTexts fresh;
       add_file(alone, "z", {d.text.substr(at, 100)}, true, fresh, report);
-      EXPECT_EQ(part_of(alone.groups[0].hash, 4), Part::Report) << "joined with an entry of another part";
+      EXPECT_EQ(part_of(alone.groups[0].hash, 2), Part::Report) << "joined with an entry of another part";
     }
   }
 }
@@ -66,8 +66,9 @@ TEST(Division, IsOfWholeSourcesAndLargerSharesHoldSmallerOnes) {
     add_file(pieces, fmt::format("file {}", f), {made_text(2 * f, 300), made_text(2 * f + 1, 300)}, false, seen,
              report);
   std::set<std::size_t> tune, held;
-  for (int share = 1; share <= 4; share *= 2) {
-    const Parts parts = divide(pieces, share);
+  for (int bits = 5; bits >= 2; --bits) {
+    const double share = std::ldexp(1.0, -bits);
+    const Parts parts = divide(pieces, bits);
     std::map<std::size_t, std::set<Part>> of_group;
     std::set<std::size_t> tune_now, held_now;
     for (const Document& d : parts.train) of_group[d.group].insert(Part::Train);
@@ -76,7 +77,7 @@ TEST(Division, IsOfWholeSourcesAndLargerSharesHoldSmallerOnes) {
     EXPECT_EQ(of_group.size(), 300u);
     for (const auto& [group, parts_of] : of_group) EXPECT_EQ(parts_of.size(), 1u) << pieces.files[group];
     for (const auto& [now, before] : {std::pair(&tune_now, &tune), std::pair(&held_now, &held)}) {
-      EXPECT_NEAR(static_cast<double>(now->size()), 300 * share / 16.0, 5 * std::sqrt(300 * share / 16.0));
+      EXPECT_NEAR(static_cast<double>(now->size()), 300 * share, 5 * std::sqrt(300 * share));
       EXPECT_TRUE(std::includes(now->begin(), now->end(), before->begin(), before->end()));
       *before = *now;
     }
@@ -94,7 +95,7 @@ TEST(Division, DoesNotDependOnTheOrderOfTheFiles) {
     add_file(forwards, fmt::format("file {}", f), {made_text(f, 300)}, false, seen, report);
     add_file(backwards, fmt::format("file {}", 99 - f), {made_text(99 - f, 300)}, false, again, report);
   }
-  const Parts a = divide(forwards, 2), b = divide(backwards, 2);
+  const Parts a = divide(forwards, 3), b = divide(backwards, 3);
   EXPECT_EQ(texts_of(a.train), texts_of(b.train));
   EXPECT_EQ(texts_of(a.tune), texts_of(b.tune));
   EXPECT_EQ(texts_of(a.held_out), texts_of(b.held_out));
@@ -105,7 +106,7 @@ TEST(Division, CapsTheBytesAndTheHeldOutDocuments) {
   DomainReport report;
   Pieces pieces;
   for (int i = 0; i < 4000; ++i) add_file(pieces, "x", {made_text(i, 250)}, true, seen, report);
-  Parts few = divide(pieces, 1), many = divide(pieces, 1);
+  Parts few = divide(pieces, 4), many = divide(pieces, 4);
   const auto total = static_cast<std::int64_t>(few.train.size() + few.tune.size() + few.held_out.size());
   EXPECT_EQ(cap(few, 25'100, 0.05), total - 140);
   EXPECT_EQ(few.train.size(), 100u);

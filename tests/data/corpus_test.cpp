@@ -221,6 +221,13 @@ TEST_F(CorpusTest, ACompleteCorpusIsReusedAndOthersAreNotTouched) {
   EXPECT_EQ(to_json(again)["domains"], to_json(built)["domains"]);
   options_.bytes_per_domain = 30'000;
   EXPECT_TRUE(throws_with<UsageError>([&] { build(); }, {"other options", "--force"}));
+  // As the rules before wrote it.
+  const fs::path manifest = fs::path(options_.output) / "corpus.json";
+  auto old = nlohmann::json::parse(read_bytes(manifest));
+  old["options"]["rules_version"] = 1;
+  write_bytes(manifest, old.dump());
+  EXPECT_TRUE(
+      throws_with<UsageError>([&] { build(); }, {"version 1 of the rules", "repeats training text", "--force"}));
   options_.output = directory_.path().string();
   EXPECT_TRUE(throws_with<UsageError>([&] { build(); }, {"no corpus", "corpus.json"}));
 }
@@ -263,6 +270,7 @@ TEST_F(CorpusTest, AFailingBuildLeavesTheOldCorpusAlone) {
   table_[1].files = {"usr/share/elsewhere/**"};
   EXPECT_TRUE(throws_with<IoError>([&] { build(); }, {"domain pages", "usr/share/elsewhere/**"}));
   EXPECT_EQ(contents(), before);
+  EXPECT_FALSE(fs::exists(options_.output + ".partial"));
 }
 
 TEST_F(CorpusTest, ChosenDomainsAndUnknownLabels) {
