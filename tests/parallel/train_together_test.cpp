@@ -9,7 +9,9 @@
 
 #include "launch/train/balance_group.h"
 #include "launch/train/same_on_ranks.h"
+#include "launch/train/session.h"
 #include "launch/train/sharding.h"
+#include "launch/train/trainer.h"
 #include "runtime/core/error.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
@@ -169,6 +171,48 @@ TEST_F(BalanceGroups, OtherScopesAreFree) {
     recipe_.model.balance = step ? BalanceMode::Aux : BalanceMode::None;
     EXPECT_FALSE(check_balance_groups(found, recipe_, recipe_, 5));
   }
+}
+
+class OtherRanks : public testing::Test {
+ protected:
+  OtherRanks() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
+    recipe_.run.dir = (directory_.path() / "run").string();
+    recipe_.eval.final = false;
+    recipe_.train.steps = 4, recipe_.train.warmup_steps = 1, recipe_.train.micro_batch_sequences = 2;
+  }
+  void train_on(int ranks, std::int64_t stop, const std::string& change = "") const {
+    Recipe r = recipe_;
+    r.run.stop_after_step = stop, r.run.change = change;
+    test::run_ranks(ranks, [&](Communicator& comm) {
+      Session session(comm.split(0, comm.rank()), 1);
+      train(session, r, {"test"});
+    });
+  }
+  test::TemporaryDirectory directory_;
+  Recipe recipe_;
+};
+
+TEST_F(OtherRanks, GoOnWithTheSameObjectiveOrAreToldToChangeIt) {
+  recipe_.model.balance_scope = BalanceScope::MicroBatch;
+  train_on(2, 2);
+  try {
+    train_on(3, 3);
+    FAIL() << "another objective, and nothing said";
+  } catch (const UsageError& e) {
+    EXPECT_NE(e.message().find("in groups, 3 of 4 (on 2 rank(s)"), std::string::npos) << e.message();
+  }
+  train_on(3, 3, "moe.balance_scope");
+  train_on(3, 4);  // as the newest checkpoint has it now
+  const Manifest saved = read_manifest(directory_.path() / "run" / "checkpoints" / "step-00000004");
+  EXPECT_EQ(saved.extra.at("changes"),
+            nlohmann::json::parse(R"([{"step": 2, "key": "moe.balance_scope", "old": "3 of 4", "new": "2 of 6"}])"));
+}
+
+// Under the default scope nothing but rounding depends on the ranks.
+TEST_F(OtherRanks, AreFreeUnderTheStepScope) {
+  train_on(2, 2);
+  train_on(3, 4);
+  EXPECT_EQ(test::read_metrics(directory_.path() / "run").size(), 4U);
 }
 
 }  // namespace
