@@ -10,6 +10,7 @@
 #include "data/loader/start.h"
 #include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/balance_group.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
@@ -47,6 +48,7 @@ class Resume {
         asked_(asked),
         found_(found),
         rate_(facts.rate),
+        ranks_(facts.ranks),
         replaced_(facts.replaced) {
     start_.step = found.step;
     start_.data = data_from(found.extra);
@@ -62,6 +64,7 @@ class Resume {
     RunPoint at{found_.step, 0, start_.data.step, start_.data.sequences * length};
     at.tokens = at.base_tokens + (at.step - at.base_step) * before_.tokens_per_step();
     ResumeChanges changes = compare_recipes(before_, start_.recipe, at);
+    if (ranks_ > 0) compare_balance_groups(changes);
     if (changes.anneal_begins) choose_peak(changes);
     if (!replaced_.empty()) note_other_text(changes);
     if (!changes.data_order_continues)
@@ -129,6 +132,19 @@ class Resume {
           {"train.learning_rate", {fmt::format("{}", before_.train.learning_rate)}, {fmt::format("{}", rate)}});
   }
 
+  void compare_balance_groups(ResumeChanges& changes) {
+    const auto change = check_balance_groups(found_, before_, asked_, ranks_);
+    if (!change) return;
+    std::erase(changes.idle, "moe.balance_scope");
+    start_.notes.push_back(
+        fmt::format("changed at step {}: the balance loss sees the sequences of a step in groups, {}; "
+                    "before, {}",
+                    found_.step, change->now, change->before));
+    start_.changes.push_back(
+        {{"step", found_.step}, {"key", "moe.balance_scope"}, {"old", change->before}, {"new", change->now}});
+    ++start_.new_changes;
+  }
+
   // Under a label that stays, files with other text.
   void note_other_text(ResumeChanges& changes) {
     require(is_named("data.source"), "the text of {} has changed, which only run.change = data.source allows",
@@ -167,6 +183,7 @@ class Resume {
   const Recipe& asked_;
   const Manifest& found_;
   const RateGiven rate_;
+  const int ranks_;
   const std::vector<std::string> replaced_;
   RunStart start_;
 };

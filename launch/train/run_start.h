@@ -40,6 +40,7 @@ enum class RateGiven : bool { No, Yes };
 /// What a resume knows besides its recipe.
 struct ResumeFacts {
   RateGiven rate = RateGiven::Yes;
+  int ranks = 0;  ///< of this job; 0: not known, then what depends on them is not compared (balance_group.h)
   /// Labels of sources whose text is not what the checkpoint was trained on; only run.change = data.source allows that.
   std::vector<std::string> replaced = {};
 };

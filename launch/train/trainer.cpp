@@ -11,6 +11,7 @@
 #include "data/loader/loader.h"
 #include "launch/bench/gemm_rate.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/balance_group.h"
 #include "launch/train/divergence.h"
 #include "launch/train/failure.h"
 #include "launch/train/find_checkpoint.h"
@@ -126,7 +127,8 @@ class Trainer {
           "--run.dir=DIR",
           directory_.checkpoints().string());
     });
-    start_ = found ? plan_resume(recipe_, found->manifest, found->path.string(), {.rate = options.rate})
+    start_ = found ? plan_resume(recipe_, found->manifest, found->path.string(),
+                                 {.rate = options.rate, .ranks = s_.comm().size()})
                    : plan_start(recipe_);
     schedule_ = schedule_of(recipe_);
     loader_.begin_at(start_.data);
@@ -160,6 +162,8 @@ class Trainer {
     floor_.emplace([this] { return gemm_rate(s_.ctx(), 3, 1024); });
     for (const std::string& note : start_.notes) s_.log().info("{}", note);
     announce();
+    if (const std::string groups = describe_balance_groups(recipe_, s_.comm().size()); !groups.empty())
+      s_.log().info("{}", groups);
   }
 
   /// A run that a resume gave moe.balance = bias has none before: it begins at 0.
