@@ -123,8 +123,9 @@ TEST_F(ProgramDirectory, ARenamedRunIsWhereItIs) {
 }
 
 TEST_F(ProgramDirectory, OutputThatCannotBePrintedIsAnError) {
-  for (const std::string command :
-       {"--help", "train " + path_ + " --print-config", "plan " + path_ + " --ranks 1 --json"}) {
+  const std::vector<std::string> commands = {"--help", "train " + path_ + " --print-config",
+                                             "plan " + path_ + " --ranks 1 --json"};
+  for (const std::string& command : commands) {
     const test::CommandResult r = test::run_command(EMOX_BINARY " " + command + " 2>&1 >/dev/full");
     EXPECT_EQ(r.exit_code, 1) << command;
     EXPECT_NE(r.output.find("emox: what the command printed could not be written"), std::string::npos) << r.output;
