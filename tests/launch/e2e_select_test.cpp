@@ -97,9 +97,6 @@ TEST_F(SelectCommand, TheSameTextAnyWay) {
 TEST_F(SelectCommand, HeldOutDocumentsAreSaid) {
   const fs::path source = directory_->path() / label_;
   fs::create_symlink(source / "heldout.npy", file("other-name.npy"));
-  for (const char* name : {".npy", ".docs.npy"})
-    if (fs::exists(source / (std::string("heldout") + name)))
-      fs::copy_file(source / (std::string("heldout") + name), source / (std::string("tune") + name));
   for (const std::string& documents :
        {(source / "heldout.npy").string(), file("other-name.npy"), (source / "tune.npy").string()}) {
     const CommandResult r = emox("select " + run().string() + " --keep=4 --examples=2 --documents=" + documents +
