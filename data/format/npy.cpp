@@ -1,5 +1,6 @@
 #include "data/format/npy.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <charconv>
@@ -8,7 +9,6 @@
 #include <string_view>
 
 #include "data/format/atomic_file.h"
-#include "data/format/mapped_file.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -73,8 +73,9 @@ std::string_view header_text(std::span<const std::byte> file, const std::string&
   } else {
     std::memcpy(&length, raw + 8, sizeof length);
   }
-  require<UsageError>(start + length <= file.size(), "{}: truncated .npy header: it claims {} bytes, the file has {}",
-                      name, start + length, file.size());
+  require<UsageError>(start + length <= file.size(),
+                      "{}: truncated .npy header: it claims {} bytes, but only {} are there or looked at", name,
+                      start + length, file.size());
   return {raw + start, length};
 }
 
@@ -98,11 +99,24 @@ void write(const std::filesystem::path& path, std::span<const T> values, NpyType
 }
 
 template <typename T>
-void widen(const std::byte* from, std::vector<std::int64_t>& to) {
-  for (std::size_t i = 0; i < to.size(); ++i) {
+void widen(std::span<const std::byte> from, std::int64_t* to) {
+  for (std::size_t i = 0; i < from.size() / sizeof(T); ++i) {
     T value;
-    std::memcpy(&value, from + i * sizeof(T), sizeof(T));
+    std::memcpy(&value, from.data() + i * sizeof(T), sizeof(T));
     to[i] = static_cast<std::int64_t>(value);
+  }
+}
+
+void widen(std::span<const std::byte> from, NpyType type, std::int64_t* to) {
+  switch (type) {
+    case NpyType::U2:
+      return widen<std::uint16_t>(from, to);
+    case NpyType::U4:
+      return widen<std::uint32_t>(from, to);
+    case NpyType::I4:
+      return widen<std::int32_t>(from, to);
+    case NpyType::I8:
+      return widen<std::int64_t>(from, to);
   }
 }
 
@@ -139,17 +153,17 @@ bool is_npy(std::span<const std::byte> file) {
   return file.size() >= kMagic.size() && std::memcmp(file.data(), kMagic.data(), kMagic.size()) == 0;
 }
 
-NpyHeader parse_npy_header(std::span<const std::byte> file, const std::string& name) {
-  require<UsageError>(is_npy(file), "{}: not an .npy file", name);
-  const std::string_view text = header_text(file, name);
+NpyHeader parse_npy_header(std::span<const std::byte> head, std::int64_t bytes, const std::string& name) {
+  require<UsageError>(is_npy(head), "{}: not an .npy file", name);
+  const std::string_view text = header_text(head, name);
   const auto order = value_of(text, "fortran_order");
   require<UsageError>(order && order->starts_with("False"),
                       "{}: the array must be in C order ('fortran_order': False): {}", name, text);
   NpyHeader header;
   header.type = parse_type(text, name);
   header.count = parse_count(text, name);
-  header.offset = static_cast<std::size_t>(text.data() + text.size() - reinterpret_cast<const char*>(file.data()));
-  const std::size_t present = file.size() - header.offset;
+  header.offset = static_cast<std::size_t>(text.data() + text.size() - reinterpret_cast<const char*>(head.data()));
+  const std::size_t present = static_cast<std::size_t>(bytes) - header.offset;
   const std::size_t item = size_of(header.type);
   require<UsageError>(
       static_cast<std::size_t>(header.count) <= present / item,
@@ -159,6 +173,13 @@ NpyHeader parse_npy_header(std::span<const std::byte> file, const std::string& n
                       "{}: the header promises {} elements of {} bytes, but {} bytes follow; the file is damaged", name,
                       header.count, item, present);
   return header;
+}
+
+std::optional<NpyHeader> read_npy_header(const StoredFile& file) {
+  std::vector<std::byte> head(static_cast<std::size_t>(std::min(file.bytes(), kNpyHead)));
+  file.read(0, head);
+  if (!is_npy(head)) return std::nullopt;
+  return parse_npy_header(head, file.bytes(), file.path().string());
 }
 
 void write_npy(const std::filesystem::path& path, std::span<const std::uint16_t> values) {
@@ -171,26 +192,27 @@ void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> 
   write(path, values, NpyType::I8);
 }
 
-std::vector<std::int64_t> read_npy_integers(const std::filesystem::path& path) {
-  const MappedFile file(path);
-  const NpyHeader header = parse_npy_header(file.bytes(), path.string());
-  std::vector<std::int64_t> values(static_cast<std::size_t>(header.count));
-  const std::byte* data = file.bytes().data() + header.offset;
-  switch (header.type) {
-    case NpyType::U2:
-      widen<std::uint16_t>(data, values);
-      break;
-    case NpyType::U4:
-      widen<std::uint32_t>(data, values);
-      break;
-    case NpyType::I4:
-      widen<std::int32_t>(data, values);
-      break;
-    case NpyType::I8:
-      widen<std::int64_t>(data, values);
-      break;
+std::vector<std::int64_t> read_integers(const StoredFile& file, NpyType type, std::int64_t offset, std::int64_t begin,
+                                        std::int64_t count) {
+  const auto item = static_cast<std::int64_t>(size_of(type));
+  std::vector<std::int64_t> values(static_cast<std::size_t>(count));
+  constexpr std::int64_t kPiece = 1 << 17;  // elements
+  std::vector<std::byte> raw(static_cast<std::size_t>(std::min(count, kPiece) * item));
+  for (std::int64_t done = 0; done < count;) {
+    const std::int64_t n = std::min(count - done, kPiece);
+    const std::span<std::byte> piece(raw.data(), static_cast<std::size_t>(n * item));
+    file.read(offset + (begin + done) * item, piece);
+    widen(piece, type, values.data() + done);
+    done += n;
   }
   return values;
+}
+
+std::vector<std::int64_t> read_npy_integers(const std::filesystem::path& path) {
+  const StoredFile file(path);
+  const auto header = read_npy_header(file);
+  require<UsageError>(header.has_value(), "{}: not an .npy file", path.string());
+  return read_integers(file, header->type, static_cast<std::int64_t>(header->offset), 0, header->count);
 }
 
 }  // namespace emox

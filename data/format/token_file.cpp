@@ -1,59 +1,91 @@
 #include "data/format/token_file.h"
 
+#include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "runtime/core/error.h"
 
 namespace emox {
-
-TokenFile::TokenFile(const std::filesystem::path& path, std::int64_t vocab_size)
-    : file_(path), vocab_size_(vocab_size) {
-  require<UsageError>(vocab_size >= 1, "{}: vocab_size {} must be at least 1", path.string(), vocab_size);
-  if (is_npy(file_.bytes())) {
-    const NpyHeader header = parse_npy_header(file_.bytes(), path.string());
-    type_ = header.type;
-    count_ = header.count;
-    offset_ = header.offset;
-  } else {
-    type_ = vocab_size <= 65536 ? NpyType::U2 : NpyType::U4;
-    const std::size_t bytes = file_.bytes().size();
-    require<UsageError>(bytes % size_of(type_) == 0,
-                        "{}: {} bytes is no multiple of {}: truncated, or not a headerless {} token file "
-                        "(the width follows from model.vocab_size = {})",
-                        path.string(), bytes, size_of(type_), type_ == NpyType::U2 ? "uint16" : "uint32", vocab_size);
-    count_ = static_cast<std::int64_t>(bytes / size_of(type_));
-  }
-  require<UsageError>(count_ > 0, "{}: the file holds no token", path.string());
-}
+namespace {
 
 template <typename T>
-void TokenFile::copy(std::int64_t begin, std::int64_t count, std::int32_t* out) const {
-  const std::byte* from = file_.bytes().data() + offset_ + static_cast<std::size_t>(begin) * sizeof(T);
-  for (std::int64_t i = 0; i < count; ++i) {
+void convert(std::span<const std::byte> from, std::int64_t first, const StoredFile& file, std::int64_t vocab_size,
+             std::int32_t* out) {
+  for (std::size_t i = 0; i < from.size() / sizeof(T); ++i) {
     T raw;
-    std::memcpy(&raw, from + static_cast<std::size_t>(i) * sizeof(T), sizeof(T));
+    std::memcpy(&raw, from.data() + i * sizeof(T), sizeof(T));
     const auto id = static_cast<std::int64_t>(raw);
     require<IoError>(
-        id >= 0 && id < vocab_size_,
+        id >= 0 && id < vocab_size,
         "{}: token id {} at position {} is not in [0, {}): the file was made with another tokenizer, or is "
         "damaged; check data.tokenizer and model.vocab_size",
-        file_.path().string(), id, begin + i, vocab_size_);
+        file.path().string(), id, first + static_cast<std::int64_t>(i), vocab_size);
     out[i] = static_cast<std::int32_t>(id);
   }
 }
 
-void TokenFile::read(std::int64_t begin, std::int64_t count, std::int32_t* out) const {
-  require<ShapeError>(begin >= 0 && count >= 0 && begin <= count_ - count, "{}: tokens [{}, {}) of {} were asked for",
-                      file_.path().string(), begin, begin + count, count_);
-  switch (type_) {
+void convert(NpyType type, std::span<const std::byte> from, std::int64_t first, const StoredFile& file,
+             std::int64_t vocab_size, std::int32_t* out) {
+  switch (type) {
     case NpyType::U2:
-      return copy<std::uint16_t>(begin, count, out);
+      return convert<std::uint16_t>(from, first, file, vocab_size, out);
     case NpyType::U4:
-      return copy<std::uint32_t>(begin, count, out);
+      return convert<std::uint32_t>(from, first, file, vocab_size, out);
     case NpyType::I4:
-      return copy<std::int32_t>(begin, count, out);
+      return convert<std::int32_t>(from, first, file, vocab_size, out);
     case NpyType::I8:
-      return copy<std::int64_t>(begin, count, out);
+      return convert<std::int64_t>(from, first, file, vocab_size, out);
+  }
+}
+
+}  // namespace
+
+TokenLayout token_layout(const StoredFile& file, std::int64_t vocab_size, TokenWidth width) {
+  const std::string name = file.path().string();
+  require<UsageError>(vocab_size >= 1, "{}: vocab_size {} must be at least 1", name, vocab_size);
+  TokenLayout layout;
+  layout.bytes = file.bytes();
+  if (const auto header = read_npy_header(file)) {
+    layout.header = true;
+    layout.type = header->type;
+    layout.tokens = header->count;
+    layout.offset = static_cast<std::int64_t>(header->offset);
+  } else {
+    const bool wide = width == TokenWidth::Auto ? vocab_size > 65536 : width == TokenWidth::Uint32;
+    layout.type = wide ? NpyType::U4 : NpyType::U2;
+    const auto item = static_cast<std::int64_t>(size_of(layout.type));
+    require<UsageError>(
+        layout.bytes % item == 0,
+        "{}: {} bytes is no multiple of {}: truncated, or not a headerless {} token file ({})", name, layout.bytes,
+        item, wide ? "uint32" : "uint16",
+        width == TokenWidth::Auto
+            ? fmt::format("the width follows from model.vocab_size = {}; data.token_type states another", vocab_size)
+            : "the width is what data.token_type says");
+    layout.tokens = layout.bytes / item;
+  }
+  require<UsageError>(layout.tokens > 0, "{}: the file holds no token", name);
+  return layout;
+}
+
+TokenFile::TokenFile(const std::filesystem::path& path, std::int64_t vocab_size, TokenWidth width)
+    : file_(path), vocab_size_(vocab_size), layout_(token_layout(file_, vocab_size, width)) {}
+
+TokenFile::TokenFile(const std::filesystem::path& path, const TokenLayout& layout, std::int64_t vocab_size)
+    : file_(path, layout.bytes), vocab_size_(vocab_size), layout_(layout) {}
+
+void TokenFile::read(std::int64_t begin, std::int64_t count, std::int32_t* out) const {
+  require<ShapeError>(begin >= 0 && count >= 0 && begin <= size() - count, "{}: tokens [{}, {}) of {} were asked for",
+                      path().string(), begin, begin + count, size());
+  constexpr std::int64_t kPiece = 1 << 18;  // tokens
+  const auto item = static_cast<std::int64_t>(size_of(layout_.type));
+  std::vector<std::byte> raw(static_cast<std::size_t>(std::min(count, kPiece) * item));
+  for (std::int64_t done = 0; done < count;) {
+    const std::int64_t n = std::min(count - done, kPiece);
+    const std::span<std::byte> piece(raw.data(), static_cast<std::size_t>(n * item));
+    file_.read(layout_.offset + (begin + done) * item, piece);
+    convert(layout_.type, piece, begin + done, file_, vocab_size_, out + done);
+    done += n;
   }
 }
 

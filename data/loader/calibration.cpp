@@ -3,17 +3,22 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "data/format/token_file.h"
+#include "data/loader/identity.h"
 #include "data/loader/permutation.h"
+#include "data/loader/source_files.h"
 #include "runtime/core/error.h"
 
 namespace emox {
 namespace {
 
-Documents read_token_file(const std::filesystem::path& path, const Tokenizer& tokenizer) {
-  const TokenFile file(path, tokenizer.vocab_size());
+Documents read_token_file(const std::filesystem::path& path, const Tokenizer& tokenizer, TokenWidth width) {
+  (void)identify_file(path, "", tokenizer.vocab_size(), width);  // refuses text and ids of another width
+  const TokenFile file(path, tokenizer.vocab_size(), width);
   std::vector<std::int32_t> ids(static_cast<std::size_t>(file.size()));
   file.read(0, file.size(), ids.data());
   Documents documents(1);
@@ -41,19 +46,34 @@ Documents read_lines(std::ifstream& in, const std::string& name, const Tokenizer
 
 }  // namespace
 
-Documents read_calibration(const SourceSpec& source, std::int64_t count, std::uint64_t seed,
-                           const Tokenizer& tokenizer) {
+Documents read_calibration(const SourceSpec& source, std::int64_t count, std::uint64_t seed, const Tokenizer& tokenizer,
+                           TokenWidth width) {
   require<UsageError>(count >= 1, "{} calibration documents are too few: at least 1", count);
-  const bool directory = std::filesystem::is_directory(source.path);
-  const auto path = directory ? std::filesystem::path(source.path) / "train.npy" : std::filesystem::path(source.path);
-  const TokenFile file(path, tokenizer.vocab_size());
-  const std::vector<std::int64_t> offsets = read_document_index(path, file.size());
-  const auto there = static_cast<std::int64_t>(offsets.size()) - 1;
+  // Only the offsets of files that a document is taken from are read.
+  const std::vector<std::filesystem::path> files = training_files(source);
+  std::vector<std::int64_t> begins{0};  // of each file's documents among all
+  for (const auto& path : files) {
+    const StoredFile index(document_index_path(path));
+    const auto header = read_npy_header(index);
+    require<UsageError>(header && header->count >= 2, "{} is no document index: build it again", index.path().string());
+    begins.push_back(begins.back() + header->count - 1);
+  }
   const Philox family(seed, RngPurpose::Calibration);
-  const Permutation order(family, 0, 0, there);
+  const Permutation order(family, 0, 0, begins.back());
   Documents documents;
-  for (std::int64_t i = 0; i < there && static_cast<std::int64_t>(documents.size()) < count; ++i) {
-    const auto d = static_cast<std::size_t>(order(i));
+  std::map<std::size_t, std::pair<TokenFile, std::vector<std::int64_t>>> open;
+  for (std::int64_t i = 0; i < begins.back() && static_cast<std::int64_t>(documents.size()) < count; ++i) {
+    const std::int64_t number = order(i);
+    const auto f =
+        static_cast<std::size_t>(std::upper_bound(begins.begin(), begins.end(), number) - begins.begin()) - 1;
+    auto found = open.find(f);
+    if (found == open.end()) {
+      TokenFile file(files[f], tokenizer.vocab_size(), width);
+      std::vector<std::int64_t> offsets = read_document_index(files[f], file.size());
+      found = open.emplace(f, std::pair(std::move(file), std::move(offsets))).first;
+    }
+    const auto& [file, offsets] = found->second;
+    const auto d = static_cast<std::size_t>(number - begins[f]);
     std::vector<std::int32_t> document(static_cast<std::size_t>(offsets[d + 1] - offsets[d]));
     file.read(offsets[d], offsets[d + 1] - offsets[d], document.data());
     if (document.back() == tokenizer.eos()) document.pop_back();
@@ -62,10 +82,10 @@ Documents read_calibration(const SourceSpec& source, std::int64_t count, std::ui
   return documents;
 }
 
-Documents read_documents(const std::filesystem::path& file, const Tokenizer& tokenizer) {
+Documents read_documents(const std::filesystem::path& file, const Tokenizer& tokenizer, TokenWidth width) {
   Documents documents;
-  if (file.extension() == ".npy") {
-    documents = read_token_file(file, tokenizer);
+  if (file.extension() == ".npy" || file.extension() == ".bin") {
+    documents = read_token_file(file, tokenizer, width);
   } else {
     std::ifstream in(file, std::ios::binary);
     require<UsageError>(in.good() && !std::filesystem::is_directory(file), "{} cannot be read", file.string());

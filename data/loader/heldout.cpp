@@ -24,8 +24,8 @@ std::vector<std::int64_t> read_document_files(const std::filesystem::path& token
 }
 
 HeldOut read_source(const std::string& label, const std::filesystem::path& path, std::int64_t limit,
-                    const Tokenizer& tokenizer) {
-  const TokenFile file(path, tokenizer.vocab_size());
+                    const Tokenizer& tokenizer, TokenWidth width) {
+  const TokenFile file(path, tokenizer.vocab_size(), width);
   const std::vector<std::int64_t> offsets = read_document_index(path, file.size());
   const std::int64_t count = std::min(limit, static_cast<std::int64_t>(offsets.size()) - 1);
   const std::vector<std::int64_t> files = read_document_files(path, static_cast<std::int64_t>(offsets.size()) - 1);
@@ -56,7 +56,7 @@ std::filesystem::path document_files_path(const std::filesystem::path& token_fil
 }
 
 HeldOutSet read_held_out(const std::vector<SourceSpec>& sources, std::int64_t eval_documents,
-                         const Tokenizer& tokenizer, const std::string& part) {
+                         const Tokenizer& tokenizer, const std::string& part, TokenWidth width) {
   require<UsageError>(eval_documents >= 1, "data.eval_documents = {} must be at least 1", eval_documents);
   HeldOutSet set;
   for (const SourceSpec& spec : sources) {
@@ -75,7 +75,7 @@ HeldOutSet read_held_out(const std::vector<SourceSpec>& sources, std::int64_t ev
                           spec.path, report_file(spec).filename().string(), name);
       set.skipped.push_back(fmt::format("{}: {} has no {}", spec.label, spec.path, name));
     } else {
-      set.sources.push_back(read_source(spec.label, path, eval_documents, tokenizer));
+      set.sources.push_back(read_source(spec.label, path, eval_documents, tokenizer, width));
     }
   }
   return set;

@@ -42,6 +42,7 @@ struct HeldOutSet {
 /// eval_documents < 1, if a file or one of its indices is damaged, if a source has a reported part but none for
 /// choosing settings, which was asked for; IoError if an id is not in the tokenizer's vocabulary.
 HeldOutSet read_held_out(const std::vector<SourceSpec>& sources, std::int64_t eval_documents,
-                         const Tokenizer& tokenizer, const std::string& part = kReportPart);
+                         const Tokenizer& tokenizer, const std::string& part = kReportPart,
+                         TokenWidth width = TokenWidth::Auto);
 
 }  // namespace emox

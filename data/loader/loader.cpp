@@ -1,21 +1,33 @@
 #include "data/loader/loader.h"
 
-#include <filesystem>
+#include <algorithm>
 #include <set>
+#include <utility>
 
-#include "data/format/token_file.h"
+#include "data/loader/identity.h"
 #include "data/loader/mixture.h"
 #include "data/loader/permutation.h"
+#include "data/loader/source_files.h"
 #include "runtime/core/error.h"
 
 namespace emox {
 
 struct Loader::Source {
-  Source(const std::filesystem::path& path, const LoaderConfig& config)
-      : file(path, config.vocab_size), windows(file.size() / config.sequence_length) {}
-  TokenFile file;
-  std::int64_t windows;              ///< whole sequences in the stream; the tail beyond them is never read
+  std::vector<TokenFile> files;
+  std::vector<std::int64_t> begins;  ///< of each file in the joined stream, and its end
+  std::int64_t windows = 0;          ///< whole sequences in the stream; the tail beyond them is never read
   std::int64_t order = 0, read = 0;  ///< of LoaderStart
+
+  std::int64_t tokens() const { return begins.back(); }
+  void copy(std::int64_t begin, std::int64_t count, std::int32_t* out) const {
+    auto file = static_cast<std::size_t>(std::upper_bound(begins.begin(), begins.end(), begin) - begins.begin()) - 1;
+    while (count > 0) {
+      const std::int64_t here = std::min(count, begins[file + 1] - begin);
+      files[file].read(begin - begins[file], here, out);
+      begin += here, out += here, count -= here;
+      ++file;
+    }
+  }
 };
 
 struct Loader::Order {
@@ -24,21 +36,6 @@ struct Loader::Order {
 };
 
 namespace {
-
-std::filesystem::path train_file(const SourceSpec& spec) {
-  const std::filesystem::path path = spec.path;
-  if (!std::filesystem::is_directory(path)) {
-    require<UsageError>(std::filesystem::exists(path),
-                        "data.source {}: {} does not exist; `emox corpus` builds the quickstart sources", spec.label,
-                        spec.path);
-    return path;
-  }
-  const std::filesystem::path file = path / "train.npy";
-  require<UsageError>(std::filesystem::exists(file),
-                      "data.source {}: the directory {} has no train.npy; build it with `emox corpus`", spec.label,
-                      spec.path);
-  return file;
-}
 
 std::vector<double> weights_of(const std::vector<SourceSpec>& sources) {
   std::vector<double> weights;
@@ -49,24 +46,52 @@ std::vector<double> weights_of(const std::vector<SourceSpec>& sources) {
 }  // namespace
 
 Loader::Loader(const LoaderConfig& config) : config_(config) {
-  require<UsageError>(config.sequence_length >= 1 && config.sequences_per_step >= 1,
-                      "model.sequence_length = {} and train.batch_sequences = {} must be at least 1",
-                      config.sequence_length, config.sequences_per_step);
-  order_ = std::make_unique<Order>(Order{Mixture(weights_of(config.sources), mixture_offset(config.seed)),
-                                         Philox(config.seed, RngPurpose::DataOrder)});
-  std::set<std::string> labels;
+  begin();
   for (const SourceSpec& spec : config.sources) {
-    require<UsageError>(labels.insert(spec.label).second, "data.source {} is given twice; labels must differ",
-                        spec.label);
-    auto source = std::make_unique<Source>(train_file(spec), config);
-    require<UsageError>(
-        source->windows >= 1,
-        "data.source {}: {} holds {} tokens, fewer than one sequence of {}; lower model.sequence_length or use a "
-        "larger file",
-        spec.label, source->file.path().string(), source->file.size(), config.sequence_length);
-    sources_.push_back(std::move(source));
+    std::vector<TokenFile> files;
+    for (const auto& path : training_files(spec)) files.emplace_back(path, config.vocab_size, config.token_width);
+    add(spec, std::move(files));
   }
   begin_at(config.start);
+}
+
+Loader::Loader(const LoaderConfig& config, const DataIdentity& data) : config_(config) {
+  begin();
+  require<ShapeError>(data.sources.size() == config.sources.size(), "{} sources, but files of {}",
+                      config.sources.size(), data.sources.size());
+  for (std::size_t i = 0; i < config.sources.size(); ++i) {
+    std::vector<TokenFile> files;
+    for (const FileIdentity& f : data.sources[i].train) files.emplace_back(f.path, f.layout, config.vocab_size);
+    add(config.sources[i], std::move(files));
+  }
+  begin_at(config.start);
+}
+
+void Loader::begin() {
+  require<UsageError>(config_.sequence_length >= 1 && config_.sequences_per_step >= 1,
+                      "model.sequence_length = {} and train.batch_sequences = {} must be at least 1",
+                      config_.sequence_length, config_.sequences_per_step);
+  order_ = std::make_unique<Order>(Order{Mixture(weights_of(config_.sources), mixture_offset(config_.seed)),
+                                         Philox(config_.seed, RngPurpose::DataOrder)});
+  std::set<std::string> labels;
+  for (const SourceSpec& spec : config_.sources)
+    require<UsageError>(labels.insert(spec.label).second, "data.source {} is given twice; labels must differ",
+                        spec.label);
+}
+
+void Loader::add(const SourceSpec& spec, std::vector<TokenFile> files) {
+  auto source = std::make_unique<Source>();
+  source->files = std::move(files);
+  source->begins.push_back(0);
+  for (const TokenFile& f : source->files) source->begins.push_back(source->begins.back() + f.size());
+  source->windows = source->tokens() / config_.sequence_length;
+  require<UsageError>(
+      source->windows >= 1,
+      "data.source {}: {} holds {} tokens, fewer than one sequence of {}; lower model.sequence_length or use a "
+      "larger file",
+      spec.label, source->files.size() == 1 ? source->files.front().path().string() : spec.path, source->tokens(),
+      config_.sequence_length);
+  sources_.push_back(std::move(source));
 }
 
 void Loader::begin_at(const LoaderStart& start) {
@@ -105,8 +130,7 @@ std::vector<Sequence> Loader::read(std::int64_t step, std::int64_t begin, std::i
     Sequence& sequence = batch[static_cast<std::size_t>(place - begin)];
     sequence.label = label;
     sequence.tokens.resize(static_cast<std::size_t>(config_.sequence_length));
-    source.file.read(order(n % source.windows) * config_.sequence_length, config_.sequence_length,
-                     sequence.tokens.data());
+    source.copy(order(n % source.windows) * config_.sequence_length, config_.sequence_length, sequence.tokens.data());
   }
   return batch;
 }

@@ -12,9 +12,15 @@
 #include <string>
 #include <vector>
 
+#include "data/format/token_file.h"
+
 namespace emox {
 
-/// `label:weight:path` of a recipe. Path is a directory written by `emox corpus`, or one flat token file.
+struct DataIdentity;
+
+/// `label:weight:path` of a recipe. Path is a directory written by `emox corpus`, a token file, or several: a directory
+/// of them, a list, a pattern (data/loader/source_files.h). The tokens of several are joined, in the order of the
+/// names.
 struct SourceSpec {
   std::string label;
   double weight = 1.0;
@@ -50,12 +56,16 @@ struct LoaderConfig {
   std::int64_t vocab_size = 0;
   std::uint64_t seed = 0;
   LoaderStart start = {};
+  TokenWidth token_width = TokenWidth::Auto;
 };
 
 class Loader {
  public:
   /// Opens every source and checks it: missing, empty, truncated, wrong dtype, fewer tokens than one sequence.
   explicit Loader(const LoaderConfig& config);
+  /// On the training files of `data` (a source of `config` each), which are not looked at again: many ranks do not open
+  /// many files each.
+  Loader(const LoaderConfig& config, const DataIdentity& data);
   ~Loader();
 
   /// Sequences [begin, end) of step `step` (counted from 1), end <= sequences_per_step.
@@ -79,6 +89,8 @@ class Loader {
   std::int64_t sequences_before(std::int64_t step) const;
   /// How many of the run's first g sequences are of this source; g >= start.sequences.
   std::int64_t read_before(std::int64_t g, std::size_t source) const;
+  void begin();
+  void add(const SourceSpec& spec, std::vector<TokenFile> files);
   LoaderConfig config_;
   std::unique_ptr<Order> order_;
   std::vector<std::unique_ptr<Source>> sources_;

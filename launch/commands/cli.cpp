@@ -19,7 +19,7 @@ namespace emox {
 namespace {
 
 // Names that the documentation gives to commands of later versions.
-constexpr std::string_view kNotBuilt[] = {"generate", "data", "cluster", "sweep", "report", "slurm"};
+constexpr std::string_view kNotBuilt[] = {"generate", "cluster", "sweep", "report", "slurm"};
 
 bool is_help(const std::string& arg) { return arg == "--help" || arg == "-h"; }
 
@@ -73,6 +73,7 @@ const std::vector<Command>& commands() {
       {"eval", "loss and bits per byte of a run on held-out documents", run_eval, help_eval, false},
       {"study", "train EMO and its baselines, and report how they compare", run_study, help_study, true, true},
       {"corpus", "build the text corpus that quickstart and tiny read", run_corpus, help_corpus, false},
+      {"data", "read token files whole: are they sound, and what a run had", run_data, help_data, false},
       {"checkpoint", "look into checkpoints: info, verify, diff, export, prune", run_checkpoint, help_checkpoint,
        false},
       {"select", "the experts that a domain, documents or a prompt need, as a file", run_select, help_select, false},

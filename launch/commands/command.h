@@ -30,6 +30,7 @@ int run_checkpoint(const std::vector<std::string>& args);
 int run_study(const std::vector<std::string>& args);
 int run_select(const std::vector<std::string>& args);
 int run_subset(const std::vector<std::string>& args);
+int run_data(const std::vector<std::string>& args);
 int run_plan(const std::vector<std::string>& args);
 
 std::string help_overview();
@@ -42,6 +43,7 @@ std::string help_checkpoint();
 std::string help_study();
 std::string help_select();
 std::string help_subset();
+std::string help_data();
 std::string help_plan();
 
 /// Everything but what main() needs for itself: chooses the command, turns exceptions into messages and exit codes.

@@ -19,12 +19,13 @@ namespace {
 
 constexpr const char* kCommand = "emox eval";
 
-void print_modularity(const std::pair<Evaluation, Modularity>& result, bool json) {
+void print_modularity(const std::pair<Evaluation, Modularity>& result, const std::string& data, bool json) {
   if (!json) {
     fmt::print("{}", result.second.to_text());
     return;
   }
   nlohmann::ordered_json whole = result.first.to_json();
+  whole["data"] = data;
   whole["modularity"] = result.second.to_json();
   fmt::print("{}\n", json_text(whole));
 }
@@ -57,7 +58,7 @@ int run_eval(const std::vector<std::string>& args) {
     HeldOutLosses losses(session, loaded);
     if (a.has("--modularity")) {
       const auto result = losses.modularity();
-      if (session.root()) print_modularity(result, a.has("--json"));
+      if (session.root()) print_modularity(result, losses.data(), a.has("--json"));
       return static_cast<int>(kDone);
     }
     std::optional<Evaluation> some;
@@ -67,6 +68,7 @@ int run_eval(const std::vector<std::string>& args) {
     if (!session.root()) return static_cast<int>(kDone);
     if (a.has("--json")) {
       nlohmann::ordered_json json = (some ? *some : full).to_json();
+      json["data"] = losses.data();
       if (some) json["full"] = full.to_json();
       if (const auto changes = changes_of(loaded.manifest); !changes.empty()) json["changes"] = changes;
       fmt::print("{}\n", json_text(json));

@@ -68,8 +68,8 @@ std::string help_eval() {
          "                  how they are chosen: see emox select --help\n"
          "  --modularity    instead of the loss: how few experts a document uses, what a\n"
          "                  token's experts tell about topic and token, and by chance\n"
-         "  --json          one JSON object: step, experts_kept, domains, mean; with\n"
-         "                  fewer experts also full: the same of the whole model\n"
+         "  --json          one JSON object: step, experts_kept, domains, mean, data (as\n"
+         "                  trained or not); with fewer experts also full: all of them\n"
          "\n"
          "example: emox eval runs/quickstart --json\n";
 }
@@ -218,6 +218,29 @@ std::string help_plan() {
          "\n"
          "example: emox plan launch/recipes/emo-1b14b.ini --nodes 2 \\\n"
          "           --parallel.expert_parallel=8\n";
+}
+
+std::string help_data() {
+  return "usage: emox data verify RUN|CHECKPOINT|RECIPE.ini|FILE... [--record] [--json]\n"
+         "\n"
+         "Reads token files whole: every id is in the vocabulary, the document index\n"
+         "covers the file. Those of a run (training and held-out) are compared with what\n"
+         "its checkpoint says that it was trained on, those of a recipe or by name with\n"
+         "what was recorded beside them. Exit 0: all sound and the same, 1: not.\n"
+         "\n"
+         "FILE is a token file, a directory of them or a quoted pattern.\n"
+         "\n"
+         "options:\n"
+         "  --record         write FILE.identity.json beside each sound file: size, type,\n"
+         "                   tokens, documents, checksum of all tokens\n"
+         "  --vocab-size=N   FILE: ids must be below N (a recipe and a run know it)\n"
+         "  --token-type=T   FILE without a header: uint16 or uint32\n"
+         "  --json           one JSON object: files, bad, bytes, seconds\n"
+         "\n"
+         "A run checks large files by samples when it starts and is resumed; this reads\n"
+         "all of them.\n"
+         "\n"
+         "example: emox data verify runs/quickstart\n";
 }
 
 std::string help_doctor() {

@@ -12,6 +12,7 @@
 #include "launch/commands/on_ranks.h"
 #include "launch/commands/selection_arguments.h"
 #include "launch/inference/loaded_model.h"
+#include "launch/train/run_data.h"
 #include "launch/train/run_directory.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/json_text.h"
@@ -43,11 +44,25 @@ std::optional<HeldOutPlace> held_out_place(const LoadedModel& loaded, const std:
   return std::nullopt;
 }
 
+void check_training_text(Session& session, const LoadedModel& loaded, const SourceSpec& domain) {
+  const std::string data = loaded.compare_training_text(session, domain);
+  require<UsageError>(!data.starts_with("changed"),
+                      "{}: the training text of {} is not what {} was trained on, {}; put the files back or name where "
+                      "they are now with --data.source={}:1:PATH; to choose by other text, give it by --documents or "
+                      "under another label",
+                      kCommand, domain.label, loaded.path.string(), data, domain.label);
+  if (data != kDataAsTrained) session.log().warn("data {}", data);
+}
+
 ExpertSubset select(Session& session, LoadedModel& loaded, const Arguments& a, const SelectionOptions& options) {
-  if (a.has("--domain")) return loaded.select_for_domain(session, loaded.source(a.value("--domain")), options);
+  if (a.has("--domain")) {
+    const SourceSpec& domain = loaded.source(a.value("--domain"));
+    if (options.method != SelectionMethod::Random) check_training_text(session, loaded, domain);
+    return loaded.select_for_domain(session, domain, options);
+  }
   Documents documents;
   if (a.has("--documents")) {
-    documents = read_documents(a.value("--documents"), *loaded.tokenizer);
+    documents = read_documents(a.value("--documents"), *loaded.tokenizer, token_width(loaded.recipe.data));
     if (a.has("--examples") && static_cast<std::int64_t>(documents.size()) > options.examples)
       documents.resize(static_cast<std::size_t>(options.examples));
   } else if (a.has("--prompt")) {

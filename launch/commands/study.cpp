@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <iterator>
 
 #include "launch/commands/command.h"
@@ -66,6 +67,7 @@ int run_study(const std::vector<std::string>& args) {
   if (cells == "all") request.options.left_out = &left_out;
   require<UsageError>(axes.empty() || !a.has("--repeat-rounding"),
                       "{}: --repeat-rounding is for the report: leave it out with --tune", kCommand);
+  request.look_in = {std::filesystem::absolute(a.positional[0]).parent_path()};
   request.command = {"emox", "study"};
   request.command.insert(request.command.end(), args.begin(), args.end());
   const StopSignals signals;

@@ -30,6 +30,7 @@ int run_train(const std::vector<std::string>& args) {
   TrainOptions options{a.value("--trace"), a.value("--record-pools")};
   options.force = a.has("--force");
   options.rate = sets_key(a.positional[0], a.overrides, "train.learning_rate") ? RateGiven::Yes : RateGiven::No;
+  options.look_in = {std::filesystem::absolute(a.positional[0]).parent_path()};
   const StopSignals signals;
   return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
     recipe.validate(session.comm().size());

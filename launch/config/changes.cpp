@@ -13,6 +13,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/nearest.h"
 #include "runtime/core/error.h"
+#include "runtime/core/quoted.h"
 
 namespace emox {
 namespace {
@@ -237,7 +238,11 @@ void check_resume(const Recipe& before, const Recipe& now) {
 
 nlohmann::json to_json(const RecipeChange& change, std::int64_t step) {
   const auto value = [&](const std::vector<std::string>& values) -> nlohmann::json {
-    if (change.is_list) return values;
+    if (change.is_list) {
+      auto list = nlohmann::ordered_json::array();
+      for (const std::string& v : values) list.push_back(quoted_text(v));  // paths and labels are of any bytes
+      return list;
+    }
     const auto parsed = nlohmann::json::parse(values.front(), nullptr, false);
     return parsed.is_number() || parsed.is_boolean() ? parsed : nlohmann::json(values.front());
   };

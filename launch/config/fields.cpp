@@ -94,8 +94,7 @@ void Field::set(const std::string& text, const std::string& origin) const {
   std::visit(
       Overloaded{[&](const Integer& t) { set_integer(t, text, origin); },
                  [&](const Real& t) { set_real(t, text, origin); }, [&](const Flag& t) { set_flag(t, text, origin); },
-                 [&](const Text& t) { check_text(text, origin), *t.value = text; },
-                 [&](const List& t) { check_text(text, origin), t.values->push_back(text); },
+                 [&](const Text& t) { *t.value = text; }, [&](const List& t) { t.values->push_back(text); },
                  [&](const Choice& t) { set_choice(t, text, origin); }},
       target_);
 }
@@ -133,14 +132,6 @@ void Field::set_choice(const Choice& target, const std::string& text, const std:
   require<UsageError>(found != target.names.end(), "{} = {} ({}) is not one of {}: did you mean {}?", name(), text,
                       origin, allowed(), nearest(text, strings(target.names)));
   target.set(target.value, static_cast<std::size_t>(found - target.names.begin()));
-}
-
-void Field::check_text(const std::string& text, const std::string& origin) const {
-  const bool blank_ends = !text.empty() && (std::isspace(static_cast<unsigned char>(text.front())) != 0 ||
-                                            std::isspace(static_cast<unsigned char>(text.back())) != 0);
-  require<UsageError>(text.find_first_of("#\r\n") == std::string::npos && !blank_ends,
-                      "{} = '{}' ({}) cannot be kept in a recipe: use no #, no line break and no blank at either end",
-                      name(), text, origin);
 }
 
 void Field::clear_list() const {

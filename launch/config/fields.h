@@ -66,8 +66,6 @@ class Field {
   void set_real(const Real& target, const std::string& text, const std::string& origin) const;
   void set_flag(const Flag& target, const std::string& text, const std::string& origin) const;
   void set_choice(const Choice& target, const std::string& text, const std::string& origin) const;
-  /// Refuses what an INI file cannot hold.
-  void check_text(const std::string& text, const std::string& origin) const;
 
   std::string section_, key_, help_;
   Target target_;

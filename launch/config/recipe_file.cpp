@@ -13,6 +13,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/nearest.h"
 #include "runtime/core/error.h"
+#include "runtime/core/quoted.h"
 
 namespace emox {
 namespace {
@@ -77,7 +78,12 @@ std::vector<Setting> file_settings(const std::string& text, const std::string& f
       const auto& where = lines.at(option.string_key);
       const std::string origin = fmt::format("{}:{}", file, where.at(seen[option.string_key]++));
       if (option.unregistered) unknown_key(option.string_key, "in " + origin);
-      settings.push_back({option.string_key, option.value.empty() ? "" : option.value.front(), origin});
+      const std::string value = option.value.empty() ? "" : option.value.front();
+      try {
+        settings.push_back({option.string_key, unquoted_text(value), origin});
+      } catch (const UsageError& e) {
+        fail<UsageError>("{} ({}): {}", option.string_key, origin, e.message());
+      }
     }
   } catch (const po::error& error) {
     fail<UsageError>("cannot read {}: {}", file, error.what());
@@ -194,7 +200,8 @@ std::string to_ini(const Recipe& recipe, bool comments) {
     }
     if (comments) text += fmt::format("# {} ({})\n", field.help(), field.allowed());
     for (const std::string& value : field.values())
-      text += value.empty() ? fmt::format("{} =\n", field.key()) : fmt::format("{} = {}\n", field.key(), value);
+      text += value.empty() ? fmt::format("{} =\n", field.key())
+                            : fmt::format("{} = {}\n", field.key(), quoted_text(value));
   }
   return text;
 }

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "launch/train/progress.h"
+#include "launch/train/run_data.h"
 #include "launch/train/same_on_ranks.h"
 #include "launch/train/signals.h"
 #include "runtime/core/error.h"
@@ -17,13 +18,22 @@ HeldOutLosses::HeldOutLosses(Session& session, LoadedModel& loaded)
     : session_(session),
       loaded_(loaded),
       held_out_(read_held_out(loaded.sources, loaded.recipe.data.eval_documents, *loaded.tokenizer,
-                              kHeldOutParts[static_cast<std::size_t>(loaded.recipe.data.eval_part)])) {
+                              kHeldOutParts[static_cast<std::size_t>(loaded.recipe.data.eval_part)],
+                              token_width(loaded.recipe.data))) {
   require_same_held_out(session.comm(), held_out_);
+  std::vector<std::string> skipped = loaded.missing;  // says where it was looked for
+  for (const std::string& line : held_out_.skipped)
+    if (std::none_of(loaded.missing.begin(), loaded.missing.end(), [&](const std::string& m) {
+          return m.starts_with("data.source " + line.substr(0, line.find(": ") + 2));
+        }))
+      skipped.push_back(line);
   require<UsageError>(!held_out_.sources.empty(),
                       "no source of {} has held-out documents ({}); `emox corpus` writes such directories, name them "
                       "with --data.source=LABEL:WEIGHT:PATH",
-                      loaded_.path.string(), fmt::join(held_out_.skipped, "; "));
-  for (const std::string& skipped : held_out_.skipped) session_.log().warn("not evaluated: {}", skipped);
+                      loaded_.path.string(), fmt::join(skipped, "; "));
+  for (const std::string& line : skipped) session_.log().warn("not evaluated: {}", line);
+  data_ = loaded_.compare_held_out(session_);
+  if (data_ != kDataAsTrained) session_.log().warn("data {}", data_);
 }
 
 Evaluation HeldOutLosses::with_all() {
@@ -50,6 +60,12 @@ Evaluation HeldOutLosses::with(const ExpertSubset& subset, const std::string& so
 
 Evaluation HeldOutLosses::with_own_experts(const SelectionOptions& options) {
   std::optional<Evaluation> all;
+  for (const HeldOut& domain : held_out_.sources)
+    if (const std::string text = loaded_.compare_training_text(session_, loaded_.source(domain.label));
+        text != kDataAsTrained) {
+      session_.log().warn("experts of {} are chosen by training text that is {}", domain.label, text);
+      if (data_ == kDataAsTrained) data_ = text;
+    }
   for (const HeldOut& domain : held_out_.sources) {
     const ExpertSubset subset = loaded_.select_for_domain(session_, loaded_.source(domain.label), options);
     Evaluation e = with(subset, domain.label, {domain});

@@ -19,6 +19,10 @@ class HeldOutLosses {
   /// none has.
   HeldOutLosses(Session& session, LoadedModel& loaded);
 
+  /// "as trained", "changed: ..." or "unknown: ...": whether what is read are the files that the run had. It is in the
+  /// log, too, when it is not "as trained".
+  const std::string& data() const { return data_; }
+
   Evaluation with_all();
   /// The loss, and what the experts tell about topic and token.
   std::pair<Evaluation, Modularity> modularity();
@@ -36,6 +40,7 @@ class HeldOutLosses {
   Session& session_;
   LoadedModel& loaded_;
   HeldOutSet held_out_;
+  std::string data_;
 };
 
 }  // namespace emox

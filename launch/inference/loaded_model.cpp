@@ -9,6 +9,7 @@
 #include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/find_checkpoint.h"
+#include "launch/train/run_data.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/same_on_ranks.h"
 #include "parallel/checkpoint/checkpoint.h"
@@ -49,7 +50,9 @@ LoadedModel::LoadedModel(Session& session, const std::filesystem::path& where,
   require_same(session.comm(), "the recipe", to_ini(recipe));
   for (const std::string& change : change_lines(changes_of(manifest)))
     session.log().info("the run was changed at {}", change);
-  for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
+  RunData data = find_data_of(session, recipe, path, manifest, {.train = false, .held_out = false});
+  sources = std::move(data.sources);
+  missing = std::move(data.missing);
   tokenizer = make_tokenizer(recipe.data.tokenizer_name());
   sharding = std::make_unique<Sharding>(session.comm(), recipe.model, parallel_for(recipe, session.comm().size()));
   model = std::make_unique<LanguageModel>(recipe.model, session.ctx(), false, sharding->experts());
@@ -68,6 +71,19 @@ const SourceSpec& LoadedModel::source(const std::string& label) const {
     labels.push_back(s.label);
   }
   fail<UsageError>("the run has no domain {}; it has {}", label, fmt::join(labels, ", "));
+}
+
+std::string LoadedModel::compare_held_out(Session& session) const {
+  const DataParts parts{.train = false, .held_out = true};
+  return compare_with_training(manifest, find_data_of(session, recipe, path, manifest, parts).identity, parts);
+}
+
+std::string LoadedModel::compare_training_text(Session& session, const SourceSpec& domain) const {
+  const DataParts parts{.train = true, .held_out = false};
+  Recipe of_domain = recipe;
+  std::erase_if(of_domain.data.source,
+                [&](const std::string& s) { return SourceSpec::parse(s).label != domain.label; });
+  return compare_with_training(manifest, find_data_of(session, of_domain, path, manifest, parts).identity, parts);
 }
 
 ExpertSubset LoadedModel::select(Session& session, const Documents& documents, const SelectionOptions& options) {
@@ -100,7 +116,7 @@ ExpertSubset LoadedModel::select_for_domain(Session& session, const SourceSpec& 
                                             const SelectionOptions& options) {
   Documents documents;
   if (options.method != SelectionMethod::Random)
-    documents = read_calibration(domain, options.examples, options.seed, *tokenizer);
+    documents = read_calibration(domain, options.examples, options.seed, *tokenizer, token_width(recipe.data));
   const std::uint64_t stream = static_cast<std::uint64_t>(hash_of(domain.label)) << 32 | options.draw;
   ExpertSubset subset = select(session, documents, options, stream);
   subset.provenance["domain"] = domain.label;

@@ -36,7 +36,8 @@ class LoadedModel {
   std::filesystem::path path;  ///< of the checkpoint
   Manifest manifest;           ///< its recipe is as it was saved
   Recipe recipe;
-  std::vector<SourceSpec> sources;
+  std::vector<SourceSpec> sources;   ///< their paths are where they were found
+  std::vector<std::string> missing;  ///< a line for each source that is not there
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Sharding> sharding;
   std::unique_ptr<LanguageModel> model;
@@ -44,6 +45,10 @@ class LoadedModel {
 
   /// UsageError with the labels that there are.
   const SourceSpec& source(const std::string& label) const;
+  /// Collective. "as trained", "changed: ..." or "unknown: ...": whether the held-out files are those of the run.
+  std::string compare_held_out(Session& session) const;
+  /// Collective. The same of the training files of one source.
+  std::string compare_training_text(Session& session, const SourceSpec& domain) const;
   /// Collective. The experts that these documents choose; its provenance says the checkpoint too. Warns when another
   /// number of ranks could choose otherwise.
   ExpertSubset select(Session& session, const Documents& documents, const SelectionOptions& options);

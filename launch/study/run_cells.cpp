@@ -3,15 +3,18 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <span>
 
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
+#include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
 #include "launch/study/cell_retention.h"
 #include "launch/train/evaluator.h"
+#include "launch/train/run_data.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/signals.h"
 #include "launch/train/stop_request.h"
@@ -24,12 +27,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void check_held_out(Session& session, const Recipe& recipe) {
+void check_held_out(Session& session, const Recipe& recipe, const std::vector<fs::path>& bases) {
   std::vector<SourceSpec> sources;
-  for (const std::string& s : recipe.data.source) sources.push_back(SourceSpec::parse(s));
+  for (const SourceSpec& s : sources_of(recipe.data)) sources.push_back(find_held_out(s, bases).spec);
   const HeldOutSet set =
       read_held_out(sources, recipe.data.eval_documents, *make_tokenizer(recipe.data.tokenizer_name()),
-                    kHeldOutParts[static_cast<std::size_t>(recipe.data.eval_part)]);
+                    kHeldOutParts[static_cast<std::size_t>(recipe.data.eval_part)], token_width(recipe.data));
   require<UsageError>(set.skipped.empty(), "emox study compares cells by held-out documents, which are missing: {}",
                       fmt::join(set.skipped, "; "));
   std::size_t scored = 0;
@@ -56,15 +59,18 @@ std::int64_t steps_left(std::span<const StudyCell> cells) {
 
 }  // namespace
 
-void check_cell(const StudyCell& cell) {
+void check_cell(const StudyCell& cell, const DataIdentity& data) {
   const RunStart start = plan_from_newest(cell.recipe, RunDirectory(cell.recipe.run.dir).checkpoints());
   require<UsageError>(start.new_changes == 0 || start.step < cell.recipe.total_steps(),
                       "the cell {} is trained to its last step: run.change = {} would change nothing in it, and the "
                       "report would say otherwise; leave it out, or give the study another run.dir",
                       cell.recipe.run.name, cell.recipe.run.change);
+  const std::vector<std::string> changes = change_keys(cell.recipe.run.change);
+  if (std::find(changes.begin(), changes.end(), "data.source") == changes.end())
+    check_data_of_run(cell.recipe.run.dir, data);
 }
 
-bool run_cells(Session& session, const CellsRequest& request, const std::function<void()>& begin,
+bool run_cells(Session& session, const CellsRequest& request, const std::function<void(const DataIdentity&)>& begin,
                const std::function<void()>& write) {
   const fs::path directory = request.base.run.dir;
   const std::vector<StudyCell>& cells = request.cells;
@@ -74,11 +80,14 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
                         "{} holds a training run: give the study a directory of its own, --run.dir={}-study",
                         directory.string(), directory.string());
     RunDirectory(directory).check_is_run("cells");
-    check_held_out(session, cells.front().recipe);
+    std::vector<fs::path> bases{fs::path()};
+    bases.insert(bases.end(), request.look_in.begin(), request.look_in.end());
+    check_held_out(session, cells.front().recipe, bases);
+    const DataIdentity data = identify_data(cells.front().recipe, bases);
     lease = std::make_unique<RunLease>(directory, LeaseHolder::self(request.command), request.timing);
-    for (const StudyCell& cell : cells) check_cell(cell);
+    for (const StudyCell& cell : cells) check_cell(cell, data);
     fs::create_directories(directory / "cells");  // tells the study's directory from other people's
-    begin();
+    begin(data);
   });
   const StopSignals signals;  // of the whole study, so that one that ends a cell's training is still seen after it
   StopRequest stop(session, request.base.run.stop_after_minutes);
@@ -98,6 +107,7 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
     const auto train_it = [&] {
       TrainOptions options;
       options.lease = request.timing;
+      options.look_in = request.look_in;
       options.among = {fmt::format("{}/{} {}", i + 1, cells.size(), cell.recipe.run.name),
                        session.root() ? steps_left(std::span(cells).subspan(i + 1)) : 0};
       session.log().info("cell {} of {}, {}: {} steps", i + 1, cells.size(), cell.recipe.run.name,

@@ -68,7 +68,7 @@ StudyCell remake(const CellsRequest& request, const CellName& name, int ranks) {
 }
 
 /// These cells and those that other calls made of the same recipe, in one order, whichever call it is; on rank 0.
-std::vector<StudyCell> with_earlier_cells(Session& session, const CellsRequest& request,
+std::vector<StudyCell> with_earlier_cells(Session& session, const CellsRequest& request, const DataIdentity& data,
                                           std::vector<std::string>& remarks) {
   std::vector<StudyCell> cells = request.cells;
   std::set<std::string> names;
@@ -79,7 +79,7 @@ std::vector<StudyCell> with_earlier_cells(Session& session, const CellsRequest& 
     if (!cell || names.contains(name) || !fs::exists(RunDirectory(path).recipe())) continue;
     try {
       StudyCell earlier = remake(request, *cell, session.comm().size());
-      check_cell(earlier);
+      check_cell(earlier, data);
       cells.push_back(std::move(earlier));
     } catch (const UsageError& e) {
       session.log().warn("the report leaves out the cell {}: {}", name, e.message());
@@ -153,8 +153,8 @@ StudyOutcome run_study_cells(Session& session, const CellsRequest& request) {
   StudyOutcome outcome;
   StudyNotes about;
   std::vector<StudyCell> reported;  // on rank 0
-  const auto begin = [&] {
-    reported = with_earlier_cells(session, request, about.remarks);
+  const auto begin = [&](const DataIdentity& data) {
+    reported = with_earlier_cells(session, request, data, about.remarks);
     describe_models(request, reported, about);
     if (request.options.left_out != nullptr)
       for (const std::string& line : *request.options.left_out) about.remarks.push_back("Left out: " + line);

@@ -116,7 +116,7 @@ TuneOutcome run_tuning(Session& session, const CellsRequest& request) {
   TuneOutcome outcome;
   const fs::path file = fs::path(request.base.run.dir) / "tune.csv";
   std::vector<TuneRow> earlier;  // on rank 0
-  const auto begin = [&] {
+  const auto begin = [&](const DataIdentity&) {
     if (!fs::exists(file)) return;
     std::ifstream in(file, std::ios::binary);
     const std::string text{std::istreambuf_iterator<char>(in), {}};

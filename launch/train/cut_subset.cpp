@@ -18,6 +18,7 @@
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/verify.h"
 #include "runtime/core/error.h"
+#include "runtime/core/quoted.h"
 
 namespace emox {
 namespace {
@@ -170,7 +171,7 @@ CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertS
   meta.recipe = to_ini(recipe);
   meta.extra = manifest.extra;
   meta.extra.erase("spikes");  // losses of another model
-  meta.extra["subset_of"] = fs::absolute(checkpoint).lexically_normal().string();
+  meta.extra["subset_of"] = quoted_text(fs::absolute(checkpoint).lexically_normal().string());
   meta.extra["experts"] = subset.to_json().at("kept");
   done.checkpoint = save_checkpoint(comm, fs::path(recipe.run.dir) / "checkpoints", manifest.step, share.saved, meta);
   on_root(session, [&] { write_file_atomically(fs::path(recipe.run.dir) / "recipe.ini", to_ini(recipe, true)); });

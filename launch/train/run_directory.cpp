@@ -68,7 +68,8 @@ nlohmann::ordered_json describe_run(Session& session, const RunStart& start, con
           {"threads_per_rank", session.ctx().threads},
           {"from_step", start.step},
           {"changes", start.changes},
-          {"recipe", to_json(start.recipe)}};
+          {"recipe", to_json(start.recipe)},
+          {"data", start.identity}};
 }
 
 }  // namespace

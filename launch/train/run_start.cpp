@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "data/loader/identity.h"
 #include "data/loader/start.h"
 #include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
@@ -14,6 +15,7 @@
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
+#include "runtime/core/quoted.h"
 
 namespace emox {
 namespace {
@@ -29,14 +31,15 @@ LoaderStart data_from(const nlohmann::json& extra) {
   start.step = data.at("step").integer(0, kMost);
   start.sequences = data.at("sequences").integer(0, kMost);
   for (const StrictJson& s : data.at("sources").elements())
-    start.sources.push_back({s.at("label").text(), s.at("order").integer(0, kMost), s.at("read").integer(0, kMost)});
+    start.sources.push_back(
+        {unquoted_text(s.at("label").text()), s.at("order").integer(0, kMost), s.at("read").integer(0, kMost)});
   return start;
 }
 
 nlohmann::json to_json(const LoaderStart& start) {
   auto sources = nlohmann::json::array();
   for (const LoaderStart::Source& s : start.sources)
-    sources.push_back({{"label", s.label}, {"order", s.order}, {"read", s.read}});
+    sources.push_back({{"label", quoted_text(s.label)}, {"order", s.order}, {"read", s.read}});
   return {{"step", start.step}, {"sequences", start.sequences}, {"sources", sources}};
 }
 
@@ -218,6 +221,7 @@ std::int64_t RunStart::tokens_after(std::int64_t done) const {
 
 nlohmann::json RunStart::to_extra() const {
   nlohmann::json extra = {{"data_start", to_json(data)}, {"changes", changes}};
+  if (!identity.is_null()) extra[kDataKey] = identity;
   if (anneal_rate) extra["anneal_rate"] = *anneal_rate;
   return extra;
 }

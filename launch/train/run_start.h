@@ -25,6 +25,7 @@ struct RunStart {
   LoaderStart data = {};
   nlohmann::json changes = nlohmann::json::array();  ///< of this resume and of all before: {step, key, old, new}
   std::size_t new_changes = 0;                       ///< the last ones: of this resume
+  nlohmann::json identity = nullptr;                 ///< of the data: data/loader/identity.h
   std::optional<double> anneal_rate = {};            ///< train.learning_rate as the anneal's recipe gave it
   std::vector<std::string> notes = {};               ///< for the log
 

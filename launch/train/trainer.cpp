@@ -18,6 +18,7 @@
 #include "launch/train/lease.h"
 #include "launch/train/progress.h"
 #include "launch/train/recordings.h"
+#include "launch/train/run_data.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/run_evaluations.h"
 #include "launch/train/run_start.h"
@@ -53,7 +54,8 @@ class Trainer {
         force_(options.force),
         among_(options.among),
         directory_(recipe.run.dir),
-        loader_(loader_config(recipe)),
+        data_(find_training_data(session, recipe, options.look_in)),
+        loader_(loader_config(recipe), data_.identity),
         sharding_(session.comm(), recipe.model, recipe.parallel),
         model_(recipe.model, session.ctx(), true, sharding_.experts()),
         pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
@@ -127,9 +129,11 @@ class Trainer {
           "--run.dir=DIR",
           directory_.checkpoints().string());
     });
+    const auto other = [&] { return check_same_data(found->manifest, data_.identity, recipe_.run, s_.log()); };
     start_ = found ? plan_resume(recipe_, found->manifest, found->path.string(),
-                                 {.rate = options.rate, .ranks = s_.comm().size()})
+                                 {.rate = options.rate, .ranks = s_.comm().size(), .replaced = other()})
                    : plan_start(recipe_);
+    start_.identity = to_json(data_.identity);
     schedule_ = schedule_of(recipe_);
     loader_.begin_at(start_.data);
     directory_.prepare(s_, start_, command, {{"--trace", trace_}, {"--record-pools", options.record_pools}});
@@ -154,8 +158,7 @@ class Trainer {
       evaluation_lines_ = std::make_unique<MetricsSink>(directory_.evaluations().string());
     });
     saver_ = std::make_unique<RunSaver>(s_, start_, directory_.checkpoints(), model_, step_.optimizer(), sharding_);
-    evaluations_ =
-        std::make_unique<RunEvaluations>(s_, recipe_, directory_, loader_.sources(), evaluation_lines_.get());
+    evaluations_ = std::make_unique<RunEvaluations>(s_, recipe_, directory_, data_.sources, evaluation_lines_.get());
     saved_ = done_;
     last_save_ = Clock::now();
     s_.comm().barrier();  // every rank at the same time, as in a step: cores share power, caches and memory
@@ -360,6 +363,7 @@ class Trainer {
   const RunOfMany among_;
   RunDirectory directory_;
   std::unique_ptr<RunLease> lease_;  ///< on rank 0; given back after everything below has ended
+  const RunData data_;
   Loader loader_;
   Sharding sharding_;
   LanguageModel model_;

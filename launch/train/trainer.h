@@ -1,6 +1,7 @@
 // A training run from its recipe to its last checkpoint (design sections 2, 4.11 and 5).
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ struct TrainOptions {
   RateGiven rate = RateGiven::Yes;
   bool force = false;    ///< replace the files above where they are there already (recordings.h)
   RunOfMany among = {};  ///< what the progress line says of the runs that this one is among
+  /// Where relative paths of sources are looked for after the working directory: where the recipe is.
+  std::vector<std::filesystem::path> look_in = {};
 };
 
 /// Starts or resumes the run of recipe.run.dir on the session's ranks. Returns when the last step is done, when

@@ -87,7 +87,7 @@ TEST(RecipeErrors, WrongType) {
   expect_parts(parse_error("", {"--eval.final=maybe"}), {"eval.final = maybe", "true or false"});
   EXPECT_EQ(parse_error("", {"--moe.pool=unifrom"}),
             "moe.pool = unifrom (command line) is not one of off, fixed, uniform or label: did you mean uniform?");
-  expect_parts(parse_error("", {"--run.dir=a#b"}), {"run.dir = 'a#b'", "no #"});
+  expect_parts(parse_error("[run]\ndir = \"a\\x\"\n"), {"run.dir (r.ini:2)", "begins with a double quote"});
   EXPECT_EQ(parse_recipe("", "r.ini", {"--train.tokens=5e9"}).train.tokens, 5'000'000'000);
 }
 

@@ -8,6 +8,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
 #include "runtime/core/error.h"
+#include "runtime/core/quoted.h"
 
 namespace emox {
 namespace {
@@ -53,6 +54,24 @@ TEST(Recipes, PrintedRecipeParsesBack) {
 }
 
 // The defaults would hide a key that is printed but not read, so every key gets a value of its own.
+// Paths and labels are bytes: a recipe keeps them all, as valid UTF-8 on one line.
+TEST(Recipes, NamesOfAnyBytesSurviveTheRoundTrip) {
+  Recipe recipe;
+  std::string all;
+  for (int c = 1; c < 256; ++c) all += static_cast<char>(c);
+  recipe.data.source = {"a:1:" + all, "b:1: # ", "\"c\":1:\xC3\xA4\\x", "d:1:plain\\ \xE2\x82\xAC"};
+  recipe.run.dir = "\"";
+  recipe.run.warm_start = "\xED\xA0\x80\xF4\x90\x80\x80\xC0\x80";  // no characters: a surrogate, too large, too long
+  const std::string text = to_ini(recipe);
+  EXPECT_TRUE(is_utf8(text));
+  EXPECT_NE(text.find("source = d:1:plain\\ \xE2\x82\xAC\n"), std::string::npos) << "what can be is as it was";
+  const Recipe again = parse_recipe(text, "x.ini");
+  EXPECT_EQ(again.data.source, recipe.data.source);
+  EXPECT_EQ(again.run.dir, recipe.run.dir);
+  EXPECT_EQ(again.run.warm_start, recipe.run.warm_start);
+  EXPECT_EQ(parse_recipe("", "x.ini", {"--run.dir=" + all}).run.dir, all);
+}
+
 TEST(Recipes, EveryKeySurvivesTheRoundTrip) {
   Recipe recipe;
   int count = 0;

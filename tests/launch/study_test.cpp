@@ -264,6 +264,12 @@ TEST_F(ProgramStudy, RefusesOtherValuesAndOtherDirectories) {
   refused("--seeds 0", "--seeds");
   refused("--data.eval_part=tune", "a study reports: data.eval_part = tune");
   refused("--tune train.learning_rate=1 --repeat-rounding", "--repeat-rounding is for the report");
+  // Other text under the same names: the cell that is there was trained on what they held before.
+  const fs::path train = fs::path(SourceSpec::parse(recipe_.data.source[0]).path) / "train.npy";
+  fs::copy_file(train, train.string() + ".kept");
+  std::fstream(train, std::ios::in | std::ios::out | std::ios::binary).seekp(-2, std::ios::end).put('?');
+  refused("--seeds 1", "emo-seed4 was trained on other data: source gnu: " + train.string() + " has other tokens");
+  fs::rename(train.string() + ".kept", train);
 
   // A wanted change is no other value, but the report says that a part of the run was another.
   study("--cells emo --train.learning_rate=0.002 --run.change=train.learning_rate",
