@@ -24,7 +24,7 @@ struct InputFile {
 std::vector<InputFile> list_files(const std::vector<std::string>& paths, TextCounts& counts);
 
 /// Text files longer than this are cut into documents at paragraphs, lines, sentences or words.
-inline constexpr std::size_t kMaxTextBytes = 65536;
+inline constexpr std::size_t kMaxTextBytes = 16384;
 
 /// The documents of one file. A name that ends in .jsonl or .ndjson, or in .json if its first line is an object with a
 /// string `text`, has one a line, of any length; other files are text. Each also with .gz.

@@ -127,7 +127,7 @@ not JSON
 }
 
 TEST_F(TextCorpusTest, ManyFilesAreDividedAsAWhole) {
-  // Every eighth has two documents, every third ends like the others.
+  // Every eighth has several documents, every third ends like the others.
   const auto text_of_file = [](int i) {
     return made_text(i, i % 8 == 0 ? 70'000 : 3'000) + (i % 3 == 0 ? made_text(-7, 1'000) : "");
   };
