@@ -1,6 +1,7 @@
 // The command line: choosing a command, reading arguments, help screens, exit codes.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -8,6 +9,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
 #include "runtime/core/error.h"
+#include "tests/support/support.h"
 
 namespace emox {
 namespace {
@@ -181,6 +183,33 @@ TEST(Arguments, MistakesAreNamed) {
   EXPECT_EQ(args_error({"--moe.top_k=4"}, {.command = "emox doctor", .flags = {"--json"}})
                 .find("emox doctor: unknown option --moe.top_k"),
             0U);
+}
+
+TEST(Cli, CorpusTakesTextAndSaysWhatItDropped) {
+  const test::TemporaryDirectory directory;
+  const std::string in = (directory.path() / "in.jsonl").string(), out = (directory.path() / "out").string();
+  std::ofstream file(in);
+  for (int i = 0; i < 500; ++i) {
+    file << R"({"text": ")";
+    for (int k = 0; k < 40; ++k) file << (i * 7919 + k * k * 104729) % 1000003 << ' ';
+    file << "\"}\n";
+  }
+  file << "no JSON\n";
+  file.close();
+  EXPECT_EQ(emox({"corpus", "--text", "a=" + in}).code, 2) << "--output is missing";
+  EXPECT_EQ(emox({"corpus", "--text", "--output", out}).code, 2);
+  EXPECT_EQ(emox({"corpus", "--text", "a=" + in, "--output", out, "--packages", out}).code, 2);
+  EXPECT_NE(emox({"corpus", "--text=\xFF=" + in, "--output", out}).err.find("the label '\\xFF' cannot be used"),
+            std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(out));
+  const Outcome built = emox({"corpus", "--text", "a=" + in, "b=" + in, "--output", out});
+  EXPECT_EQ(built.code, 2) << "nothing is left of b: all of it is in a";
+  EXPECT_FALSE(std::filesystem::exists(out));
+  const Outcome whole = emox({"corpus", "--output", out, "--text=a=" + in, "--text", "a=" + in});
+  EXPECT_EQ(whole.code, 0) << whole.err;
+  EXPECT_NE(whole.out.find("--data.source=a:1:" + out + "/a"), std::string::npos) << whole.out;
+  EXPECT_NE(whole.out.find("dropped 2 lines without"), std::string::npos) << whole.out;
+  EXPECT_NE(whole.out.find("500 duplicates"), std::string::npos) << whole.out;
 }
 
 }  // namespace
