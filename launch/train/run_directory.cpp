@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <string_view>
 
 #include "launch/config/recipe_file.h"
@@ -29,13 +28,15 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string read_text(const fs::path& path) {
-  std::error_code ignored;
-  errno = 0;
-  std::ifstream in(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  require<IoError>(in.is_open() && !in.bad() && !fs::is_directory(path, ignored),
-                   "cannot read {}: {}; make it readable, or move it away", path.string(),
-                   fs::is_directory(path, ignored) ? "it is a directory" : std::strerror(errno));
+  std::FILE* file = std::fopen(path.c_str(), "rb");
+  int error = file == nullptr ? errno : 0;
+  std::string text;
+  char buffer[65536];
+  for (std::size_t n = 0; error == 0 && (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) text.append(buffer, n);
+  if (error == 0 && std::ferror(file) != 0) error = errno;
+  if (file != nullptr) std::fclose(file);
+  require<IoError>(error == 0, "cannot read {}: {}; make it readable, or move it away", path.string(),
+                   std::strerror(error));
   return text;
 }
 
