@@ -196,7 +196,7 @@ TEST_F(Stopping, ASourceWithoutHeldOutTokensHasNoLoss) {
   const std::int64_t offsets[] = {0, 1, 2};
   write_npy(file, std::span<const std::uint16_t>(text));
   write_npy(document_index_path(file), std::span<const std::int64_t>(offsets));
-  recipe_.train.steps = 1, recipe_.eval.final = true, recipe_.data.eval_documents = 2;
+  recipe_.train.steps = 2, recipe_.eval.final = true, recipe_.data.eval_documents = 2;
   write();
   expect(emox("train " + path_), 0,
          {label + " has no held-out tokens", "not in the mean, for want of held-out tokens: " + label});

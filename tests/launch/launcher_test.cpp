@@ -14,7 +14,7 @@ using test::CommandResult;
 class LauncherMismatch : public test::TinyProgram {
  protected:
   LauncherMismatch() {
-    recipe_.train.steps = 1;
+    recipe_.train.steps = 2;
     write();
   }
   CommandResult train(const std::string& environment) const {
