@@ -94,15 +94,14 @@ struct TrainConfig {
     v.integer("micro_batch_sequences", micro_batch_sequences, 1, 1 << 24,
               "sequences that a rank computes at a time, an upper limit");
     v.real("learning_rate", learning_rate, 0.0, 10.0,
-           "peak learning rate; with anneal_from_step, the rate it starts at");
+           "peak learning rate; an anneal begins at the rate that its run had, unless this gives another");
     v.choice("schedule", schedule, kScheduleNames, "how the learning rate falls after the warm-up");
     v.integer("warmup_steps", warmup_steps, 0, kMaxCount, "steps over which the learning rate rises from 0");
     v.real("min_lr_ratio", min_lr_ratio, 0.0, 1.0, "last learning rate / peak");
     v.integer("decay_steps", decay_steps, 0, kMaxCount,
               "schedule = wsd: last steps, over which the rate falls linearly from the peak to its last value");
-    v.integer(
-        "anneal_from_step", anneal_from_step, 0, kMaxCount,
-        "continue a run that ended at this step: the rate falls linearly from there to 0 at the last step; 0 = off");
+    v.integer("anneal_from_step", anneal_from_step, 0, kMaxCount,
+              "continue a run that is at this step: the rate falls linearly from there to 0 at the last step; 0 = off");
     v.real("weight_decay", weight_decay, 0.0, 10.0, "decoupled weight decay; embeddings are not decayed");
     v.real("beta1", beta1, 0.0, 0.999999, "AdamW: decay of the first moment");
     v.real("beta2", beta2, 0.0, 0.999999, "AdamW: decay of the second moment");
