@@ -149,7 +149,7 @@ int checkpoint_prune(const std::vector<std::string>& args) {
       std::unique_ptr<RunLease> lease;
       if (!dry_run && directory.filename() == "checkpoints")
         lease = std::make_unique<RunLease>(directory.parent_path(), LeaseHolder::self({command}));
-      const Pruned pruned = prune(directory, keep_last, keep_every, dry_run);
+      const Pruned pruned = refusing_unusable([&] { return prune(directory, keep_last, keep_every, dry_run); });
       if (!a.has("--json")) return print_pruned(directory, pruned, dry_run);
       ordered_json names = ordered_json::array();
       for (const auto& [name, bytes] : pruned.removed) names.push_back(name);

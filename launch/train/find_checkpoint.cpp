@@ -6,7 +6,6 @@
 
 #include "launch/train/run_directory.h"
 #include "parallel/checkpoint/agreement.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
 
@@ -31,20 +30,6 @@ bool is_checkpoint(const fs::path& path) {
   return fs::exists(path / "manifest.json") || step_of_directory(path.filename().string()).has_value();
 }
 
-/// Throws as a UsageError what says that a checkpoint cannot be used, before anything has begun.
-template <typename Body>
-auto refusing(const Body& body) {
-  try {
-    return body();
-  } catch (const DamagedError& e) {
-    fail<UsageError>("{}", e.message());
-  } catch (const UnreadableError& e) {
-    fail<UsageError>("{}", e.message());
-  } catch (const OtherVersionError& e) {
-    fail<UsageError>("{}", e.message());
-  }
-}
-
 }  // namespace
 
 fs::path checkpoints_directory(const fs::path& argument) {
@@ -53,7 +38,7 @@ fs::path checkpoints_directory(const fs::path& argument) {
 }
 
 std::optional<CheckpointInfo> newest_checkpoint(Session& session, const fs::path& checkpoints, Glance glance) {
-  return refusing([&] { return find_latest(session.comm(), checkpoints, &session.log(), glance); });
+  return refusing_unusable([&] { return find_latest(session.comm(), checkpoints, &session.log(), glance); });
 }
 
 FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glance glance) {
@@ -72,7 +57,7 @@ FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glan
   checkpoint = broadcast_text(session.comm(), checkpoint, 0);
   directory = broadcast_text(session.comm(), directory, 0);
   if (!checkpoint.empty())
-    return {checkpoint, refusing([&] { return read_manifest_together(session.comm(), checkpoint); }), false};
+    return {checkpoint, refusing_unusable([&] { return read_manifest_together(session.comm(), checkpoint); }), false};
   auto found = newest_checkpoint(session, directory, glance);
   require<UsageError>(found.has_value(), "{} holds no intact checkpoint (looked in {})", argument.string(), directory);
   return {found->path, std::move(found->manifest), glance == Glance::Content};

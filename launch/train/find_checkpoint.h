@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launch/train/session.h"
+#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/verify.h"
 
 namespace emox {
@@ -16,6 +17,19 @@ struct FoundCheckpoint {
   bool verified = false;  ///< every byte has been read and is what the manifest says
 };
 
+/// What is found before anything has begun: a checkpoint that cannot be read, or has another format version, is a
+/// UsageError.
+template <typename Body>
+auto refusing_unusable(const Body& body) {
+  try {
+    return body();
+  } catch (const UnreadableError& e) {
+    fail<UsageError>("{}", e.message());
+  } catch (const OtherVersionError& e) {
+    fail<UsageError>("{}", e.message());
+  }
+}
+
 /// Collective. find_latest for people: a checkpoint that cannot be read, or has another format version, and is newer
 /// than every intact one, is a UsageError.
 std::optional<CheckpointInfo> newest_checkpoint(Session& session, const std::filesystem::path& checkpoints,
@@ -23,7 +37,7 @@ std::optional<CheckpointInfo> newest_checkpoint(Session& session, const std::fil
 
 /// Collective. A checkpoint directory, or a link to one, means itself; a run directory (or its checkpoints/) the newest
 /// checkpoint that is intact: damaged ones that are newer are passed over and logged. UsageError when there is none,
-/// when its manifest is damaged, and as newest_checkpoint.
+/// and as newest_checkpoint.
 FoundCheckpoint find_checkpoint(Session& session, const std::filesystem::path& argument,
                                 Glance glance = Glance::Content);
 

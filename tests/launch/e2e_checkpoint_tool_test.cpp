@@ -199,6 +199,23 @@ TEST_F(CheckpointTool, VerifyNamesEverythingThatIsDamaged) {
   expect(tool("verify " + directory_.path().string()), 2, {"holds no checkpoints"});
 }
 
+// Of another emox: nothing says that it is not good.
+TEST_F(CheckpointTool, AnotherFormatVersionIsNeitherDamagedNorPruned) {
+  const fs::path manifest = checkpoint(6) / "manifest.json";
+  json content = json::parse(std::ifstream(manifest));
+  content["version"] = 4;
+  std::ofstream(manifest) << signed_text(content);
+  expect(tool("verify " + run_.string()), 1,
+         {checkpoint(4).string() + ": intact: ", checkpoint(6).string() + ": NOT VERIFIED", "in format version 4"});
+  const json j = json_of(tool("verify --json " + checkpoint(6).string()));
+  EXPECT_TRUE(j.at("checkpoints")[0].at("damage").empty());
+  EXPECT_EQ(j.at("checkpoints")[0].at("not_verified").size(), 1U);
+  for (const char* command : {"info ", "info --no-norms "})
+    expect(tool(command + run_.string()), 2, {"in format version 4", "neither passed over nor replaced"});
+  expect(tool("prune --keep-last=1 " + run_.string()), 2, {"in format version 4"});
+  EXPECT_TRUE(fs::exists(checkpoint(2)) && fs::exists(checkpoint(6)));
+}
+
 TEST_F(CheckpointTool, DiffTellsWhatChanged) {
   const Arrays arrays = load(6);
   const fs::path same = save(arrays, "same", 3);
