@@ -132,8 +132,7 @@ TEST_F(ProgramRuns, ADivergedRunStopsBeforeItSavesNonsense) {
   recipe_.checkpoint.every_steps = 2;
   test::write_recipe(path_, recipe_);
   expect(train(""), 1,
-         {"step ", "loss ", "gradient norm", "the first is model.", "Resume from the last checkpoint",
-          "train.learning_rate"});
+         {"step ", "loss ", "gradient norm", "the first is model.", "checkpoint, of step ", "train.learning_rate"});
   // The last good checkpoint can be resumed from, and ends the same way.
   expect(train(""), 1, {"resumed", "Nothing was updated in this step"});
 }
