@@ -68,7 +68,7 @@ TEST_F(StopMpi, UnevenDocumentsAreNoHang) {
   write_npy(file, std::span<const std::uint16_t>(text));
   write_npy(document_index_path(file), std::span<const std::int64_t>(offsets));
   recipe_.data.source = {recipe_.data.source[0]};
-  recipe_.train.steps = 2, recipe_.eval.final = true;
+  recipe_.train.steps = 2, recipe_.train.warmup_steps = 1, recipe_.eval.final = true;
   test::write_recipe(path_, recipe_);
   const fs::path done = train("run", 2, "--parallel.watchdog_s=1 --parallel.expert_parallel=1");
   std::ifstream in(done / "eval.jsonl");
