@@ -96,6 +96,16 @@ TEST_F(CheckpointFault, ANewerFormatVersion) {
                                      "reads version 3", "or with a newer one"});
 }
 
+// Whatever its checksum: another version may compute it in another way.
+TEST_F(CheckpointFault, ANewerFormatVersionWithAnotherChecksum) {
+  const fs::path file = newest() / "manifest.json";
+  std::string text = content_of(file);
+  const std::string key = "\"version\": 3";
+  text.replace(text.rfind(key), key.size(), "\"version\": 4");
+  std::ofstream(file, std::ios::binary) << text;
+  expect_refused<OtherVersionError>({file.string(), "in format version 4"});
+}
+
 TEST_F(CheckpointFault, AnOlderFormatVersion) {
   set_version(newest(), 2);
   expect_refused<OtherVersionError>({"in format version 2", "go on with the emox that wrote it"});
