@@ -12,12 +12,14 @@
 #include <tuple>
 #include <utility>
 
+#include "data/loader/identity.h"
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/find_checkpoint.h"
+#include "parallel/checkpoint/checksum.h"
 #include "parallel/checkpoint/compare.h"
 #include "parallel/checkpoint/inspect.h"
 #include "runtime/core/error.h"
@@ -64,10 +66,35 @@ std::optional<Values> keys_of(const std::string& recipe_text) {
   }
 }
 
+std::string text_of(const std::vector<FileIdentity>& files) {
+  std::int64_t tokens = 0;
+  std::string content;
+  for (const FileIdentity& f : files) {
+    tokens += f.layout.tokens;
+    content += fmt::format("{} {} {}\n", name_of(f.layout.type), f.fingerprint, f.index);
+  }
+  return files.empty() ? "-" : fmt::format("{} tokens in {} file(s), {}", tokens, files.size(), checksum_of(content));
+}
+
+/// What the data hold, a line for each source; not where they lie.
+void append_data(Values& values, const nlohmann::json& json) {
+  try {
+    for (const SourceIdentity& s : data_identity_from(json).sources)
+      values[fmt::format("{}.{}", kDataKey, s.label)] =
+          fmt::format("training {}; held out {}; tuning {}", text_of(s.train), text_of(s.held_out), text_of(s.tune));
+  } catch (const IoError&) {  // of another version
+    values[kDataKey] = json_text(json);
+  }
+}
+
 Values extra_of(const nlohmann::json& extra) {
   Values values;
   if (!extra.is_object()) return {{"", json_text(extra)}};
-  for (const auto& [key, value] : extra.items()) values[key] = json_text(value);
+  for (const auto& [key, value] : extra.items())
+    if (key == kDataKey)
+      append_data(values, value);
+    else
+      values[key] = json_text(value);
   return values;
 }
 
