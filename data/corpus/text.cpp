@@ -95,15 +95,6 @@ std::size_t cut_before(std::string_view text, std::size_t limit) {
   return cut;
 }
 
-bool is_utf8(std::string_view text) {
-  for (std::size_t i = 0; i < text.size();) {
-    const std::size_t length = character(text, i);
-    if (length == 0) return false;
-    i += length;
-  }
-  return true;
-}
-
 std::string clean_text(std::string_view raw) {
   const std::string text = valid_text(raw);
   std::string out;

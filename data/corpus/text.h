@@ -33,8 +33,6 @@ std::vector<std::string> split_text(std::string_view text);
 /// line, a sentence, a word, a character.
 std::size_t cut_before(std::string_view text, std::size_t limit);
 
-bool is_utf8(std::string_view text);
-
 /// For one line of a text file or a message, whatever the bytes: control characters, the backslash and bytes that are
 /// not valid UTF-8 become \\xHH.
 std::string printable(std::string_view text);

@@ -16,6 +16,7 @@
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
 #include "runtime/core/error.h"
+#include "runtime/core/quoted.h"
 #include "runtime/telemetry/log.h"
 
 namespace emox {
