@@ -65,9 +65,10 @@ void check_cell(const StudyCell& cell, const DataIdentity& data) {
                       "the cell {} is trained to its last step: run.change = {} would change nothing in it, and the "
                       "report would say otherwise; leave it out, or give the study another run.dir",
                       cell.recipe.run.name, cell.recipe.run.change);
+  // Only a cell that goes on can go on with other data; of a finished one nothing would be of them.
   const std::vector<std::string> changes = change_keys(cell.recipe.run.change);
-  if (std::find(changes.begin(), changes.end(), "data.source") == changes.end())
-    check_data_of_run(cell.recipe.run.dir, data);
+  const bool other_data = std::find(changes.begin(), changes.end(), "data.source") != changes.end();
+  if (!other_data || start.step >= cell.recipe.total_steps()) check_data_of_run(cell.recipe.run.dir, data);
 }
 
 bool run_cells(Session& session, const CellsRequest& request, const std::function<void(const DataIdentity&)>& begin,

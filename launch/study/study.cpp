@@ -61,6 +61,7 @@ std::vector<fs::path> directories_in(const fs::path& directory) {
 StudyCell remake(const CellsRequest& request, const CellName& name, int ranks) {
   Recipe recipe = request.base;
   recipe.run.seed = name.seed;
+  recipe.run.change.clear();  // this call does not go on with it, so it changes nothing in it
   CellOptions options = request.options;
   options.left_out = nullptr;
   const StudyCell cell = study_cells(recipe, {name.model}, 1, ranks, options).front();

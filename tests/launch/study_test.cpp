@@ -277,6 +277,12 @@ TEST_F(ProgramStudy, RefusesOtherValuesAndOtherDirectories) {
   EXPECT_NE(text_of(study_ / "report.html").find("emo-seed4 was changed at step 2"), std::string::npos);
   refused("--seeds 1 --cells emo --train.learning_rate=0.003 --run.change=train.learning_rate",
           "the cell emo-seed4 is trained to its last step");
+
+  // run.change = data.source is for runs that go on: a finished cell of other data is in no report.
+  std::fstream(train, std::ios::in | std::ios::out | std::ios::binary).seekp(-2, std::ios::end).put('?');
+  refused("--seeds 1 --cells emo --train.learning_rate=0.002 --run.change=data.source",
+          "emo-seed4 was trained on other data");
+  study("--cells standard --train.learning_rate=0.002 --run.change=data.source", "Left out: the cell emo-seed4");
 }
 
 }  // namespace
