@@ -9,8 +9,7 @@ std::string help_overview() {
   std::string text =
       "emox: mixture-of-experts language models whose experts become modular.\n"
       "\n"
-      "usage: emox COMMAND [arguments]\n"
-      "       emox COMMAND --help\n"
+      "usage: emox COMMAND [arguments], emox COMMAND --help\n"
       "\n"
       "commands:\n";
   for (const Command& command : commands()) text += fmt::format("  {:<10} {}\n", command.name, command.summary);

@@ -227,6 +227,10 @@ nlohmann::json RunStart::to_extra() const {
 }
 
 RunStart plan_start(const Recipe& recipe) {
+  require<UsageError>(recipe.train.anneal_from_step == 0 || recipe.run.warm_start.empty(),
+                      "run.warm_start begins at step 0, but train.anneal_from_step = {} goes on with a run of so many "
+                      "steps: set it to 0, and train.steps to the steps of the anneal",
+                      recipe.train.anneal_from_step);
   require<UsageError>(recipe.train.anneal_from_step == 0,
                       "train.anneal_from_step = {} goes on with a run that was trained to that step, but {} holds no "
                       "checkpoint: name that run's directory with --run.dir=DIR",

@@ -101,10 +101,6 @@ std::int64_t optimizer_steps(const Manifest& checkpoint) {
 }
 
 void warm_start(Session& session, const Recipe& recipe, const LanguageModel& model, Optimizer& optimizer) {
-  require<UsageError>(recipe.train.anneal_from_step == 0,
-                      "run.warm_start begins at step 0, but train.anneal_from_step = {} goes on with a run of so many "
-                      "steps: set it to 0, and train.steps to the steps of the anneal",
-                      recipe.train.anneal_from_step);
   const bool moments = recipe.run.warm_start_state == WarmStartState::Optimizer;
   try {
     const FoundCheckpoint found = source_of(session, recipe.run.warm_start);

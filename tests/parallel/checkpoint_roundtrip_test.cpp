@@ -95,12 +95,16 @@ TEST(Checkpoint, EqualStateGivesEqualFiles) {
   EXPECT_TRUE(manifest_text(a) == manifest_text(b));
 }
 
-TEST(Checkpoint, SavingAStepAgainReplacesIt) {
+TEST(Checkpoint, SavingAStepAgainMovesTheOldOneAside) {
   const TemporaryDirectory directory;
   save_model(directory.path(), 12, 3, 2);
   const auto path = save_model(directory.path(), 12, 5, 1);
-  EXPECT_EQ(test::names_in(directory.path()), std::vector<std::string>{"step-00000012"});
   expect_loads(path, 2, 5);
+  const auto names = test::names_in(directory.path());
+  ASSERT_EQ(names.size(), 2U);
+  EXPECT_EQ(names[0], "step-00000012");
+  EXPECT_TRUE(names[1].starts_with("step-00000012.aside-")) << names[1];
+  expect_loads(directory.path() / names[1], 2, 3);
 }
 
 TEST(Checkpoint, WeightsAloneLoadFromAFullCheckpointAndNotTheReverse) {
