@@ -4,7 +4,8 @@
 #   tests/run.sh [--quick]
 #
 # First the sanitizer sets: AddressSanitizer and UndefinedBehaviorSanitizer over what handles memory and files,
-# ThreadSanitizer over ranks as threads. Then the whole suite, built as users build it; its summary is the last output.
+# ThreadSanitizer over ranks as threads. Then the whole suite, built as users build it; its summary is the last output. Each set is
+# built beside the tests of the one before.
 # --quick: only the whole suite. A set that fails ends the script. CTEST_PARALLEL_LEVEL and CMAKE_BUILD_PARALLEL_LEVEL
 # (both: number of cores) say how much runs at a time.
 set -euo pipefail
@@ -26,32 +27,58 @@ export CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$cores}
 configure=()
 if command -v ccache >/dev/null; then configure+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 
-# sanitizer_set PRESET LABELS EXCLUDED TARGET...: builds these test executables and runs their tests. The longest ones, which
-# repeat in fifty steps or eight meshes what others do in a few, are left to the whole suite, and so are those that measure the
-# memory of the process.
-sanitizer_set() {
-  local preset=$1 labels=$2 excluded=$3
-  shift 3
-  stage "build for $preset"
+# build PRESET TARGET...: no TARGET: all of them.
+build() {
+  local preset=$1
+  shift
   cmake --preset "$preset" "${configure[@]}"
-  cmake --build --preset "$preset" --target "$@"
-  stage "tests under $preset"
-  ctest --preset "$preset" -L "$labels" -E "^house\.|FiftyStepsAgree|ManyStepsAgree|AChainOfMeshes|TheSameMeshGoesOn|$excluded"
+  cmake --build --preset "$preset" ${1+--target "$@"}
+}
+
+# Many tests wait more than they compute, so the next set is built meanwhile, with what they leave of the processor.
+beside=
+build_beside() {
+  stage "build for $1, beside the tests"
+  set -m  # a process group of its own, so that it can be ended whole
+  (build "$@" >"build/$1.log" 2>&1) &
+  beside=$!
+  set +m
+  renice -n 19 -p "$beside" >/dev/null
+}
+built() {
+  local result=0
+  wait "$beside" || result=$?
+  beside=
+  cat "build/$1.log"
+  return "$result"
+}
+trap '[[ -z $beside ]] || kill -- "-$beside" 2>/dev/null' EXIT
+
+# sanitizer_tests PRESET LABELS EXCLUDED: runs the tests of what is built. The longest ones, which repeat in fifty steps or eight
+# meshes what others do in a few, are left to the whole suite, and so are those that measure the memory of the process.
+sanitizer_tests() {
+  stage "tests under $1"
+  ctest --preset "$1" -L "$2" -E "^house\.|FiftyStepsAgree|ManyStepsAgree|AChainOfMeshes|TheSameMeshGoesOn|$3"
 }
 
 stage "packages"
 launch/packages.sh --tests
-if ! $quick; then
-  sanitizer_set asan '^(unit|ranks)$' CheckpointCost emox_test_runtime emox_test_model emox_test_data \
-    emox_test_parallel emox_test_faults
+if $quick; then
+  stage "build (release, warnings are errors)"
+  build ci
+else
+  stage "build for asan"
+  build asan emox_test_runtime emox_test_model emox_test_data emox_test_parallel emox_test_faults
+  build_beside tsan emox_test_parallel emox_test_faults
+  sanitizer_tests asan '^(unit|ranks)$' CheckpointCost
+  built tsan
+  build_beside ci  # release, warnings are errors
   export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp'"
   # Not what repeats one thread's work thousands of times. Failing disks: a save in the background has all threads there are.
   one_thread='CheckpointCost|WarmStart|DamageTable\.EveryByte|ManifestFuzz|CheckpointScale'
   one_thread+='|FailingDisk\.(Sees|Every|NoSpace(Once|From)|AnError|AShort|Read|Repl)'
-  sanitizer_set tsan '^ranks$' "$one_thread" emox_test_parallel emox_test_faults
+  sanitizer_tests tsan '^ranks$' "$one_thread"
+  built ci
 fi
-stage "build (release, warnings are errors)"
-cmake --preset ci "${configure[@]}"
-cmake --build --preset ci
 stage "all tests"
 ctest --preset ci
