@@ -15,7 +15,8 @@ double lower_rate(const TrainConfig& train) {
 
 }  // namespace
 
-std::string advice_after_divergence(const Recipe& recipe, const std::filesystem::path& checkpoints, std::int64_t step) {
+std::string advice_after_divergence(const Recipe& recipe, const std::filesystem::path& checkpoints,
+                                    std::int64_t updated) {
   const TrainConfig& train = recipe.train;
   const auto saved = list_checkpoints(checkpoints);
   const auto step_of = [&](std::size_t i) { return step_of_directory(saved[i].filename().string()).value_or(0); };
@@ -24,7 +25,7 @@ std::string advice_after_divergence(const Recipe& recipe, const std::filesystem:
   std::string advice;
   if (saved.empty())
     advice = fmt::format("No checkpoint was saved: begin again, by the same command with {}", rate);
-  else if (step_of(0) != step - 1)
+  else if (step_of(0) < updated)
     advice = fmt::format("Resume from the last checkpoint, of step {}: {}", step_of(0), change);
   else if (saved.size() > 1)
     advice = fmt::format(

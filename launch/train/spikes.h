@@ -21,6 +21,8 @@ class SpikeGuard {
   static constexpr std::int64_t kMostNotFinite = 10;
 
   std::int64_t skipped() const { return skipped_; }  ///< steps, over all jobs of the run
+  /// Whether the last step's loss or norm was not finite: the weights may be beyond help, and are not to be saved.
+  bool in_doubt() const { return not_finite_ > 0; }
 
   /// What a checkpoint must hold for the next job to judge alike, to the last bit.
   nlohmann::json state() const;

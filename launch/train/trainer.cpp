@@ -159,7 +159,7 @@ class Trainer {
     });
     saver_ = std::make_unique<RunSaver>(s_, start_, directory_.checkpoints(), model_, step_.optimizer(), sharding_);
     evaluations_ = std::make_unique<RunEvaluations>(s_, recipe_, directory_, data_.sources, evaluation_lines_.get());
-    saved_ = done_;
+    saved_ = updated_ = done_;
     last_save_ = Clock::now();
     s_.comm().barrier();  // every rank at the same time, as in a step: cores share power, caches and memory
     floor_.emplace([this] { return gemm_rate(s_.ctx(), 3, 1024); });
@@ -240,9 +240,9 @@ class Trainer {
     const StepMetrics m = step_.compute_gradients(step, inputs, {saver_->finished(), [this] { return late_votes(); }});
     const bool skipped = skips(step, m, progress);
     try {
-      if (!skipped) step_.update(step, learning_rate, m);
+      if (!skipped) step_.update(step, learning_rate, m), updated_ = step;
     } catch (const DivergedError& e) {
-      fail("{}. {}", e.message(), advice_after_divergence(recipe_, directory_.checkpoints(), step));
+      fail("{}. {}", e.message(), advice_after_divergence(recipe_, directory_.checkpoints(), updated_));
     }
     const double step_s = since(start);
     if (s_.root())
@@ -276,6 +276,10 @@ class Trainer {
   void save(bool last, Progress& progress) {
     progress.finish();
     confirm_lease();
+    if (spikes_ && spikes_->in_doubt()) {  // and retention would remove the last good ones
+      s_.log().warn("step {} is not saved: its loss or norm is not finite; the checkpoints before it stay", done_);
+      return;
+    }
     if (pool_trace_ != nullptr) pool_trace_->flush();  // a resume goes on with the recording at this step
     const nlohmann::json spikes = spikes_ ? spikes_->state() : nlohmann::json();
     if (saver_->save(done_, step_.optimizer().steps_before() + done_, last, spikes)) saved_ = done_;
@@ -377,6 +381,7 @@ class Trainer {
   std::unique_ptr<PoolTraceWriter> pool_trace_;
   std::unique_ptr<RunSaver> saver_;
   std::int64_t done_ = 0, saved_ = 0;  ///< the last step, and the last one whose save was begun
+  std::int64_t updated_ = 0;           ///< the last step that changed the weights, or whose weights were loaded
   Clock::time_point last_save_;        ///< or the start
   std::optional<GemmFloor> floor_;
 };

@@ -133,5 +133,27 @@ TEST_F(ProgramChanges, TheAdviceAfterANaNWorks) {
   EXPECT_TRUE(lines.back().at("loss").is_number());
 }
 
+// Skipped steps leave the weights that gave the NaN as they are: saving them would push out the good ones before.
+TEST_F(ProgramChanges, SkippedNaNsPushNoGoodCheckpointOut) {
+  const std::string bad =
+      "--train.learning_rate=10 --train.clip_norm=0 --train.weight_decay=10 --train.steps=99 "
+      "--train.schedule=constant --checkpoint.every_steps=2 --train.skip_spikes=3 --train.skip_window=8";
+  const test::CommandResult failed = train(bad);
+  expect(failed, 1, {"is not saved: its loss or norm is not finite", "Nothing was updated in this step"});
+  const auto last = [&](const std::string& text, const std::string& from, const std::string& to) {
+    const std::size_t at = text.rfind(from);
+    return at == std::string::npos ? ""
+                                   : text.substr(at + from.size(), text.find(to, at + from.size()) - at - from.size());
+  };
+  const std::string move = last(failed.output, "move it away with `", "`"),
+                    change = last(failed.output, "the same command with ", " (");
+  if (!move.empty()) {
+    EXPECT_EQ(test::run_command(move).exit_code, 0) << move;
+  }
+  const test::CommandResult again = train(bad + " " + change + " --run.stop_after_step=6");
+  expect(again, 0, {"resumed", "train.learning_rate was 10"});
+  EXPECT_EQ(again.output.find("is skipped"), std::string::npos) << again.output;
+}
+
 }  // namespace
 }  // namespace emox
