@@ -111,7 +111,8 @@ void write_domains(std::vector<Work>& domains, const CorpusOptions& options, con
   }
 }
 
-void remove_downloads(const std::vector<std::vector<Package>>& packages, const fs::path& directory) {
+/// `made`: the directory too is of this build.
+void remove_downloads(const std::vector<std::vector<Package>>& packages, const fs::path& directory, bool made) {
   // The corpus is built: what cannot be removed stays.
   std::error_code ignored;
   for (const auto& of_domain : packages) {
@@ -119,7 +120,7 @@ void remove_downloads(const std::vector<std::vector<Package>>& packages, const f
       if (p.downloaded) fs::remove(p.file, ignored);
     }
   }
-  if (fs::is_empty(directory, ignored)) fs::remove(directory, ignored);
+  if (made) fs::remove(directory, ignored);  // only an empty one
 }
 
 std::vector<std::vector<Package>> fetch_all(const std::vector<Domain>& domains, const fs::path& directory, Log& log) {
@@ -167,10 +168,12 @@ CorpusReport build_corpus(const CorpusOptions& options, const std::vector<Domain
   std::vector<std::vector<Package>> packages;
   const fs::path downloads =
       options.download_directory.empty() ? beside(options.output, ".packages") : fs::path(options.download_directory);
+  std::error_code unknown;
+  const bool made = !fs::exists(downloads, unknown) && !unknown;
   const CorpusReport report = build_in_place(
       options.output, options.force, options_json(options, domains),
       [&](const fs::path& work, CorpusReport& r) { packages = build(options, domains, downloads, work, r, log); }, log);
-  if (!options.keep_packages && !packages.empty()) remove_downloads(packages, downloads);
+  if (!options.keep_packages && !packages.empty()) remove_downloads(packages, downloads, made);
   return report;
 }
 

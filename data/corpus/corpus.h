@@ -3,8 +3,8 @@
 //
 // Written: <output>/<label>/{train,tune,heldout}.npy (uint16 byte-level ids, every document ended by EOS), beside each
 // the document index <same name>.docs.npy and the source of each document <same name>.files.npy, the names of those in
-// <output>/<label>/files.txt, and <output>/corpus.json. Everything is built in <output>.partial and renamed at the end,
-// corpus.json being its last file, so a directory with a corpus.json is whole.
+// <output>/<label>/files.txt, and <output>/corpus.json. Everything is built in a new directory <output>.partial-XXXXXX
+// and renamed at the end, corpus.json being its last file, so a directory with a corpus.json is whole.
 #pragma once
 
 #include <cstdint>

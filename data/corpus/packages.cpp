@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "data/corpus/place.h"
 #include "data/corpus/process.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/log.h"
@@ -58,9 +59,9 @@ void check_known(const std::vector<std::string>& names) {
 /// Downloads into a directory of its own, and moves what is whole.
 void download(const std::vector<std::string>& names, const fs::path& directory, Log& log) {
   check_known(names);
-  const fs::path fresh = directory / "download.partial";
-  fs::remove_all(fresh);
-  fs::create_directories(fresh);
+  fs::create_directories(directory);
+  const WorkDirectory work(directory / "download");
+  const fs::path fresh = work.path();
   std::vector<std::string> command = {"apt-get", "download", "-q"};
   command.insert(command.end(), names.begin(), names.end());
   log.info("downloading {} package{}: {}", names.size(), names.size() == 1 ? "" : "s", fmt::join(names, " "));
@@ -75,7 +76,6 @@ void download(const std::vector<std::string>& names, const fs::path& directory, 
                      fresh.string());
     fs::rename(files[0], directory / files[0].filename());
   }
-  fs::remove_all(fresh);
 }
 
 }  // namespace

@@ -1,13 +1,17 @@
 #include "data/corpus/text_corpus.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "data/corpus/manifest.h"
+#include "data/corpus/place.h"
 #include "data/corpus/text_files.h"
 #include "data/format/token_file.h"
 #include "data/loader/heldout.h"
@@ -124,6 +128,58 @@ not JSON
   EXPECT_FALSE(build().reused);
   EXPECT_EQ(all_parts().size(), 601u);
   EXPECT_EQ(beside_output(), (Texts{"corpus"}));
+}
+
+/// What the names beside the output hold may be the user's; only what a build that was killed has marked goes.
+TEST_F(TextCorpusTest, OnlyItsOwnLeftoversAreRemoved) {
+  write_bytes(in_ / "a.jsonl", [] {
+    std::string lines;
+    for (int i = 0; i < 100; ++i) lines += fmt::format("{{\"text\": \"{}\"}}\n", made_text(i, 200));
+    return lines;
+  }());
+  const std::string output = options_.output;
+  const Texts users = {output + ".old", output + ".partial", output + ".partial-abcdef", output + ".partial-ghijkl"};
+  for (const std::string& directory : users) {
+    fs::create_directories(fs::path(directory) / "content");
+    write_bytes(fs::path(directory) / "content" / "mine", "kept");
+  }
+  write_bytes(fs::path(users[3]) / "emox-build", "not its mark");
+  write_bytes(output + ".lock", "kept");
+  const std::size_t before = beside_output().size();
+  const auto half_a_build = [&](const std::function<void()>& then) {
+    build_in_place(
+        output, true, nlohmann::json::object(),
+        [&](const fs::path& work, CorpusReport&) {
+          write_bytes(work / "half", "half a file");
+          then();
+        },
+        log_);
+  };
+  const pid_t child = ::fork();
+  if (child == 0) {
+    try {
+      half_a_build([] { ::_exit(7); });  // as if killed: no destructor runs
+    } catch (...) {
+    }
+    ::_exit(1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(beside_output().size(), before + 1) << "no leftover to clean up";
+  for (const bool force : {false, true}) {
+    options_.force = force;
+    EXPECT_FALSE(build().reused);
+    EXPECT_EQ(all_parts().size(), 100u);
+    EXPECT_EQ(beside_output().size(), before + 1) << "the corpus instead of the leftover";
+    for (const std::string& directory : users)
+      EXPECT_EQ(read_bytes(fs::path(directory) / "content" / "mine"), "kept") << directory;
+    EXPECT_EQ(read_bytes(output + ".lock"), "kept");
+  }
+  // The work directory of a running build is no leftover: another with the same name beside it leaves it alone.
+  const WorkDirectory running(output);
+  { const WorkDirectory other(output); }
+  EXPECT_TRUE(fs::exists(running.path()));
 }
 
 TEST_F(TextCorpusTest, ManyFilesAreDividedAsAWhole) {
