@@ -15,6 +15,7 @@
 #include "launch/train/run_directory.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
+#include "runtime/telemetry/json_text.h"
 
 namespace emox {
 namespace {
@@ -58,6 +59,11 @@ std::vector<RetentionRow> kept_rows(const StudyCell& cell) {
   return text ? read_retention(*text, file.string()) : std::vector<RetentionRow>{};
 }
 
+/// The label as eval.jsonl holds it: bytes that are no UTF-8 are escaped there.
+std::string written_label(const std::string& label) {
+  return nlohmann::json::parse(json_text(nlohmann::json(label))).get<std::string>();
+}
+
 /// The loss of the final evaluation, by domain, in the order of the recipe; JSON has lost it.
 std::vector<std::pair<std::string, double>> full_losses(const StudyCell& cell) {
   const RunDirectory run(cell.recipe.run.dir);
@@ -67,7 +73,7 @@ std::vector<std::pair<std::string, double>> full_losses(const StudyCell& cell) {
   for (const std::string& source : cell.recipe.data.source) {
     const std::string label = SourceSpec::parse(source).label;
     const nlohmann::json domains = record->value("domains", nlohmann::json::object());
-    const auto domain = domains.find(label);
+    const auto domain = domains.find(written_label(label));
     require<IoError>(domain != domains.end() && domain->is_object(), "{} holds no loss of {} after step {}",
                      run.evaluations().string(), label, cell.recipe.total_steps());
     const auto loss = domain->find("loss");

@@ -81,7 +81,7 @@ struct TuneAxis {
 };
 std::vector<TuneAxis> parse_tune(const std::vector<std::string>& texts);
 /// Every model with every combination of the values, in base.run.dir/tuning/NAME, evaluated on the tuning part of the
-/// held-out documents (data.eval_part = tune), with all experts and an eighth of them.
+/// held-out documents (data.eval_part = tune), with all experts and with the fewest of kept_numbers().
 std::vector<StudyCell> tuning_cells(const Recipe& base, const std::vector<std::string>& models, std::int64_t seeds,
                                     int ranks, const std::vector<TuneAxis>& axes, const CellOptions& options = {});
 

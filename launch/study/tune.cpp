@@ -14,6 +14,7 @@
 #include "data/format/atomic_file.h"
 #include "launch/report/csv.h"
 #include "launch/study/cell_retention.h"
+#include "launch/train/run_directory.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -34,6 +35,22 @@ T number(const std::string& text, const std::string& where) {
 
 auto key_of(const TuneRow& r) { return std::tie(r.model, r.seed, r.settings, r.steps); }
 
+/// The cell that such a row was found in, had this call made it. UsageError when no call with this recipe makes it.
+StudyCell cell_of(const TuneRow& row, const CellsRequest& request, int ranks) {
+  Recipe recipe = request.base;
+  recipe.run.seed = row.seed;
+  recipe.run.change.clear();  // this call does not go on with it, so it changes nothing in it
+  std::vector<std::string> axes;
+  for (std::size_t at = 0; at < row.settings.size();) {
+    const std::size_t end = std::min(row.settings.find(' ', at), row.settings.size());
+    axes.push_back(row.settings.substr(at, end - at));
+    at = end + 1;
+  }
+  StudyCell cell = tuning_cells(recipe, {row.model}, 1, ranks, parse_tune(axes), request.options).front();
+  require<UsageError>(cell.settings == row.settings, "'{}' is not how a tuning writes settings", row.settings);
+  return cell;
+}
+
 /// Nothing while the cell is not finished.
 std::vector<TuneRow> row_of(const StudyCell& cell) {
   if (!cell_is_complete(cell)) return {};
@@ -50,6 +67,40 @@ std::vector<TuneRow> row_of(const StudyCell& cell) {
   row.loss = full / domains;
   if (row.experts_kept > 0) row.rise = (kept - full) / domains;
   return {row};
+}
+
+/// The row as its run tells it. UsageError unless the run is there, and of this recipe (but for its length) and data.
+TuneRow confirmed(const TuneRow& old, const CellsRequest& request, const DataIdentity& data, int ranks) {
+  const StudyCell now = cell_of(old, request, ranks);
+  StudyCell then = now;
+  if (then.recipe.total_steps() != old.steps) then.recipe.train.steps = old.steps;
+  const RunDirectory run(now.recipe.run.dir);
+  require<UsageError>(run.has_checkpoints(), "{} holds no checkpoint that would tell what it was made of",
+                      now.recipe.run.dir);
+  try {
+    check_cell(then, data);
+  } catch (const UsageError&) {  // trained further since?
+    if (now.recipe.total_steps() <= old.steps) throw;
+    check_cell(now, data);
+  }
+  const std::vector<TuneRow> found = row_of(then);
+  require<UsageError>(!found.empty(), "{} is not finished at step {}", now.recipe.run.dir, old.steps);
+  return found.front();
+}
+
+/// Those rows of earlier calls that can stand beside this call's; the log names the others.
+std::vector<TuneRow> comparable(const std::vector<TuneRow>& rows, Session& session, const CellsRequest& request,
+                                const DataIdentity& data) {
+  std::vector<TuneRow> kept;
+  for (const TuneRow& row : rows) {
+    try {
+      kept.push_back(confirmed(row, request, data, session.comm().size()));
+    } catch (const UsageError& e) {
+      session.log().warn("tune.csv leaves out {} of seed {} with {} after {} steps: {}", row.model, row.seed,
+                         row.settings, row.steps, e.message());
+    }
+  }
+  return kept;
 }
 
 }  // namespace
@@ -95,7 +146,8 @@ std::string tune_summary(const std::vector<TuneRow>& rows) {
     Mean& m = means[r.model][{r.settings, r.steps}];
     m.loss += r.loss, m.rise += r.rise, m.kept = r.experts_kept, ++m.seeds;
   }
-  std::string text = "Loss on the tuning part, nats a token, mean over domains; rise with an eighth of the experts\n";
+  std::string text =
+      "Loss on the tuning part, nats a token, mean over domains; its rise with so many experts kept (in brackets)\n";
   for (const std::string& model : models) {
     std::vector<std::pair<std::pair<std::string, std::int64_t>, Mean>> sorted(means[model].begin(), means[model].end());
     const auto loss = [](const auto& entry) { return entry.second.loss / static_cast<double>(entry.second.seeds); };
@@ -104,9 +156,9 @@ std::string tune_summary(const std::vector<TuneRow>& rows) {
     for (const auto& entry : sorted) {
       const Mean& m = entry.second;
       const std::string rise =
-          m.kept > 0 ? fmt::format("{:+.4f}", m.rise / static_cast<double>(m.seeds)) : std::string("-");
-      text += fmt::format("  {:.4f}  {:>8}  {} steps, {} seed(s): {}\n", loss(entry), rise, entry.first.second, m.seeds,
-                          entry.first.first);
+          m.kept > 0 ? fmt::format("{:+.4f} ({})", m.rise / static_cast<double>(m.seeds), m.kept) : std::string("-");
+      text += fmt::format("  {:.4f}  {:>12}  {} steps, {} seed(s): {}\n", loss(entry), rise, entry.first.second,
+                          m.seeds, entry.first.first);
     }
   }
   return text + "A study takes a setting over with --set MODEL:KEY=VALUE.\n";
@@ -116,12 +168,12 @@ TuneOutcome run_tuning(Session& session, const CellsRequest& request) {
   TuneOutcome outcome;
   const fs::path file = fs::path(request.base.run.dir) / "tune.csv";
   std::vector<TuneRow> earlier;  // on rank 0
-  const auto begin = [&](const DataIdentity&) {
+  const auto begin = [&](const DataIdentity& data) {
     if (!fs::exists(file)) return;
     std::ifstream in(file, std::ios::binary);
     const std::string text{std::istreambuf_iterator<char>(in), {}};
     require<IoError>(!in.bad() && in.is_open(), "cannot read {}", file.string());
-    earlier = read_tune(text, file.string());
+    earlier = comparable(read_tune(text, file.string()), session, request, data);
   };
   const auto write = [&] {
     outcome.rows.clear();

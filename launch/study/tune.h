@@ -16,7 +16,7 @@ struct TuneRow {
   std::string settings;  ///< "train.learning_rate=0.008"
   std::int64_t steps = 0;
   double loss = 0;                ///< of the full model, nats a token, mean over domains of the tuning part
-  std::int64_t experts_kept = 0;  ///< an eighth; 0: the model has no part of its experts to keep
+  std::int64_t experts_kept = 0;  ///< the fewest of kept_numbers(); 0: the model has no part of its experts to keep
   double rise = 0;                ///< of the loss with so many, chosen for each domain from its training documents
 };
 
@@ -32,7 +32,9 @@ struct TuneOutcome {
   bool complete = false;      ///< on all ranks
 };
 
-/// Collective: run_cells() of tuning_cells(). Writes base.run.dir/tune.csv after each; rows of other calls stay in it.
+/// Collective: run_cells() of tuning_cells(). Writes base.run.dir/tune.csv after each. A row of another call stays in
+/// it if its run is there and was made by this recipe with the row's settings and length, from the same data; the log
+/// names the others.
 TuneOutcome run_tuning(Session& session, const CellsRequest& request);
 
 }  // namespace emox

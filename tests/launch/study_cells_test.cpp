@@ -260,11 +260,11 @@ TEST(StudyTuning, TheTableHasTheBestFirst) {
   EXPECT_EQ(read[3].experts_kept, 0);
   EXPECT_THROW((void)read_tune("a,b\n", "tune.csv"), UsageError);
   const std::string table = tune_summary(rows);
-  const auto worse = table.find("1.6000   +0.3000  50 steps, 2 seed(s): train.learning_rate=0.004");
-  const auto best = table.find("1.5500   +0.1000  50 steps, 1 seed(s): train.learning_rate=0.008");
+  const auto worse = table.find("1.6000   +0.3000 (8)  50 steps, 2 seed(s): train.learning_rate=0.004");
+  const auto best = table.find("1.5500   +0.1000 (8)  50 steps, 1 seed(s): train.learning_rate=0.008");
   EXPECT_LT(best, worse) << table;
   EXPECT_NE(worse, std::string::npos) << table;
-  EXPECT_NE(table.find("0.3333         -  50 steps"), std::string::npos) << table;
+  EXPECT_NE(table.find("0.3333             -  50 steps"), std::string::npos) << table;
 }
 
 TEST(StudyCells, KeepHalfAQuarterAndAnEighth) {

@@ -247,7 +247,52 @@ TEST_F(ProgramStudy, TunesEachModelOnItsOwn) {
   }
   EXPECT_FALSE(fs::exists(study_ / "retention.csv"));
   study("--cells emo --tune train.learning_rate=2e-3", "cell 1 of 1, emo-seed4-learning_rate-0.002: finished");
-  EXPECT_EQ(read_tune(text_of(study_ / "tune.csv"), "tune.csv").size(), 4U);  // what was found stays
+  EXPECT_EQ(text_of(study_ / "tune.csv").size(), csv.size());  // what was found stays
+  EXPECT_EQ(read_tune(text_of(study_ / "tune.csv"), "tune.csv").size(), 4U);
+
+  // Rows of a run that is gone, of another recipe and of other text are not comparable: they go, and are named.
+  const auto models = [&] {
+    std::vector<std::string> found;
+    for (const TuneRow& row : read_tune(text_of(study_ / "tune.csv"), "tune.csv"))
+      found.push_back(row.model + " " + row.settings.substr(20));
+    return found;
+  };
+  using Names = std::vector<std::string>;
+  fs::remove_all(study_ / "tuning" / "standard-seed4-learning_rate-0.001");
+  const std::string one = "--cells emo --tune train.learning_rate=2e-3 ";
+  study(one, "leaves out standard of seed 4 with train.learning_rate=0.001 after 4 steps: ");
+  EXPECT_EQ(models(), (Names{"emo 0.001", "standard 0.002", "emo 0.002"}));
+  study("--cells emo --tune train.learning_rate=3e-3 --set standard:moe.balance_weight=0.5",
+        "leaves out standard of seed 4 with train.learning_rate=0.002 after 4 steps: ");
+  EXPECT_EQ(models(), (Names{"emo 0.001", "emo 0.002", "emo 0.003"}));
+  const fs::path train = fs::path(SourceSpec::parse(recipe_.data.source[0]).path) / "train.npy";
+  std::fstream(train, std::ios::in | std::ios::out | std::ios::binary).seekp(-2, std::ios::end).put('?');
+  const std::string other = study("--cells emo --tune train.learning_rate=4e-3", "was trained on other data");
+  EXPECT_EQ(models(), Names{"emo 0.004"}) << other;
+  // Runs of other lengths stand beside each other, and what a run had found before it was trained further stays.
+  study("--cells emo --tune train.learning_rate=5e-3 --train.steps=6", "6 steps, 1 seed(s)");
+  EXPECT_EQ(models(), (Names{"emo 0.004", "emo 0.005"}));
+  study(
+      "--cells emo --tune train.learning_rate=4e-3 --train.steps=6 --train.anneal_from_step=4 --train.schedule=linear "
+      "--train.min_lr_ratio=0 --train.warmup_steps=0",
+      "6 steps, 1 seed(s)");
+  EXPECT_EQ(models(), (Names{"emo 0.004", "emo 0.004"}));
+}
+
+// eval.jsonl cannot hold such a label as it is, and a study that does not find it there would never be finished.
+TEST_F(ProgramStudy, ALabelOfAnyBytes) {
+  const std::string label = "caf\xe9";
+  recipe_.data.source.resize(2);
+  recipe_.data.source[0] = label + recipe_.data.source[0].substr(recipe_.data.source[0].find(':'));
+  (void)test::write_recipe(path_, recipe_);
+  const std::string output = study("--cells emo --chance-draws 1", "Rise of the loss");
+  const auto rows = read_retention(text_of(study_ / "retention.csv"), "retention.csv");
+  ASSERT_EQ(rows.size(), 14U);  // two domains: full, and 5 and 2 experts by three selections
+  EXPECT_EQ(rows[0].domain, label);
+  const auto record = RunDirectory(cell("emo-seed4")).evaluation_after(4);
+  ASSERT_TRUE(record);
+  EXPECT_EQ(rows[0].loss, record->at("domains").at("caf\\xe9").at("loss").get<double>());
+  study("--cells emo --chance-draws 1", "cell 1 of 1, emo-seed4: finished");
 }
 
 TEST_F(ProgramStudy, RefusesOtherValuesAndOtherDirectories) {
