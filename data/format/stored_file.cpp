@@ -10,6 +10,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "runtime/core/error.h"
@@ -79,9 +80,27 @@ Open open_file(const std::filesystem::path& path) {
   return fd < 0 ? nullptr : std::make_shared<const Descriptor>(fd);
 }
 
+bool same_file(const struct stat& a, const struct stat& b) {
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino && a.st_mtim.tv_sec == b.st_mtim.tv_sec &&
+         a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
+}
+
 }  // namespace
 
-StoredFile::StoredFile(std::filesystem::path path) : path_(std::move(path)), number_(next_number()) {
+// Several threads may be the first to read; the first of them says what the file is.
+struct StoredFile::Seen {
+  /// Whether `info` is what was seen first.
+  bool agrees(const struct stat& info) {
+    const std::lock_guard lock(mutex);
+    if (!first) first = info;
+    return same_file(*first, info);
+  }
+  std::mutex mutex;
+  std::optional<struct stat> first;
+};
+
+StoredFile::StoredFile(std::filesystem::path path)
+    : path_(std::move(path)), number_(next_number()), seen_(std::make_unique<Seen>()) {
   const Open file = open_file(path_);
   require<UsageError>(file != nullptr, "cannot open {}: {}; check the path in the recipe", path_.string(),
                       std::strerror(errno));
@@ -90,14 +109,18 @@ StoredFile::StoredFile(std::filesystem::path path) : path_(std::move(path)), num
                       path_.string());
   require<UsageError>(info.st_size > 0, "{} is empty (0 bytes): build or copy it again", path_.string());
   bytes_ = info.st_size;
+  seen_->agrees(info);
   open_files().keep(number_, file);
 }
 
 StoredFile::StoredFile(std::filesystem::path path, std::int64_t bytes)
-    : path_(std::move(path)), bytes_(bytes), number_(next_number()) {}
+    : path_(std::move(path)), bytes_(bytes), number_(next_number()), seen_(std::make_unique<Seen>()) {}
 
 StoredFile::StoredFile(StoredFile&& other) noexcept
-    : path_(std::move(other.path_)), bytes_(other.bytes_), number_(std::exchange(other.number_, 0)) {}
+    : path_(std::move(other.path_)),
+      bytes_(other.bytes_),
+      number_(std::exchange(other.number_, 0)),
+      seen_(std::move(other.seen_)) {}
 
 StoredFile::~StoredFile() {
   if (number_ != 0) open_files().drop(number_);
@@ -114,6 +137,10 @@ void StoredFile::read(std::int64_t at, std::span<std::byte> out) const {
                      "{} has {} bytes, but had {} when it was first looked at: it was changed while it is in use; put "
                      "it back and give the same command again",
                      path_.string(), info.st_size, bytes_);
+    require<IoError>(seen_->agrees(info),
+                     "{} is not the file that was first opened, or was written to since (as many bytes, {}): it was "
+                     "replaced while it is in use; put it back and give the same command again",
+                     path_.string(), bytes_);
     open_files().keep(number_, file);
   }
   for (std::size_t done = 0; done < out.size();) {

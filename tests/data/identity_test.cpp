@@ -186,5 +186,27 @@ TEST_F(IdentityTest, ACutFileIsAnError) {
   opened.read(0, 100, ids.data());
 }
 
+// As many bytes under the name, in another file or in the same one: told when it is opened again.
+TEST_F(IdentityTest, AFileReplacedWhileItIsInUseIsAnError) {
+  const auto path = plain("a.bin", raw(tokens(500))), other = plain("b.bin", raw(tokens(500, 1)));
+  std::vector<std::int32_t> ids(10);
+  const TokenFile opened(path, 257);
+  const TokenFile known(path, opened.layout(), 257);
+  known.read(0, 10, ids.data());
+  // Files read meanwhile close those that were read longest ago.
+  const auto read_others = [&] {
+    std::vector<TokenFile> others;
+    for (int i = 0; i < 70; ++i) others.emplace_back(other, 257);
+  };
+  read_others();
+  opened.read(490, 10, ids.data());
+  known.read(490, 10, ids.data());
+  read_others();
+  fs::rename(other, path);
+  for (const TokenFile* file : {&opened, &known})
+    EXPECT_TRUE(throws_with<IoError>([&] { file->read(0, 10, ids.data()); }, {"a.bin", "replaced while it is in use"}));
+  TokenFile(path, 257).read(0, 10, ids.data());
+}
+
 }  // namespace
 }  // namespace emox::test
