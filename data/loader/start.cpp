@@ -24,10 +24,10 @@ LoaderStart continue_after(const LoaderConfig& config, std::int64_t step, const 
     const int number = static_cast<int>(i);
     source.read += mixture.count_before(start.sequences, number) - mixture.count_before(from.sequences, number);
   }
-  for (const std::string& label : replaced) {
-    const auto old = std::find_if(start.sources.begin(), start.sources.end(),
-                                  [&](const LoaderStart::Source& s) { return s.label == label; });
-    if (old != start.sources.end()) old->label.clear();  // its order of sequences is not used again
+  for (LoaderStart::Source& s : start.sources) {
+    const bool stays = std::any_of(now.begin(), now.end(), [&](const SourceSpec& n) { return n.label == s.label; });
+    // Its order of sequences is not used again. The files of one that is left out are not known when it comes back.
+    if (!stays || std::find(replaced.begin(), replaced.end(), s.label) != replaced.end()) s.label.clear();
   }
   for (const SourceSpec& s : now) start.source_of(s.label);
   return start;
