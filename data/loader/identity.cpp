@@ -171,4 +171,13 @@ std::vector<ContentDifference> content_differences(const DataIdentity& before, c
   return all;
 }
 
+void keep_parts_not_found(DataIdentity& now, const DataIdentity& before) {
+  for (SourceIdentity& is : now.sources)
+    for (const SourceIdentity& was : before.sources) {
+      if (was.label != is.label) continue;
+      if (is.held_out.empty()) is.held_out = was.held_out;
+      if (is.tune.empty()) is.tune = was.tune;
+    }
+}
+
 }  // namespace emox

@@ -63,5 +63,8 @@ struct ContentDifference {
 /// them has is no difference: files may be away that nothing is evaluated on any more, or be there now.
 std::vector<ContentDifference> content_differences(const DataIdentity& before, const DataIdentity& now,
                                                    const DataParts& parts = {});
+/// Held-out parts that `now` lacks and `before` has under the same label are taken from there: files that are away for
+/// a while are compared when they are there again.
+void keep_parts_not_found(DataIdentity& now, const DataIdentity& before);
 
 }  // namespace emox

@@ -256,6 +256,12 @@ std::vector<std::string> check_same_data(const Manifest& checkpoint, const DataI
   return labels;
 }
 
+DataIdentity identity_to_keep(const Manifest& found, const DataIdentity& now) {
+  DataIdentity kept = now;
+  if (const auto before = trained_on(found)) keep_parts_not_found(kept, *before);
+  return kept;
+}
+
 void check_data_of_run(const fs::path& run, const DataIdentity& now) {
   for (const fs::path& checkpoint : list_checkpoints(run / "checkpoints")) {
     std::optional<DataIdentity> before;

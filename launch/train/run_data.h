@@ -53,6 +53,10 @@ bool data_identity_of(const Manifest& manifest, DataIdentity& identity);
 std::vector<std::string> check_same_data(const Manifest& checkpoint, const DataIdentity& now, const RunConfig& run,
                                          Log& log);
 
+/// What a checkpoint of a run keeps that goes on from `found` with `now`: held-out text that was not found now is still
+/// the run's.
+DataIdentity identity_to_keep(const Manifest& found, const DataIdentity& now);
+
 /// On one rank. Throws UsageError if the newest checkpoint in a run's directory that can be read knows that it was
 /// trained on other data, or would have been evaluated on others; one that does not know, or none, is accepted.
 void check_data_of_run(const std::filesystem::path& run, const DataIdentity& now);

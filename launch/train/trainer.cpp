@@ -133,7 +133,7 @@ class Trainer {
     start_ = found ? plan_resume(recipe_, found->manifest, found->path.string(),
                                  {.rate = options.rate, .ranks = s_.comm().size(), .replaced = other()})
                    : plan_start(recipe_);
-    start_.identity = to_json(data_.identity);
+    start_.identity = to_json(found ? identity_to_keep(found->manifest, data_.identity) : data_.identity);
     schedule_ = schedule_of(recipe_);
     loader_.begin_at(start_.data);
     directory_.prepare(s_, start_, command, {{"--trace", trace_}, {"--record-pools", options.record_pools}});

@@ -140,6 +140,25 @@ TEST_F(IdentityTest, SourcesAreComparedByLabelAndFileByFile) {
   EXPECT_EQ(fewer[0].text, "source y: training text in 1 file, not 2: " + a.path + " is missing");
 }
 
+// One job that does not find held-out text does not make a later one accept any other.
+TEST_F(IdentityTest, PartsThatAreNotFoundAreKept) {
+  const FileIdentity a = identify(npy("a.npy", tokens(9))), b = identify(npy("b.npy", tokens(10)));
+  const DataIdentity before{{{"x", 1, "", "", {a}, {a}, {b}}, {"y", 1, "", "", {a}, {a}, {}}}};
+  DataIdentity now{{{"y", 1, "", "", {a}, {b}, {b}}, {"x", 1, "", "", {b}, {}, {}}, {"z", 1, "", "", {a}, {}, {}}}};
+  keep_parts_not_found(now, before);
+  ASSERT_EQ(now.sources[0].held_out.size(), 1u);
+  EXPECT_EQ(now.sources[0].held_out[0].fingerprint, b.fingerprint) << "what was found counts";
+  ASSERT_EQ(now.sources[1].held_out.size(), 1u);
+  EXPECT_EQ(now.sources[1].held_out[0].fingerprint, a.fingerprint);
+  ASSERT_EQ(now.sources[1].tune.size(), 1u);
+  EXPECT_EQ(now.sources[1].train[0].fingerprint, b.fingerprint);
+  EXPECT_TRUE(now.sources[2].held_out.empty());
+  DataIdentity other = now;
+  other.sources[1].held_out = {b};
+  ASSERT_EQ(content_differences(now, other).size(), 1u);
+  EXPECT_FALSE(content_differences(now, other)[0].training);
+}
+
 // Headerless files are taken for what they are, or refused with the key that says it.
 TEST_F(IdentityTest, RefusesIdsOfAnotherWidth) {
   std::vector<std::uint32_t> wide;

@@ -82,6 +82,24 @@ TEST_F(DataProgram, AMovedRunIsEvaluatedAnywhereAndSaysWhatItsDataAre) {
           (directory_.path() / "new").string()});
 }
 
+// Held-out text that one job does not find is still the run's.
+TEST_F(DataProgram, HeldOutTextIsReplacedOnlyOnDemand) {
+  recipe_.eval.final = false;
+  recipe_.train.steps = 4;
+  write();
+  const SourceSpec source = SourceSpec::parse(recipe_.data.source[0]);
+  const fs::path held_out = fs::path(source.path) / "heldout.npy", away = directory_.path() / "away.npy";
+  const auto until = [&](const std::string& step, const std::string& more = "") {
+    return emox("train " + path_ + " --run.stop_after_step=" + step + more);
+  };
+  expect(until("1"), 0, {"stopped after step 1"});
+  fs::rename(held_out, away);
+  expect(until("2"), 0, {"stopped after step 2"});
+  fs::rename(away, held_out);
+  flip_a_token(held_out);
+  expect(until("3"), 2, {held_out.string() + " has other tokens", "--run.change=data.source"});
+}
+
 TEST_F(DataProgram, VerifyReadsWholeFilesAndComparesThemWithTheirRecord) {
   const fs::path file = directory_.path() / "t.npy";
   write_npy(file, std::span<const std::uint16_t>(std::vector<std::uint16_t>(500, 77)));
