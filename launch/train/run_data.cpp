@@ -230,8 +230,7 @@ bool data_identity_of(const Manifest& manifest, DataIdentity& identity) {
   return found.has_value();
 }
 
-std::vector<std::string> check_same_data(const Manifest& checkpoint, const DataIdentity& now, const RunConfig& run,
-                                         Log& log) {
+OtherText check_same_data(const Manifest& checkpoint, const DataIdentity& now, const RunConfig& run, Log& log) {
   const auto before = trained_on(checkpoint);
   if (!before) {
     log.warn(
@@ -240,11 +239,13 @@ std::vector<std::string> check_same_data(const Manifest& checkpoint, const DataI
         checkpoint.step, run.dir);
     return {};
   }
-  std::vector<std::string> lines, labels;
+  std::vector<std::string> lines;
+  OtherText other;
   for (const ContentDifference& d : content_differences(*before, now)) {
     if (d.is_new) continue;
     lines.push_back(d.text);
-    if (d.training && std::find(labels.begin(), labels.end(), d.label) == labels.end()) labels.push_back(d.label);
+    std::vector<std::string>& labels = d.training ? other.train : other.held_out;
+    if (std::find(labels.begin(), labels.end(), d.label) == labels.end()) labels.push_back(d.label);
   }
   const std::vector<std::string> changes = change_keys(run.change);
   require<UsageError>(
@@ -253,7 +254,7 @@ std::vector<std::string> check_same_data(const Manifest& checkpoint, const DataI
       "where they are now with --data.source=LABEL:WEIGHT:PATH, go on with the new text by --run.change=data.source, "
       "or start a new run with another run.dir",
       run.dir, checkpoint.step, fmt::join(lines, "; "));
-  return labels;
+  return other;
 }
 
 DataIdentity identity_to_keep(const Manifest& found, const DataIdentity& now) {

@@ -47,11 +47,16 @@ std::vector<std::filesystem::path> data_bases(const std::filesystem::path& check
 /// if that cannot be read.
 bool data_identity_of(const Manifest& manifest, DataIdentity& identity);
 
+/// Labels of sources whose text is not what it was, each once.
+struct OtherText {
+  std::vector<std::string> train, held_out;
+  bool empty() const { return train.empty() && held_out.empty(); }
+};
+
 /// Throws UsageError naming file, difference and what to do if the data are not what the checkpoint was trained on,
-/// unless run.change names data.source: then the labels are returned whose training text is another one. Says so in the
-/// log, and accepts, if the checkpoint does not know. A source that only one of them has is not looked at.
-std::vector<std::string> check_same_data(const Manifest& checkpoint, const DataIdentity& now, const RunConfig& run,
-                                         Log& log);
+/// unless run.change names data.source: then the labels are returned whose text is another one. Says so in the log, and
+/// accepts, if the checkpoint does not know. A source that only one of them has is not looked at.
+OtherText check_same_data(const Manifest& checkpoint, const DataIdentity& now, const RunConfig& run, Log& log);
 
 /// What a checkpoint of a run keeps that goes on from `found` with `now`: held-out text that was not found now is still
 /// the run's.

@@ -52,7 +52,8 @@ class Resume {
         found_(found),
         rate_(facts.rate),
         ranks_(facts.ranks),
-        replaced_(facts.replaced) {
+        replaced_(facts.replaced),
+        held_out_replaced_(facts.held_out_replaced) {
     start_.step = found.step;
     start_.data = data_from(found.extra);
     start_.changes = changes_of(found);
@@ -70,6 +71,7 @@ class Resume {
     if (ranks_ > 0) compare_balance_groups(changes);
     if (changes.anneal_begins) choose_peak(changes);
     if (!replaced_.empty()) note_other_text(changes);
+    for (const std::string& label : held_out_replaced_) note_other_held_out(changes, label);
     if (!changes.data_order_continues)
       start_.data = continue_after(read, found_.step, loader_config(asked_).sources, replaced_);
     if (start_.data.step > 0) start_.recipe.train.steps = changes.total_steps, start_.recipe.train.tokens = 0;
@@ -162,6 +164,21 @@ class Resume {
         fmt::format("other text than before under {}: read from its beginning", fmt::join(replaced_, ", ")));
   }
 
+  // What the run is evaluated on: it reads its training text as before.
+  void note_other_held_out(ResumeChanges& changes, const std::string& label) {
+    require(is_named("data.source"), "the held-out text of {} has changed, which only run.change = data.source allows",
+            label);
+    std::erase(changes.idle, "data.source");
+    const std::string what = fmt::format("held-out text of {}", quoted_text(label));
+    start_.changes.push_back(
+        {{"step", found_.step}, {"key", "data.source"}, {"old", what}, {"new", what + " replaced"}});
+    ++start_.new_changes;
+    start_.notes.push_back(
+        fmt::format("changed at step {}: data.source: held-out text of {} replaced; evaluations "
+                    "before and after this step are not of the same text",
+                    found_.step, label));
+  }
+
   void record(const ResumeChanges& changes) {
     for (const RecipeChange& change : changes.made) {
       start_.changes.push_back(emox::to_json(change, found_.step));
@@ -187,7 +204,7 @@ class Resume {
   const Manifest& found_;
   const RateGiven rate_;
   const int ranks_;
-  const std::vector<std::string> replaced_;
+  const std::vector<std::string> replaced_, held_out_replaced_;
   RunStart start_;
 };
 

@@ -44,6 +44,8 @@ struct ResumeFacts {
   int ranks = 0;  ///< of this job; 0: not known, then what depends on them is not compared (balance_group.h)
   /// Labels of sources whose text is not what the checkpoint was trained on; only run.change = data.source allows that.
   std::vector<std::string> replaced = {};
+  /// And of those whose held-out text is not what it was, which the order of the training text does not depend on.
+  std::vector<std::string> held_out_replaced = {};
 };
 
 /// Of a run without a checkpoint. UsageError for an anneal, which goes on with one.

@@ -129,10 +129,10 @@ class Trainer {
           "--run.dir=DIR",
           directory_.checkpoints().string());
     });
-    const auto other = [&] { return check_same_data(found->manifest, data_.identity, recipe_.run, s_.log()); };
-    start_ = found ? plan_resume(recipe_, found->manifest, found->path.string(),
-                                 {.rate = options.rate, .ranks = s_.comm().size(), .replaced = other()})
-                   : plan_start(recipe_);
+    OtherText other;
+    if (found) other = check_same_data(found->manifest, data_.identity, recipe_.run, s_.log());
+    const ResumeFacts facts{options.rate, s_.comm().size(), other.train, other.held_out};
+    start_ = found ? plan_resume(recipe_, found->manifest, found->path.string(), facts) : plan_start(recipe_);
     start_.identity = to_json(found ? identity_to_keep(found->manifest, data_.identity) : data_.identity);
     schedule_ = schedule_of(recipe_);
     loader_.begin_at(start_.data);

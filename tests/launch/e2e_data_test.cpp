@@ -98,6 +98,11 @@ TEST_F(DataProgram, HeldOutTextIsReplacedOnlyOnDemand) {
   fs::rename(away, held_out);
   flip_a_token(held_out);
   expect(until("3"), 2, {held_out.string() + " has other tokens", "--run.change=data.source"});
+  expect(until("3", " --run.change=data.source"), 0, {"held-out text of " + source.label + " replaced"});
+  const auto info = json_of("checkpoint info " + (directory_.path() / "run").string());
+  ASSERT_EQ(info.at("changes").size(), 1U);
+  EXPECT_EQ(info.at("changes")[0].at("key"), "data.source");
+  expect(until("4"), 0, {});
 }
 
 TEST_F(DataProgram, VerifyReadsWholeFilesAndComparesThemWithTheirRecord) {

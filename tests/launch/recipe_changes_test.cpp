@@ -203,6 +203,15 @@ TEST(RunChange, ASourceIsAdded) {
   EXPECT_EQ(other.data.sources.at(1), (LoaderStart::Source{"a", 1, 0}));
   EXPECT_EQ(other.changes.at(0).at("key"), "data.source");
   EXPECT_EQ(other.notes.size(), 2U) << "not that nothing changed";
+  // Other held-out text: recorded, and the training text is read on.
+  const RunStart held_out = plan_resume(recipe({"--run.change=data.source"}), manifest_of(recipe(), 4), "c",
+                                        {.rate = RateGiven::Yes, .held_out_replaced = {"a"}});
+  EXPECT_EQ(held_out.data, LoaderStart{});
+  EXPECT_EQ(change_lines(held_out.changes),
+            (Strings{"step 4: data.source held-out text of a -> held-out text of a replaced"}));
+  EXPECT_EQ(held_out.new_changes, 1U);
+  ASSERT_EQ(held_out.notes.size(), 1U);
+  expect_parts(held_out.notes[0], {"changed at step 4", "held-out text of a replaced"});
   command.push_back("--moe.pool=label");
   expect_parts(refused(recipe({"--moe.pool=label"}), 4, command), {"moe.pool = label", "data.source cannot change"});
 }
