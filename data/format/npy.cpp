@@ -107,19 +107,6 @@ void widen(std::span<const std::byte> from, std::int64_t* to) {
   }
 }
 
-void widen(std::span<const std::byte> from, NpyType type, std::int64_t* to) {
-  switch (type) {
-    case NpyType::U2:
-      return widen<std::uint16_t>(from, to);
-    case NpyType::U4:
-      return widen<std::uint32_t>(from, to);
-    case NpyType::I4:
-      return widen<std::int32_t>(from, to);
-    case NpyType::I8:
-      return widen<std::int64_t>(from, to);
-  }
-}
-
 }  // namespace
 
 std::size_t size_of(NpyType type) {
@@ -190,6 +177,19 @@ void write_npy(const std::filesystem::path& path, std::span<const std::uint32_t>
 }
 void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> values) {
   write(path, values, NpyType::I8);
+}
+
+void widen(std::span<const std::byte> from, NpyType type, std::int64_t* to) {
+  switch (type) {
+    case NpyType::U2:
+      return widen<std::uint16_t>(from, to);
+    case NpyType::U4:
+      return widen<std::uint32_t>(from, to);
+    case NpyType::I4:
+      return widen<std::int32_t>(from, to);
+    case NpyType::I8:
+      return widen<std::int64_t>(from, to);
+  }
 }
 
 std::vector<std::int64_t> read_integers(const StoredFile& file, NpyType type, std::int64_t offset, std::int64_t begin,

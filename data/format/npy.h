@@ -43,6 +43,8 @@ void write_npy(const std::filesystem::path& path, std::span<const std::uint16_t>
 void write_npy(const std::filesystem::path& path, std::span<const std::uint32_t> values);
 void write_npy(const std::filesystem::path& path, std::span<const std::int64_t> values);
 
+/// The elements of `from`, as many as fit into it whole, to `to`.
+void widen(std::span<const std::byte> from, NpyType type, std::int64_t* to);
 /// Elements [begin, begin + count) of an array that begins at byte `offset`.
 std::vector<std::int64_t> read_integers(const StoredFile& file, NpyType type, std::int64_t offset, std::int64_t begin,
                                         std::int64_t count);

@@ -22,16 +22,14 @@ using nlohmann::json;
 class IdCheck {
  public:
   IdCheck(NpyType type, std::int64_t vocab_size) : type_(type), vocab_size_(vocab_size) {}
+  /// `bytes` stand at byte `at` of the elements.
   void add(std::int64_t at, std::span<const std::byte> bytes) {
-    switch (type_) {
-      case NpyType::U2:
-        return add_ids<std::uint16_t>(at, bytes);
-      case NpyType::U4:
-        return add_ids<std::uint32_t>(at, bytes);
-      case NpyType::I4:
-        return add_ids<std::int32_t>(at, bytes);
-      case NpyType::I8:
-        return add_ids<std::int64_t>(at, bytes);
+    ids_.resize(bytes.size() / size_of(type_));
+    widen(bytes, type_, ids_.data());
+    const std::int64_t first = at / static_cast<std::int64_t>(size_of(type_));
+    for (std::size_t i = 0; i < ids_.size(); ++i) {
+      if (ids_[i] >= 0 && (vocab_size_ == 0 || ids_[i] < vocab_size_)) continue;
+      if (wrong_++ == 0) first_id_ = ids_[i], first_at_ = first + static_cast<std::int64_t>(i);
     }
   }
   std::optional<std::string> problem() const {
@@ -41,19 +39,9 @@ class IdCheck {
   }
 
  private:
-  template <typename T>
-  void add_ids(std::int64_t at, std::span<const std::byte> bytes) {
-    const auto first = at / static_cast<std::int64_t>(sizeof(T));
-    for (std::size_t i = 0; i < bytes.size() / sizeof(T); ++i) {
-      T raw;
-      std::memcpy(&raw, bytes.data() + i * sizeof(T), sizeof(T));
-      const auto id = static_cast<std::int64_t>(raw);
-      if (id >= 0 && (vocab_size_ == 0 || id < vocab_size_)) continue;
-      if (wrong_++ == 0) first_id_ = id, first_at_ = first + static_cast<std::int64_t>(i);
-    }
-  }
   NpyType type_;
   std::int64_t vocab_size_;
+  std::vector<std::int64_t> ids_;  ///< of one piece
   std::int64_t wrong_ = 0, first_id_ = 0, first_at_ = 0;
 };
 

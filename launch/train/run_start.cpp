@@ -12,6 +12,7 @@
 #include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/balance_group.h"
+#include "launch/train/run_data.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
@@ -216,6 +217,7 @@ LoaderConfig loader_config(const Recipe& r) {
   c.sequence_length = r.model.sequence_length;
   c.sequences_per_step = r.train.batch_sequences;
   c.vocab_size = r.model.vocab_size;
+  c.token_width = token_width(r.data);
   c.seed = static_cast<std::uint64_t>(r.run.seed);
   return c;
 }

@@ -9,6 +9,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
 #include "runtime/core/error.h"
+#include "tests/support/messages.h"
 #include "tests/support/support.h"
 
 namespace emox {
@@ -147,12 +148,7 @@ const ArgumentRules kRules{.command = "emox train",
                            .positional = "RECIPE.ini"};
 
 std::string args_error(const std::vector<std::string>& args, const ArgumentRules& rules = kRules) {
-  try {
-    parse_args(args, rules);
-  } catch (const UsageError& error) {
-    return error.message();
-  }
-  return "(no UsageError)";
+  return test::usage_error([&] { parse_args(args, rules); });
 }
 
 TEST(Arguments, AreSplit) {

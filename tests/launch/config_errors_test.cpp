@@ -10,22 +10,15 @@
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
 #include "runtime/core/error.h"
+#include "tests/support/messages.h"
 #include "tests/support/support.h"
 
 namespace emox {
 namespace {
 
-const std::string kGood = "[train]\nsteps = 10\n[data]\nsource = a:1:x\n";
+using test::expect_parts, test::usage_error;
 
-template <typename Body>
-std::string usage_error(Body body) {
-  try {
-    body();
-  } catch (const UsageError& error) {
-    return error.message();
-  }
-  return "(no UsageError)";
-}
+const std::string kGood = "[train]\nsteps = 10\n[data]\nsource = a:1:x\n";
 
 std::string parse_error(const std::string& text, const std::vector<std::string>& overrides = {}) {
   return usage_error([&] { parse_recipe(text, "r.ini", overrides); });
@@ -33,11 +26,6 @@ std::string parse_error(const std::string& text, const std::vector<std::string>&
 
 std::string check_error(const std::vector<std::string>& overrides, int ranks = 1) {
   return usage_error([&] { parse_recipe(kGood, "r.ini", overrides).validate(ranks); });
-}
-
-void expect_parts(const std::string& message, const std::vector<std::string>& parts) {
-  for (const std::string& part : parts)
-    EXPECT_NE(message.find(part), std::string::npos) << "no '" << part << "' in: " << message;
 }
 
 TEST(RecipeErrors, UnknownKeyGetsTheNearestName) {

@@ -21,12 +21,6 @@ class ProgramChanges : public test::TinyProgram {
     recipe_.checkpoint.every_steps = 4;
     write();
   }
-  test::CommandResult train(const std::string& more) const { return emox("train " + path_ + " " + more); }
-  fs::path run() const { return recipe_.run.dir; }
-  static std::string text(const fs::path& file) {
-    std::ifstream in(file);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
   static void replace(const fs::path& file, const std::string& from, const std::string& to) {
     std::string content = text(file);
     ASSERT_NE(content.find(from), std::string::npos) << from;

@@ -19,12 +19,6 @@ class ProgramDirectory : public test::TinyProgram {
     recipe_.checkpoint.every_steps = 2;
     write();
   }
-  test::CommandResult train(const std::string& more) const { return emox("train " + path_ + " " + more); }
-  fs::path run() const { return recipe_.run.dir; }
-  static std::string text(const fs::path& file) {
-    std::ifstream in(file);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
   /// The only file of this name that was moved aside.
   fs::path aside(const std::string& name) const {
     fs::path found;

@@ -26,7 +26,6 @@ class Stopping : public test::TinyProgram {
     recipe_.checkpoint.every_steps = 0;
     write();
   }
-  fs::path run() const { return directory_.path() / "run"; }
   std::string start(const std::string& overrides = "") const {
     return "OMP_NUM_THREADS=1 " EMOX_BINARY " train " + path_ + " " + overrides;
   }

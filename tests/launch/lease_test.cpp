@@ -14,9 +14,12 @@
 
 #include "runtime/core/error.h"
 #include "tests/launch/lease_directory.h"
+#include "tests/support/messages.h"
 
 namespace emox {
 namespace {
+
+using test::expect_parts;
 
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
@@ -24,11 +27,6 @@ using Lease = test::LeaseDirectory;
 using test::elsewhere, test::me, test::start_child;
 
 constexpr LeaseTiming kFast{20ms, 300ms};
-
-void expect_parts(const std::string& text, const std::vector<std::string>& parts) {
-  for (const std::string& part : parts)
-    EXPECT_NE(text.find(part), std::string::npos) << "no '" << part << "': " << text;
-}
 
 /// A child that has the lease and keeps it; returns when it has it.
 pid_t start_holder(const fs::path& run) {

@@ -8,27 +8,15 @@
 #include "launch/config/recipe_file.h"
 #include "launch/train/run_start.h"
 #include "runtime/core/error.h"
+#include "tests/support/messages.h"
 
 namespace emox {
 namespace {
 
+using test::expect_parts, test::usage_error;
+
 const std::string kGood = "[train]\nsteps = 10\n[data]\nsource = a:1:x\n";
 using Strings = std::vector<std::string>;
-
-template <typename Body>
-std::string usage_error(Body body) {
-  try {
-    body();
-  } catch (const UsageError& error) {
-    return error.message();
-  }
-  return "(no UsageError)";
-}
-
-void expect_parts(const std::string& message, const Strings& parts) {
-  for (const std::string& part : parts)
-    EXPECT_NE(message.find(part), std::string::npos) << "no '" << part << "' in: " << message;
-}
 
 Recipe recipe(const Strings& overrides = {}) { return parse_recipe(kGood, "r.ini", overrides); }
 

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -24,6 +26,12 @@ class TinyProgram : public ::testing::Test {
 
   CommandResult emox(const std::string& arguments) const {
     return run_command("OMP_NUM_THREADS=1 " EMOX_BINARY " " + arguments);
+  }
+  CommandResult train(const std::string& more) const { return emox("train " + path_ + " " + more); }
+  std::filesystem::path run() const { return recipe_.run.dir; }
+  static std::string text(const std::filesystem::path& file) {
+    std::ifstream in(file);
+    return {std::istreambuf_iterator<char>(in), {}};
   }
   /// What a command prints with --json on its last line.
   nlohmann::json json_of(const std::string& arguments) const {

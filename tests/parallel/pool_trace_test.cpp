@@ -10,10 +10,13 @@
 #include <random>
 
 #include "runtime/core/error.h"
+#include "tests/support/messages.h"
 #include "tests/support/support.h"
 
 namespace emox {
 namespace {
+
+using test::usage_error;
 
 namespace fs = std::filesystem;
 
@@ -97,17 +100,6 @@ std::size_t bytes_of(const PoolTraceHeader& h, const PoolRecord& r) {
   return 16 + docs * (4 + (h.experts + 7) / 8) + flags + r.ids.size() * (h.experts <= 256 ? 1 : 2);
 }
 constexpr std::size_t kHeaderBytes = 24;
-
-template <typename F>
-std::string usage_error(F&& f) {
-  try {
-    f();
-  } catch (const UsageError& e) {
-    return e.message();
-  }
-  ADD_FAILURE() << "no UsageError";
-  return "";
-}
 
 TEST(PoolTrace, ReadsWhatWasWritten) {
   const TemporaryDirectory folder;

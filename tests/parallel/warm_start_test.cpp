@@ -15,12 +15,15 @@
 #include "launch/train/trainer.h"
 #include "runtime/core/error.h"
 #include "tests/support/checkpoints.h"
+#include "tests/support/messages.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
 
 namespace emox {
 namespace {
+
+using test::expect_parts;
 
 namespace fs = std::filesystem;
 
@@ -116,11 +119,6 @@ class WarmStart : public testing::Test {
   test::TemporaryDirectory directory_;
   Recipe recipe_;
 };
-
-void expect_parts(const std::string& text, const std::vector<std::string>& parts) {
-  for (const std::string& part : parts)
-    EXPECT_NE(text.find(part), std::string::npos) << "no '" << part << "' in:\n" << text;
-}
 
 TEST_F(WarmStart, WeightsAreTheSameBitsAndMomentsBeginAtZeroOnAnyMesh) {
   run("source", recipe_, {2, 2});

@@ -15,6 +15,7 @@
 #include "data/loader/loader.h"
 #include "data/tokenize/tokenizer.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/run_start.h"
 #include "launch/train/sharding.h"
 #include "model/optim/schedule.h"
 #include "parallel/checkpoint/manifest.h"
@@ -154,16 +155,6 @@ NamedValues values_by_name(const ParameterStore& store,
   return values;
 }
 
-LoaderConfig loader_config(const Recipe& r) {
-  LoaderConfig c;
-  for (const std::string& s : r.data.source) c.sources.push_back(SourceSpec::parse(s));
-  c.sequence_length = r.model.sequence_length;
-  c.sequences_per_step = r.train.batch_sequences;
-  c.vocab_size = r.model.vocab_size;
-  c.seed = static_cast<std::uint64_t>(r.run.seed);
-  return c;
-}
-
 class RankOfRun {
  public:
   RankOfRun(const Recipe& recipe, const RunOptions& options, Communicator& comm, TrainingRun& run, std::mutex& mutex)
@@ -186,8 +177,7 @@ class RankOfRun {
   }
 
   void run() {
-    const Schedule schedule{recipe_.train.schedule, recipe_.train.learning_rate, recipe_.train.warmup_steps,
-                            recipe_.total_steps(),  recipe_.train.min_lr_ratio,  recipe_.train.anneal_from_step};
+    const Schedule schedule = schedule_of(recipe_);
     for (std::int64_t i = 0; i < options_.steps; ++i) {
       const std::int64_t step = options_.first_step + i;
       const StepMetrics m = one_step(step);
