@@ -66,6 +66,7 @@ bool is_free(const std::string& name, const std::string& section, const Recipe& 
                                         "run.stop_after_minutes",
                                         "train.micro_batch_memory"};
   if (is_one_of(section, kSections) || is_one_of(name, kKeys)) return true;
+  if (name == "model.dense_ff") return now.model.is_moe();  // which has no such layer
   // Only the micro_batch and local scopes see how the batch is cut.
   const bool cut_matters = now.model.is_moe() && now.model.balance_scope != BalanceScope::Step;
   return name == "train.micro_batch_sequences" && !cut_matters;

@@ -153,6 +153,8 @@ Recipe parse_recipe(const std::string& text, const std::string& name, const std:
   apply(fields, command_line_settings(overrides, description), /*repeats=*/true);
   if (recipe.run.name.empty()) recipe.run.name = fs::path(name).stem().string();
   if (recipe.run.dir.empty()) recipe.run.dir = "runs/" + recipe.run.name;
+  ModelConfig& m = recipe.model;
+  if (!m.is_moe() && m.dense_ff == 0) m.dense_ff = m.top_k * m.expert_ff;
   return recipe;
 }
 

@@ -37,6 +37,8 @@ void ModelConfig::validate() const {
       "valid model.heads is {}",
       heads, d_model, d_model, heads, static_cast<double>(d_model) / static_cast<double>(heads),
       nearest_heads(d_model, heads));
+  require<UsageError>(is_moe() || dense_ff > 0,
+                      "model.dense_ff = 0 leaves a dense model without a hidden layer; use 1 or more");
   if (!is_moe()) return;
   require<UsageError>(shared_experts < num_experts,
                       "moe.shared_experts = {} leaves no routed expert of moe.num_experts = {}; "

@@ -27,7 +27,7 @@ struct ModelConfig {
   double norm_eps = 1e-6;
   double rope_theta = 500000.0;
   bool intra_document_attention = true;
-  std::int64_t dense_ff = 1024;
+  std::int64_t dense_ff = 0;
 
   std::int64_t num_experts = 32;  ///< shared included; 0: a dense feed-forward layer instead
   std::int64_t top_k = 4;         ///< shared included
@@ -66,7 +66,8 @@ struct ModelConfig {
     v.real("norm_eps", norm_eps, 1e-12, 1e-2, "added to the mean square in RMSNorm");
     v.real("rope_theta", rope_theta, 1.0, 1e12, "base of the rotary angles");
     v.flag("intra_document_attention", intra_document_attention, "tokens attend inside their own document only");
-    v.integer("dense_ff", dense_ff, 1, 1 << 24, "hidden width of the feed-forward layer when moe.num_experts = 0");
+    v.integer("dense_ff", dense_ff, 0, 1 << 24,
+              "hidden width of the feed-forward layer when moe.num_experts = 0; 0 = moe.top_k x moe.expert_ff");
   }
   template <typename V>
   void visit_moe(V&& v) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "launch/config/changes.h"
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
 #include "runtime/core/error.h"
@@ -154,6 +155,26 @@ TEST(Recipes, AutoIsAValueOfItsOwn) {
     }
   }
   EXPECT_THROW(load_recipe(recipe_path("tiny"), {"--train.steps=auto"}), UsageError);
+}
+
+// A dense model that is not told how wide it is does the work of a token's experts; a MoE has no such width.
+TEST(Recipes, ADenseModelIsAsWideAsATokensExperts) {
+  EXPECT_EQ(load_recipe(recipe_path("tiny")).model.dense_ff, 0);
+  EXPECT_EQ(load_recipe(recipe_path("tiny"), {"--moe.num_experts=0"}).model.dense_ff, 4 * 48);
+  EXPECT_EQ(load_recipe(recipe_path("tiny"), {"--moe.num_experts=0", "--moe.top_k=3"}).model.dense_ff, 3 * 48);
+  EXPECT_EQ(load_recipe(recipe_path("tiny"), {"--moe.num_experts=0", "--model.dense_ff=7"}).model.dense_ff, 7);
+  Recipe dense = load_recipe(recipe_path("tiny"), {"--moe.num_experts=0", "--parallel.expert_parallel=1"}),
+         moe = load_recipe(recipe_path("tiny"));
+  EXPECT_NO_THROW(dense.validate(1));
+  dense.model.dense_ff = 0;
+  EXPECT_THROW(dense.validate(1), UsageError);
+  Recipe older = moe;  // a run of before, whose recipe has the width that it did not use
+  older.model.dense_ff = 1024;
+  EXPECT_TRUE(compare_recipes(older, moe, {}).made.empty());
+  dense.model.dense_ff = 192;
+  Recipe wider = dense;
+  wider.model.dense_ff = 256;
+  EXPECT_THROW((void)compare_recipes(dense, wider, {}), UsageError);
 }
 
 TEST(Recipes, TokensRoundUpToSteps) {
