@@ -58,7 +58,7 @@ trap '[[ -z $beside ]] || kill -- "-$beside" 2>/dev/null' EXIT
 # meshes what others do in a few, are left to the whole suite, and so are those that measure the memory of the process.
 sanitizer_tests() {
   stage "tests under $1"
-  ctest --preset "$1" -L "$2" -E "^house\.|FiftyStepsAgree|ManyStepsAgree|AChainOfMeshes|TheSameMeshGoesOn|$3"
+  ctest --preset "$1" -L "$2" -E "^house\.|FiftyStepsAgree|ManyStepsAgree|AChainOfMeshes|TheSameMeshGoesOn|MemoryPlan|$3"
 }
 
 stage "packages"
@@ -67,17 +67,22 @@ if $quick; then
   stage "build (release, warnings are errors)"
   build ci
 else
+  # Left to the whole suite: the same code with other numbers (models, meshes, scopes).
+  same='TrainMesh\.OneStepIsTheSame/(standard|two|no_)|TheSameMeshGivesTheSameBits|ClosedForms/4|FreeTokensTraining\.None'
+  same+='|TrainRanks\.OneStepIsTheSame/(bias|fixed|half|label|normal|standard|uneven)|TrainAgain\.TheSame'
+  same+='|TrainCut\.(The|Micro|Unequal|Without)'
   stage "build for asan"
   build asan emox_test_runtime emox_test_model emox_test_data emox_test_parallel emox_test_faults
   build_beside tsan emox_test_parallel emox_test_faults
-  sanitizer_tests asan '^(unit|ranks)$' CheckpointCost
+  sanitizer_tests asan '^(unit|ranks)$' "CheckpointCost|$same"
   built tsan
   build_beside ci  # release, warnings are errors
   export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp'"
   # Not what repeats one thread's work thousands of times. Failing disks: a save in the background has all threads there are.
-  one_thread='CheckpointCost|WarmStart|DamageTable\.EveryByte|ManifestFuzz|CheckpointScale'
-  one_thread+='|FailingDisk\.(Sees|Every|NoSpace(Once|From)|AnError|AShort|Read|Repl)'
-  sanitizer_tests tsan '^ranks$' "$one_thread"
+  one_thread='CheckpointCost|WarmStart|DamageTable\.EveryByte|ManifestFuzz|CheckpointScale|CheckpointPieces\.AnyCut'
+  one_thread+='|FailingDisk\.(Sees|Every|NoSpace(Once|From)|AnError|AShort|Read|Repl)|Optimizer\.SeveralBuckets|RunDataTest|CutSubset'
+  one_thread+='|TrainResume\.(Stopped|Another|TheSel)'
+  sanitizer_tests tsan '^ranks$' "$one_thread|$same"
   built ci
 fi
 stage "all tests"

@@ -18,14 +18,14 @@
 namespace emox {
 namespace {
 
-struct Descriptor {
-  explicit Descriptor(int number) : fd(number) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() { ::close(fd); }
+struct ReadDescriptor {
+  explicit ReadDescriptor(int number) : fd(number) {}
+  ReadDescriptor(const ReadDescriptor&) = delete;
+  ReadDescriptor& operator=(const ReadDescriptor&) = delete;
+  ~ReadDescriptor() { ::close(fd); }
   const int fd;
 };
-using Open = std::shared_ptr<const Descriptor>;
+using Open = std::shared_ptr<const ReadDescriptor>;
 
 /// The files read last stay open, shared by all threads. A corpus may have more files than a process may open.
 class OpenFiles {
@@ -77,7 +77,7 @@ Open open_file(const std::filesystem::path& path) {
   const auto attempt = [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); };
   int fd = attempt();
   if (fd < 0 && (errno == EMFILE || errno == ENFILE) && open_files().drop_all()) fd = attempt();
-  return fd < 0 ? nullptr : std::make_shared<const Descriptor>(fd);
+  return fd < 0 ? nullptr : std::make_shared<const ReadDescriptor>(fd);
 }
 
 bool same_file(const struct stat& a, const struct stat& b) {

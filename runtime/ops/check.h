@@ -31,4 +31,10 @@ inline void expect_cpu(std::string_view op, const Context& ctx) {
   require(ctx.device.type == DeviceType::Cpu, "[{}] runs on a CUDA device, but this emox was built without CUDA", op);
 }
 
+/// What an op reads and writes, for its span.
+template <typename... Views>
+double bytes_of(const Views&... views) {
+  return (0.0 + ... + static_cast<double>(views.bytes()));
+}
+
 }  // namespace emox::ops

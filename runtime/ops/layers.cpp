@@ -5,13 +5,6 @@
 #include "runtime/telemetry/spans.h"
 
 namespace emox::ops {
-namespace {
-template <typename... Views>
-double bytes_of(const Views&... views) {
-  return (0.0 + ... + static_cast<double>(views.bytes()));
-}
-}  // namespace
-
 void embedding(Context& ctx, TensorView y, TensorView ids, TensorView table) {
   expect_rank("embedding", "table", table, DType::F32, 2);
   expect("embedding", "y", y, DType::F32, {ids.numel(), table.dim(1)});

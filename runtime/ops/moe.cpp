@@ -7,11 +7,6 @@
 namespace emox::ops {
 namespace {
 
-template <typename... Views>
-double bytes_of(const Views&... views) {
-  return (0.0 + ... + static_cast<double>(views.bytes()));
-}
-
 void check_topk(std::string_view op, const TopkResult& r, std::int64_t tokens, std::int64_t experts) {
   expect(op, "p", r.p, DType::F32, {tokens, experts});
   expect(op, "lse", r.lse, DType::F32, {tokens});
