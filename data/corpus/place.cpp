@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string_view>
 #include <system_error>
 #include <vector>
@@ -104,13 +105,39 @@ void remove_leftovers(const fs::path& path) {
   }
 }
 
+/// Something in a corpus' directory that is not of it, if there is any.
+std::optional<std::string> file_of_others(const fs::path& output) {
+  const auto of_a_label = [](const std::string& name) {
+    if (name == "files.txt") return true;
+    for (const char* part : {"train", "tune", "heldout"})
+      for (const char* kind : {".npy", ".docs.npy", ".files.npy", ".npy.identity.json"})
+        if (name == std::string(part) + kind) return true;
+    return false;
+  };
+  for (const auto& entry : fs::directory_iterator(output)) {
+    if (entry.path().filename() == kManifestName) continue;
+    if (!fs::is_directory(entry.symlink_status()) || !fs::exists(entry.path() / "train.npy"))
+      return entry.path().string();
+    for (const auto& file : fs::directory_iterator(entry.path()))
+      if (!of_a_label(file.path().filename().string())) return file.path().string();
+  }
+  return std::nullopt;
+}
+
 /// True if a whole corpus with the same options is at the output. Throws if what is there must not be replaced.
 bool already_built(const fs::path& output, bool force, const nlohmann::json& options) {
   if (!fs::exists(output) || (fs::is_directory(output) && fs::is_empty(output))) return false;
   require<UsageError>(fs::exists(output / kManifestName),
                       "{} exists and is no corpus (it has no {}): remove it or choose another output", output.string(),
                       kManifestName);
-  if (force) return false;
+  if (force) {
+    const auto other = file_of_others(output);
+    require<UsageError>(!other,
+                        "{} holds {}, which no build has made and --force would remove: move it away, or choose "
+                        "another output",
+                        output.string(), other.value_or(""));
+    return false;
+  }
   check_same_options(read_corpus_manifest(output), options, output.string());
   return true;
 }

@@ -248,11 +248,12 @@ LabelledText LabelledText::parse(const std::string& text) {
   const std::string label = text.substr(0, equals);
   // It names a directory, and stands in label:weight:path.
   const bool usable = printable(label) == label && label.find_first_of("/: \"'") == std::string::npos &&
-                      !label.starts_with('.') && !label.starts_with('-') && label.size() <= 100;
+                      !label.starts_with('.') && !label.starts_with('-') && label.size() <= 100 &&
+                      !label.starts_with(kManifestName);
   require<UsageError>(usable,
                       "--text: the label '{}' cannot be used: at most 100 bytes of UTF-8, without blanks, quotes, "
-                      "colons and slashes, and no dot or hyphen at its beginning",
-                      printable(label));
+                      "colons and slashes, and no dot, hyphen or {} at its beginning",
+                      printable(label), kManifestName);
   return {label, {text.substr(equals + 1)}};
 }
 

@@ -21,7 +21,7 @@ constexpr std::size_t kReadBytes = std::size_t{1} << 18;
 /// A line beyond this is no document but a file that is not what its name says.
 constexpr std::size_t kMaxLineBytes = std::size_t{256} << 20;
 
-InputFile describe(const fs::path& path, const std::string& name) {
+InputFile input_file(const fs::path& path, const std::string& name) {
   struct stat info {};
   require<UsageError>(::stat(path.c_str(), &info) == 0 && ::access(path.c_str(), R_OK) == 0, "cannot read {}: {}",
                       path.string(), std::strerror(errno));
@@ -35,7 +35,7 @@ void list_directory(const fs::path& root, std::vector<InputFile>& files, TextCou
     if (entry.is_symlink() || !entry.is_regular_file())
       ++counts.links;
     else
-      found.push_back(describe(entry.path(), entry.path().lexically_relative(root).string()));
+      found.push_back(input_file(entry.path(), entry.path().lexically_relative(root).string()));
   }
   std::sort(found.begin(), found.end(), [](const InputFile& a, const InputFile& b) { return a.name < b.name; });
   std::move(found.begin(), found.end(), std::back_inserter(files));
@@ -61,7 +61,7 @@ std::vector<InputFile> list_files(const std::vector<std::string>& paths, TextCou
         list_directory(path, files, counts);
       } else {
         require<UsageError>(fs::is_regular_file(path), "{} is neither a file nor a directory", path);
-        files.push_back(describe(path, fs::path(path).filename().string()));
+        files.push_back(input_file(path, fs::path(path).filename().string()));
       }
     } catch (const fs::filesystem_error& e) {
       fail<UsageError>("cannot list {}: {}", path, e.what());
@@ -95,6 +95,12 @@ TextReader::TextReader(const InputFile& file, TextCounts& counts) : counts_(coun
     while (rest().find('\n') == std::string_view::npos && rest().size() < kReadBytes && fill()) {
     }
     json_lines_ = text_of(rest().substr(0, rest().find('\n'))).has_value();
+    // Text in one value over several lines, which is not read: its quotes and braces are nobody's text.
+    if (!json_lines_ && rest().find("\"text\"") != std::string_view::npos) {
+      ++counts_.no_text;
+      stop();
+      return;
+    }
   }
   if (!json_lines_ && rest().empty()) fill();
   if (rest().starts_with("\xEF\xBB\xBF")) begin_ += 3;  // a byte order mark is not text

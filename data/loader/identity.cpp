@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "data/format/fingerprint.h"
@@ -75,6 +76,13 @@ FileIdentity identify_file(const std::filesystem::path& path, const std::string&
   const StoredFile offsets(index);
   const auto header = read_npy_header(offsets);
   require<UsageError>(header && header->count >= 2, "{} is no document index: build it again", index.string());
+  const auto offset = [&](std::int64_t i) {
+    return read_integers(offsets, header->type, static_cast<std::int64_t>(header->offset), i, 1).front();
+  };
+  require<UsageError>(offset(0) == 0 && offset(header->count - 1) == identity.layout.tokens,
+                      "{}: {} offsets from {} to {} do not cover the {} tokens of {}; build both files again",
+                      index.string(), header->count, offset(0), offset(header->count - 1), identity.layout.tokens,
+                      path.string());
   identity.documents = header->count - 1;
   identity.index = fingerprint_of(offsets, static_cast<std::int64_t>(header->offset));
   return identity;
@@ -169,6 +177,22 @@ std::vector<ContentDifference> content_differences(const DataIdentity& before, c
     if (!was->tune.empty() && !is.tune.empty()) compare(was->tune, is.tune, "held-out text for tuning in", false);
   }
   return all;
+}
+
+std::vector<std::string> training_text_that_is_held_out(const DataIdentity& data) {
+  std::map<std::string, const FileIdentity*> held_out;
+  for (const SourceIdentity& s : data.sources)
+    for (const auto* files : {&s.held_out, &s.tune})
+      for (const FileIdentity& f : *files) held_out.emplace(f.fingerprint, &f);
+  std::vector<std::string> lines;
+  for (const SourceIdentity& s : data.sources)
+    for (const FileIdentity& f : s.train)
+      if (const auto same = held_out.find(f.fingerprint); same != held_out.end())
+        lines.push_back(
+            fmt::format("source {} trains on {}, which is the same text as the held-out {}: a loss on that is not one "
+                        "of unseen text",
+                        s.label, f.path, same->second->path));
+  return lines;
 }
 
 void keep_parts_not_found(DataIdentity& now, const DataIdentity& before) {

@@ -63,6 +63,9 @@ struct ContentDifference {
 /// them has is no difference: files may be away that nothing is evaluated on any more, or be there now.
 std::vector<ContentDifference> content_differences(const DataIdentity& before, const DataIdentity& now,
                                                    const DataParts& parts = {});
+/// A line for every training file that has the same tokens as a held-out one: a loss on that would not be one of unseen
+/// text.
+std::vector<std::string> training_text_that_is_held_out(const DataIdentity& data);
 /// Held-out parts that `now` lacks and `before` has under the same label are taken from there: files that are away for
 /// a while are compared when they are there again.
 void keep_parts_not_found(DataIdentity& now, const DataIdentity& before);

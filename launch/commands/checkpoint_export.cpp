@@ -26,6 +26,7 @@ namespace fs = std::filesystem;
 constexpr const char* kCommand = "emox checkpoint export";
 
 void check_output(const fs::path& output, bool force) {
+  require_outside_checkpoints(kCommand, output);
   const fs::path parent = fs::absolute(output).parent_path();
   require<UsageError>(fs::is_directory(parent), "{}: {} is not a directory: make it first", kCommand, parent.string());
   require<UsageError>(!fs::is_directory(output), "{}: --output={} is a directory: name a file in it", kCommand,

@@ -1,5 +1,6 @@
 // `emox eval`: held-out loss of a checkpoint, with all of its experts or with some.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include "launch/commands/on_ranks.h"
 #include "launch/commands/selection_arguments.h"
 #include "launch/config/changes.h"
+#include "launch/config/recipe_file.h"
 #include "launch/inference/held_out_losses.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/json_text.h"
@@ -28,6 +30,13 @@ void print_modularity(const std::pair<Evaluation, Modularity>& result, const std
   whole["data"] = data;
   whole["modularity"] = result.second.to_json();
   fmt::print("{}\n", json_text(whole));
+}
+
+// "moe.top_k (was 4, now 2)" for what the command line changes in the model that was trained.
+std::vector<std::string> other_model_keys(const LoadedModel& loaded) {
+  std::vector<std::string> keys = list_changes(parse_recipe(loaded.manifest.recipe, "manifest.json"), loaded.recipe);
+  std::erase_if(keys, [](const std::string& k) { return !k.starts_with("model.") && !k.starts_with("moe."); });
+  return keys;
 }
 
 }  // namespace
@@ -66,13 +75,24 @@ int run_eval(const std::vector<std::string>& args) {
     if (options) some = losses.with_own_experts(*options);
     const Evaluation full = losses.with_all();
     if (!session.root()) return static_cast<int>(kDone);
+    const std::vector<std::string> other = other_model_keys(loaded);
+    if (!other.empty()) session.log().warn("this is not the run's own model: {}", fmt::join(other, ", "));
+    if (subset) warn_of_other_run(session.log(), *subset, a.value("--experts"), loaded.recipe.run, loaded.path);
     if (a.has("--json")) {
       nlohmann::ordered_json json = (some ? *some : full).to_json();
       json["data"] = losses.data();
+      json["part"] = loaded.recipe.data.eval_part_name();
+      if (!losses.skipped().empty()) json["not_evaluated"] = losses.skipped();
+      if (!other.empty()) json["other_model_keys"] = other;
+      if (subset) json["experts_from"] = subset->provenance;
       if (some) json["full"] = full.to_json();
       if (const auto changes = changes_of(loaded.manifest); !changes.empty()) json["changes"] = changes;
       fmt::print("{}\n", json_text(json));
-    } else if (some) {
+      return static_cast<int>(kDone);
+    }
+    if (loaded.recipe.data.eval_part == HeldOutPart::Tune)
+      fmt::print("On the documents for choosing settings (data.eval_part = tune), not on those of reports:\n");
+    if (some) {
       fmt::print("with {} experts a layer{}:\n{}\nwith all {}:\n{}", some->experts_kept,
                  options ? ", chosen for each domain" : "", some->to_text(), full.experts_kept, full.to_text());
     } else {

@@ -8,6 +8,7 @@
 
 #include "data/format/atomic_file.h"
 #include "data/loader/heldout.h"
+#include "data/loader/identity.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/commands/selection_arguments.h"
@@ -24,6 +25,7 @@ namespace {
 constexpr const char* kCommand = "emox select";
 
 void check_output(const std::filesystem::path& output, bool force) {
+  require_outside_checkpoints(kCommand, output);
   require<UsageError>(std::filesystem::is_directory(std::filesystem::absolute(output).parent_path()),
                       "{}: the directory of --output={} does not exist: make it first", kCommand, output.string());
   require<UsageError>(force || !std::filesystem::exists(output),
@@ -35,6 +37,16 @@ struct HeldOutPlace {
   std::string label, part;
 };
 std::optional<HeldOutPlace> held_out_place(const LoadedModel& loaded, const std::filesystem::path& documents) {
+  // A copy is recognised by what the checkpoint says of the run's files.
+  DataIdentity identity;
+  if (documents.extension() == ".npy" && data_identity_of(loaded.manifest, identity)) {
+    const std::string own =
+        identify_file(documents, "", loaded.recipe.model.vocab_size, token_width(loaded.recipe.data)).fingerprint;
+    for (const SourceIdentity& s : identity.sources)
+      for (const auto& [files, part] : {std::pair(&s.held_out, kHeldOutParts[0]), std::pair(&s.tune, kHeldOutParts[1])})
+        for (const FileIdentity& file : *files)
+          if (file.fingerprint == own) return HeldOutPlace{s.label, part};
+  }
   for (const SourceSpec& s : loaded.sources)
     for (const char* part : kHeldOutParts) {
       std::error_code missing;

@@ -26,4 +26,19 @@ SelectionOptions selection_options(const char* command, const Arguments& a) {
   return options;
 }
 
+void warn_of_other_run(Log& log, const ExpertSubset& subset, const std::string& source, const RunConfig& run,
+                       const std::filesystem::path& checkpoint) {
+  const auto& from = subset.provenance;
+  const std::string chosen_on = from.value("checkpoint", std::string());
+  const auto run_of = [](const std::filesystem::path& p) { return p.parent_path().parent_path(); };
+  if (chosen_on.empty() || run_of(chosen_on) == run_of(std::filesystem::absolute(checkpoint).lexically_normal()))
+    return;
+  // The directory may have been moved.
+  if (from.contains("run") && from["run"].value("name", std::string()) == run.name &&
+      from["run"].value("seed", std::int64_t{-1}) == run.seed)
+    return;
+  log.warn("{} was chosen on {}, another run: its experts are not those that have the same numbers here", source,
+           chosen_on);
+}
+
 }  // namespace emox

@@ -4,6 +4,8 @@
 #include "launch/commands/checkpoint_tool.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
+#include "launch/commands/selection_arguments.h"
+#include "launch/config/recipe_file.h"
 #include "launch/train/cut_subset.h"
 #include "launch/train/find_checkpoint.h"
 #include "runtime/core/error.h"
@@ -28,7 +30,10 @@ int run_subset(const std::vector<std::string>& args) {
   const ExpertSubset subset = ExpertSubset::from_file(source);
   return on_ranks(a.overrides, [&](Session& session) {
     // Damage in files that are not needed does not matter.
-    const auto path = find_checkpoint(session, a.positional[0], Glance::Sizes).path;
+    const FoundCheckpoint found = find_checkpoint(session, a.positional[0], Glance::Sizes);
+    const auto& path = found.path;
+    if (session.root())
+      warn_of_other_run(session.log(), subset, source, parse_recipe(found.manifest.recipe, "manifest.json").run, path);
     const CutSubset done = cut_subset(session, path, subset, source, a.value("--output"));
     if (!session.root()) return static_cast<int>(kDone);
     if (a.has("--json"))

@@ -5,6 +5,7 @@
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/run_directory.h"
 #include "launch/train/signals.h"
 #include "runtime/core/error.h"
 
@@ -34,6 +35,13 @@ int run_train(const std::vector<std::string>& args) {
   const StopSignals signals;
   return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
     recipe.validate(session.comm().size());
+    on_root(session, [&] {
+      require<UsageError>(
+          recipe.run.change.empty() || RunDirectory(recipe.run.dir).has_checkpoints(),
+          "run.change = {} goes on with a run that is there, but {} holds no checkpoint: name the run's "
+          "directory with --run.dir=DIR, or leave run.change out",
+          recipe.run.change, recipe.run.dir);
+    });
     std::vector<std::string> command{"emox", "train"};
     command.insert(command.end(), args.begin(), args.end());
     train(session, recipe, command, options);

@@ -170,6 +170,7 @@ std::vector<std::string> change_keys(const std::string& run_change) {
     if (key.empty()) continue;
     require<UsageError>(std::count(known.begin(), known.end(), key) > 0,
                         "run.change names the unknown key {}: did you mean {}?", key, nearest_key(key, known));
+    require<UsageError>(key != "run.change", "run.change names itself: name the keys that are to change");
     require<UsageError>(fixed(key) == nullptr,
                         "run.change = {}: it is {}, and no resume can change it, nor any other of {}; start a new run "
                         "with another run.dir (run.warm_start = RUN takes the weights along)",

@@ -126,6 +126,7 @@ struct DataConfig {
   HeldOutPart eval_part = HeldOutPart::Report;
 
   const char* tokenizer_name() const { return kTokenizerNames[static_cast<std::size_t>(tokenizer)]; }
+  const char* eval_part_name() const { return kHeldOutPartNames[static_cast<std::size_t>(eval_part)]; }
   /// The token that ends a document.
   std::int32_t eos_id() const;
   /// How many ids the tokenizer gives: the smallest model.vocab_size.
@@ -137,7 +138,9 @@ struct DataConfig {
              "byte: bytes + EOS 256; dolma2: token files written with that tokenizer, EOS 100257");
     v.choice("token_type", token_type, kTokenTypeNames,
              "width of the ids in token files without a header; auto: by the vocabulary");
-    v.list("source", source, "label:weight:path of a corpus; one line each, weights are relative");
+    v.list("source", source,
+           "label:weight:path of a corpus, a token file or a pattern of them (part-*.npy); one line each, weights are "
+           "relative");
     v.integer("eval_documents", eval_documents, 1, kMaxCount,
               "held-out documents of every source that an evaluation reads, at most");
     v.choice("eval_part", eval_part, kHeldOutPartNames,

@@ -32,6 +32,7 @@ HeldOutLosses::HeldOutLosses(Session& session, LoadedModel& loaded)
                       "with --data.source=LABEL:WEIGHT:PATH",
                       loaded_.path.string(), fmt::join(skipped, "; "));
   for (const std::string& line : skipped) session_.log().warn("not evaluated: {}", line);
+  skipped_ = std::move(skipped);
   data_ = loaded_.compare_held_out(session_);
   if (data_ != kDataAsTrained) session_.log().warn("data {}", data_);
 }

@@ -23,6 +23,9 @@ class HeldOutLosses {
   /// log, too, when it is not "as trained".
   const std::string& data() const { return data_; }
 
+  /// "label: why" of every source that has no held-out documents here.
+  const std::vector<std::string>& skipped() const { return skipped_; }
+
   Evaluation with_all();
   /// The loss, and what the experts tell about topic and token.
   std::pair<Evaluation, Modularity> modularity();
@@ -41,6 +44,7 @@ class HeldOutLosses {
   LoadedModel& loaded_;
   HeldOutSet held_out_;
   std::string data_;
+  std::vector<std::string> skipped_;
 };
 
 }  // namespace emox

@@ -103,6 +103,7 @@ ExpertSubset LoadedModel::select(Session& session, const Documents& documents, c
     subset.provenance["documents"] = documents.size();
   subset.provenance["checkpoint"] = std::filesystem::absolute(path).lexically_normal().string();
   subset.provenance["step"] = manifest.step;
+  subset.provenance["run"] = {{"name", recipe.run.name}, {"seed", recipe.run.seed}};
   const double gap = subset.provenance.value("smallest_gap", 1.0);
   if (gap < kCloseChoice)
     session.log().warn(

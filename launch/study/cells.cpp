@@ -152,7 +152,7 @@ std::vector<StudyCell> study_cells(const Recipe& base, const std::vector<std::st
   require<UsageError>(
       base.data.eval_part == HeldOutPart::Report,
       "emox study: a study reports: data.eval_part = {} is for choosing settings, with --tune; leave it at report",
-      kHeldOutPartNames[static_cast<std::size_t>(base.data.eval_part)]);
+      base.data.eval_part_name());
   std::vector<StudyCell> cells;
   for (std::int64_t seed = base.run.seed; seed < base.run.seed + seeds; ++seed)
     for (const std::string& model : models)

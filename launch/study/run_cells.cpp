@@ -19,6 +19,7 @@
 #include "launch/train/signals.h"
 #include "launch/train/stop_request.h"
 #include "launch/train/trainer.h"
+#include "launch/train/training_step.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
 
@@ -105,15 +106,24 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
       session.log().info("cell {} of {}, {}: finished", i + 1, cells.size(), cell.recipe.run.name);
       continue;
     }
+    bool diverged = false;
     const auto train_it = [&] {
       TrainOptions options;
+      options.may_diverge = static_cast<bool>(request.diverged);
       options.lease = request.timing;
       options.look_in = request.look_in;
       options.among = {fmt::format("{}/{} {}", i + 1, cells.size(), cell.recipe.run.name),
                        session.root() ? steps_left(std::span(cells).subspan(i + 1)) : 0};
       session.log().info("cell {} of {}, {}: {} steps", i + 1, cells.size(), cell.recipe.run.name,
                          cell.recipe.total_steps());
-      train(session, cell.recipe, request.command, options);
+      try {
+        train(session, cell.recipe, request.command, options);
+      } catch (const DivergedError& e) {
+        if (!request.diverged) throw;
+        session.log().warn("{} diverged: {}", cell.recipe.run.name, e.message());
+        request.diverged(cell);
+        diverged = true;
+      }
     };
     const auto write_all = [&] {
       on_root(session, [&] {
@@ -140,7 +150,7 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
                          cell.recipe.run.dir, cell.recipe.total_steps());
     }
     write_all();
-    if (!seen([&] { return cell_is_complete(cell); })) return false;
+    if (!diverged && !seen([&] { return cell_is_complete(cell); })) return false;
   }
   on_root(session, write);
   return true;

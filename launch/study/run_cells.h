@@ -20,6 +20,9 @@ struct CellsRequest {
   std::vector<std::string> command;  ///< for the cells' run.json
   LeaseTiming timing = {};
   std::vector<std::filesystem::path> look_in = {};  ///< as TrainOptions::look_in
+  /// Called on every rank when a cell's loss is not finite any more, and the next cell follows; empty: the error ends
+  /// it.
+  std::function<void(const StudyCell&)> diverged = {};
 };
 
 /// Collective. Trains every cell that is not finished, and measures its retention (cell_retention.h). The lease of

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <tuple>
 
@@ -23,6 +24,9 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::vector<std::string> kHeader{"model", "seed", "settings", "steps", "loss", "experts_kept", "rise"};
+
+constexpr const char* kDiverged = "diverged";
+constexpr double kInfinite = std::numeric_limits<double>::infinity();
 
 template <typename T>
 T number(const std::string& text, const std::string& where) {
@@ -84,6 +88,7 @@ TuneRow confirmed(const TuneRow& old, const CellsRequest& request, const DataIde
     check_cell(now, data);
   }
   const std::vector<TuneRow> found = row_of(then);
+  if (found.empty() && std::isinf(old.loss)) return old;
   require<UsageError>(!found.empty(), "{} is not finished at step {}", now.recipe.run.dir, old.steps);
   return found.front();
 }
@@ -109,9 +114,9 @@ std::string write_tune(const std::vector<TuneRow>& rows) {
   std::string text = csv_line(kHeader);
   for (const TuneRow& r : rows) {
     const bool part = r.experts_kept > 0;
-    text +=
-        csv_line({r.model, fmt::format("{}", r.seed), r.settings, fmt::format("{}", r.steps), fmt::format("{}", r.loss),
-                  part ? fmt::format("{}", r.experts_kept) : "", part ? fmt::format("{}", r.rise) : ""});
+    text += csv_line({r.model, fmt::format("{}", r.seed), r.settings, fmt::format("{}", r.steps),
+                      std::isinf(r.loss) ? kDiverged : fmt::format("{}", r.loss),
+                      part ? fmt::format("{}", r.experts_kept) : "", part ? fmt::format("{}", r.rise) : ""});
   }
   return text;
 }
@@ -128,7 +133,8 @@ std::vector<TuneRow> read_tune(const std::string& text, const std::string& name)
                         kHeader.size());
     const auto& f = line.fields;
     rows.push_back({f[0], number<std::int64_t>(f[1], where), f[2], number<std::int64_t>(f[3], where),
-                    number<double>(f[4], where), f[5].empty() ? 0 : number<std::int64_t>(f[5], where),
+                    f[4] == kDiverged ? kInfinite : number<double>(f[4], where),
+                    f[5].empty() ? 0 : number<std::int64_t>(f[5], where),
                     f[6].empty() ? 0 : number<double>(f[6], where)});
   }
   return rows;
@@ -157,8 +163,9 @@ std::string tune_summary(const std::vector<TuneRow>& rows) {
       const Mean& m = entry.second;
       const std::string rise =
           m.kept > 0 ? fmt::format("{:+.4f} ({})", m.rise / static_cast<double>(m.seeds), m.kept) : std::string("-");
-      text += fmt::format("  {:.4f}  {:>12}  {} steps, {} seed(s): {}\n", loss(entry), rise, entry.first.second,
-                          m.seeds, entry.first.first);
+      const std::string mean = std::isinf(m.loss) ? kDiverged : fmt::format("{:.4f}", loss(entry));
+      text += fmt::format("  {}  {:>12}  {} steps, {} seed(s): {}\n", mean, rise, entry.first.second, m.seeds,
+                          entry.first.first);
     }
   }
   return text + "A study takes a setting over with --set MODEL:KEY=VALUE.\n";
@@ -175,10 +182,16 @@ TuneOutcome run_tuning(Session& session, const CellsRequest& request) {
     require<IoError>(!in.bad() && in.is_open(), "cannot read {}", file.string());
     earlier = comparable(read_tune(text, file.string()), session, request, data);
   };
+  std::vector<TuneRow> diverged;
+  CellsRequest cells = request;
+  cells.diverged = [&](const StudyCell& cell) {
+    diverged.push_back({cell.model, cell.seed, cell.settings, cell.recipe.total_steps(), kInfinite, 0, 0});
+  };
   const auto write = [&] {
     outcome.rows.clear();
     for (const StudyCell& cell : request.cells)
       for (TuneRow& row : row_of(cell)) outcome.rows.push_back(std::move(row));
+    outcome.rows.insert(outcome.rows.end(), diverged.begin(), diverged.end());
     std::vector<TuneRow> all = earlier;
     std::erase_if(all, [&](const TuneRow& old) {
       return std::any_of(outcome.rows.begin(), outcome.rows.end(),
@@ -187,7 +200,7 @@ TuneOutcome run_tuning(Session& session, const CellsRequest& request) {
     all.insert(all.end(), outcome.rows.begin(), outcome.rows.end());
     if (!all.empty()) write_file_atomically(file, write_tune(all));
   };
-  outcome.complete = run_cells(session, request, begin, write);
+  outcome.complete = run_cells(session, cells, begin, write);
   return outcome;
 }
 

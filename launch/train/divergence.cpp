@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
+#include <cstring>
+
 #include "parallel/checkpoint/layout.h"
 
 namespace emox {
@@ -11,6 +15,24 @@ namespace {
 double lower_rate(const TrainConfig& train) {
   const double tenth = train.learning_rate / 10;
   return tenth * train.weight_decay > 0.5 ? 0.1 / train.weight_decay : tenth;
+}
+
+/// As one word of a shell's command line.
+std::string shell_word(const std::filesystem::path& path) {
+  const std::string& text = path.native();
+  const auto plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || std::strchr("_./=+-:,@%", c); };
+  if (!text.empty() && std::all_of(text.begin(), text.end(), plain)) return text;
+  std::string word = "'";
+  for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return word + "'";
+}
+
+/// Beside the checkpoints, where nothing is yet: an earlier divergence may have left its own there.
+std::filesystem::path place_for(const std::filesystem::path& checkpoint) {
+  const std::filesystem::path place = checkpoint.parent_path().parent_path() / checkpoint.filename();
+  std::filesystem::path free = place;
+  for (int i = 2; std::filesystem::exists(free); ++i) free = fmt::format("{}-{}", place.native(), i);
+  return free;
 }
 
 }  // namespace
@@ -31,7 +53,7 @@ std::string advice_after_divergence(const Recipe& recipe, const std::filesystem:
     advice = fmt::format(
         "The last checkpoint, of step {}, holds the weights that gave this: move it away with `mv {} {}`, then resume "
         "from step {}: {}",
-        step_of(0), saved[0].string(), checkpoints.parent_path().string(), step_of(1), change);
+        step_of(0), shell_word(saved[0]), shell_word(place_for(saved[0])), step_of(1), change);
   else
     advice = fmt::format(
         "The only checkpoint, of step {}, holds the weights that gave this: begin again, by the same command with {} "

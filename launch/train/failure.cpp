@@ -66,10 +66,12 @@ int say_failure(const std::exception& error) {
   return usage ? kUsage : again ? kTryAgain : kFailed;
 }
 
-void saying_why(int rank, const std::function<void()>& body) {
+void saying_why(int rank, const std::function<void()>& body,
+                const std::function<bool(const std::exception&)>& expected) {
   try {
     body();
   } catch (const std::exception& error) {
+    if (expected && expected(error)) throw;
     if (rank != 0) std::this_thread::sleep_for(kRankZeroFirst);
     say_failure(error);
     throw;

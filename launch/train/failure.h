@@ -13,8 +13,10 @@ int say_failure(const std::exception& error);
 
 /// Runs `body`. What it throws is said at once and thrown on: the destructors of what lives outside of `body` may wait,
 /// for a save on a disk that hangs, say. Most errors are the same on all ranks, so others than rank 0 wait half a
-/// second before they speak: in an MPI job rank 0 has ended the job by then.
-void saying_why(int rank, const std::function<void()>& body);
+/// second before they speak: in an MPI job rank 0 has ended the job by then. Nothing is said of what is `expected`, by
+/// a caller that catches it.
+void saying_why(int rank, const std::function<void()>& body,
+                const std::function<bool(const std::exception&)>& expected = {});
 
 /// While it lives, a failure that has been said ends the process at the latest after a minute, however long destructors
 /// wait. For processes that end after a failure anyway; one object at a time.

@@ -106,8 +106,11 @@ class Claim {
   bool is_held(const LeaseFile& found) const {
     if (found.holder && can_be_looked_for(*found.holder, self_)) {
       // In a copy of a directory the lease names a job that has the original.
-      const bool of_here = found.holder->directory.empty() || found.holder->directory == self_.directory;
-      return of_here && process_exists(found.holder->pid, found.holder->start_time);
+      const std::string &there = found.holder->directory, &here = self_.directory;
+      const bool lives = process_exists(found.holder->pid, found.holder->start_time);
+      if (!lives || there.empty() || there == here) return lives;
+      // The same directory by another mount has another device number; then its age tells.
+      if (inode_of(there) != inode_of(here)) return false;
     }
     const nanoseconds age = age_of(found);
     // Written in the future: by a clock that was put back since. From now on its age counts like any other's.

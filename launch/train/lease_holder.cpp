@@ -185,6 +185,8 @@ std::string identity_of(const std::filesystem::path& directory) {
   return fmt::format("{}:{}", info.st_dev, info.st_ino);
 }
 
+std::string inode_of(const std::string& identity) { return identity.substr(identity.find(':') + 1); }
+
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
   std::tm tm{};

@@ -52,6 +52,8 @@ bool process_exists(std::int64_t pid, std::int64_t start_time);
 
 /// What LeaseHolder::directory says of a directory; "" when it cannot be told.
 std::string identity_of(const std::filesystem::path& directory);
+/// The part of such an identity that does not depend on the mount through which the directory is seen.
+std::string inode_of(const std::string& identity);
 
 /// "2026-11-25T10:00:00Z"
 std::string utc_now();

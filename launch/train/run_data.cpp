@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "launch/config/changes.h"
+#include "launch/train/node_files.h"
 #include "launch/train/run_directory.h"
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/layout.h"
@@ -75,15 +76,20 @@ std::vector<Task> read_found(const std::string& text, RunData& data) {
   return tasks;
 }
 
+FileIdentity identify(const Task& task, const Recipe& recipe, const RunData& data) {
+  return identify_file(task.path, data.sources[task.source].label, recipe.model.vocab_size, token_width(recipe.data));
+}
+
 // This rank's share, or the first error, as a text for rank 0.
 std::string identified_text(Communicator& comm, const Recipe& recipe, const RunData& data,
                             const std::vector<Task>& tasks) {
   json mine = json::array();
   const auto ranks = static_cast<std::size_t>(comm.size());
   try {
-    for (auto i = static_cast<std::size_t>(comm.rank()); i < tasks.size(); i += ranks)
-      mine.push_back(to_json(identify_file(tasks[i].path, data.sources[tasks[i].source].label, recipe.model.vocab_size,
-                                           token_width(recipe.data))));
+    for (auto i = static_cast<std::size_t>(comm.rank()); i < tasks.size(); i += ranks) {
+      const std::string mark = file_mark(tasks[i].path);  // before: a file that changes meanwhile is another one
+      mine.push_back({{"file", to_json(identify(tasks[i], recipe, data))}, {"mark", mark}});
+    }
   } catch (const UsageError& e) {
     return json({{"usage", quoted_text(e.message())}}).dump();
   } catch (const std::exception& e) {
@@ -176,11 +182,18 @@ RunData find_data(Session& session, const Recipe& recipe, const std::vector<fs::
   text = broadcast_text(comm, text, 0);
   const json identities = json::parse(text);
   std::int64_t tokens = 0, bytes = 0;
+  std::vector<SeenFile> seen;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
-    FileIdentity file = file_identity_from(identities.at(i));
-    tokens += file.layout.tokens, bytes += file.layout.bytes;
-    (data.identity.sources[tasks[i].source].*tasks[i].part).push_back(std::move(file));
+    seen.push_back({file_identity_from(identities.at(i).at("file")), identities.at(i).at("mark").get<std::string>(),
+                    static_cast<int>(i % static_cast<std::size_t>(comm.size()))});
+    tokens += seen[i].identity.layout.tokens, bytes += seen[i].identity.layout.bytes;
   }
+  require_same_files(comm, seen,
+                     {.mark = [&](std::size_t i) { return file_mark(tasks[i].path); },
+                      .identify = [&](std::size_t i) { return identify(tasks[i], recipe, data); }});
+  for (std::size_t i = 0; i < tasks.size(); ++i)
+    (data.identity.sources[tasks[i].source].*tasks[i].part).push_back(std::move(seen[i].identity));
+  for (const std::string& line : training_text_that_is_held_out(data.identity)) session.log().warn("{}", line);
   if (!tasks.empty())
     session.log().detail("data: {} source(s), {} file(s), {} tokens, {:.1f} MiB; looked at in {:.2f} s",
                          data.sources.size(), tasks.size(), tokens, static_cast<double>(bytes) / 1048576,
@@ -290,6 +303,14 @@ std::string compare_with_training(const Manifest& checkpoint, const DataIdentity
       if (parts.held_out && was.label == is.label && was.held_out.empty() && was.tune.empty() &&
           !(is.held_out.empty() && is.tune.empty()))
         lines.push_back(fmt::format("source {}: the run had no held-out text", is.label));
+  for (const SourceIdentity& was : before->sources) {
+    if (!parts.held_out || (was.held_out.empty() && was.tune.empty())) continue;
+    const auto is =
+        std::find_if(now.sources.begin(), now.sources.end(), [&](const auto& s) { return s.label == was.label; });
+    if (is == now.sources.end() || (!was.held_out.empty() && is->held_out.empty()) ||
+        (!was.tune.empty() && is->tune.empty()))
+      lines.push_back(fmt::format("source {}: held-out text of the run is not there", was.label));
+  }
   return lines.empty() ? kDataAsTrained : fmt::format("changed: {}", fmt::join(lines, "; "));
 }
 

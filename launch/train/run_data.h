@@ -25,7 +25,8 @@ struct RunData {
 };
 
 /// Collective. Rank 0 finds the files of the sources; their reading is dealt out, so that each file is read by one
-/// rank. All ranks get the same result, or the same UsageError. Relative paths are looked for below `bases` in turn
+/// rank, and by one of every node that has a copy of its own (node_files.h). All ranks get the same result, or the same
+/// UsageError. Relative paths are looked for below `bases` in turn
 /// (empty: the working directory). Without `parts.train` a source may be missing, and its training files are not looked
 /// at.
 RunData find_data(Session& session, const Recipe& recipe, const std::vector<std::filesystem::path>& bases,

@@ -244,4 +244,12 @@ void on_root(Session& session, const std::function<void()>& body) {
   fail<IoError>("{}", message);
 }
 
+void require_outside_checkpoints(const std::string& command, const fs::path& output) {
+  std::error_code none;
+  const fs::path directory = fs::weakly_canonical(fs::absolute(output), none).parent_path();
+  require<UsageError>(!fs::exists(directory / "manifest.json", none),
+                      "{}: --output={} lies in the checkpoint {}: name a file elsewhere", command, output.string(),
+                      directory.string());
+}
+
 }  // namespace emox

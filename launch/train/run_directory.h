@@ -64,4 +64,8 @@ std::vector<CheckpointPiece> weight_pieces(const LanguageModel& model);
 /// Collective: throws on every rank what `body` threw on rank 0.
 void on_root(Session& session, const std::function<void()>& body);
 
+/// UsageError when a file that a command is to write would lie in a checkpoint's directory, among what its manifest
+/// describes.
+void require_outside_checkpoints(const std::string& command, const std::filesystem::path& output);
+
 }  // namespace emox

@@ -53,7 +53,12 @@ bool RunEvaluations::evaluate_after(std::int64_t step, LanguageModel& model, Tra
   } catch (const EvaluationStopped&) {
     return false;
   }
-  on_root(s_, [&] { lines_->write(e.to_json()); });
+  on_root(s_, [&] {
+    auto line = e.to_json();
+    line["part"] = recipe_.data.eval_part_name();
+    if (!held_out_.skipped.empty()) line["not_evaluated"] = held_out_.skipped;
+    lines_->write(line);
+  });
   const double loss = e.mean_loss(), bits = e.mean_bits_per_byte();
   if (step == recipe_.total_steps())
     s_.log().info("{}", e.to_text());

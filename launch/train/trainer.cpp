@@ -70,12 +70,12 @@ class Trainer {
   void run(const std::vector<std::string>& command, const TrainOptions& options) {
     start(command, options);
     const StopSignals signals;
-    const std::int64_t last = recipe_.total_steps(), begin = done_;
-    const std::int64_t stop_after =
-        recipe_.run.stop_after_step > 0 ? std::min(recipe_.run.stop_after_step, last) : last;
+    const std::int64_t last = recipe_.total_steps(), begin = done_, asked = recipe_.run.stop_after_step;
+    const std::int64_t stop_after = asked > 0 ? std::min(asked, last) : last;
     const bool nothing_to_do = done_ >= stop_after;
     if (nothing_to_do)
-      s_.log().info("nothing to do: {} already holds step {} of {}", recipe_.run.dir, done_, last);
+      s_.log().info("nothing to do: {} already holds step {} of {}{}", recipe_.run.dir, done_, last,
+                    done_ < last ? " and run.stop_after_step is not beyond it" : "");
     else if (!trace_.empty())
       begin_trace(s_);
     Progress progress(last, s_.root(), among_);
@@ -242,7 +242,7 @@ class Trainer {
     try {
       if (!skipped) step_.update(step, learning_rate, m), updated_ = step;
     } catch (const DivergedError& e) {
-      fail("{}. {}", e.message(), advice_after_divergence(recipe_, directory_.checkpoints(), updated_));
+      fail<DivergedError>("{}. {}", e.message(), advice_after_divergence(recipe_, directory_.checkpoints(), updated_));
     }
     const double step_s = since(start);
     if (s_.root())
@@ -392,8 +392,9 @@ void train(Session& session, const Recipe& recipe, const std::vector<std::string
            const TrainOptions& options) {
   require_same(session.comm(), "the recipe", to_ini(recipe));
   Trainer trainer(session, recipe, options);
-  // Its destructor may wait, for a save on a disk that hangs.
-  saying_why(session.comm().rank(), [&] { trainer.run(command, options); });
+  const auto result = [&](const auto& e) { return options.may_diverge && dynamic_cast<const DivergedError*>(&e); };
+  saying_why(
+      session.comm().rank(), [&] { trainer.run(command, options); }, result);
 }
 
 }  // namespace emox

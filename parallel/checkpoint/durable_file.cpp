@@ -1,6 +1,7 @@
 #include "parallel/checkpoint/durable_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -200,7 +201,9 @@ std::int64_t bytes_of_file(const fs::path& path) {
 
 std::string read_text_file(const fs::path& path) {
   // Not a stream: those throw exceptions of their own, without the file's name, when a read fails.
-  const FileDescriptor file(path, O_RDONLY);
+  const FileDescriptor file(path, O_RDONLY | O_NONBLOCK);  // a pipe of that name would wait for its writer
+  struct stat info {};
+  if (fstat(file.get(), &info) == 0 && !S_ISREG(info.st_mode)) fail_to_read("read", path, EINVAL);
   std::string text;
   std::array<char, 1 << 16> piece;
   for (;;) {

@@ -103,11 +103,12 @@ std::string move_aside(const std::string& path) {
 SetAside settle_history(const std::string& path, std::int64_t last_step) {
   SetAside result;
   std::error_code error;
-  const fs::file_status status = fs::status(path, error);
+  const fs::file_status status = fs::symlink_status(path, error);  // what a link leads to is somebody else's
   if (status.type() == fs::file_type::not_found) return result;
   require<IoError>(!fs::is_directory(status) && status.type() != fs::file_type::none,
                    "cannot read {}: {}; move it away", path, error ? error.message() : "it is a directory");
-  require<IoError>(fs::is_regular_file(status), "{} is not a regular file: move it away", path);
+  require<IoError>(fs::is_regular_file(status), "{} is {}: move it away", path,
+                   fs::is_symlink(status) ? "a symbolic link" : "not a regular file");
 
   std::vector<Line> kinds;
   for_lines(path, [&](const std::string& line, bool torn) {

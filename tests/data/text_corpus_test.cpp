@@ -1,5 +1,6 @@
 #include "data/corpus/text_corpus.h"
 
+#include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -131,6 +132,30 @@ not JSON
 }
 
 /// What the names beside the output hold may be the user's; only what a build that was killed has marked goes.
+// What somebody put beside the files of a corpus does not go with them, and no label takes the manifest's name.
+TEST_F(TextCorpusTest, BuildingAgainRemovesOnlyWhatABuildMade) {
+  for (int i = 0; i < 40; ++i) write_bytes(in_ / fmt::format("{}.txt", i), made_text(i, 400));
+  build();
+  options_.force = true;
+  build();
+  for (const char* name : {"own.txt", "notes/own.txt"}) {
+    const fs::path own = fs::path(options_.output) / name;
+    std::ofstream(own) << "mine";
+    EXPECT_TRUE(throws_with<UsageError>([&] { build(); }, {own.string(), "no build has made"}));
+    EXPECT_TRUE(fs::exists(own));
+    fs::remove(own);
+  }
+  EXPECT_TRUE(throws_with<UsageError>([&] { (void)LabelledText::parse("corpus.json=x"); }, {"cannot be used"}));
+}
+
+// One JSON value over several lines is not text.
+TEST_F(TextCorpusTest, JsonThatIsNoJsonLinesIsDroppedAndCounted) {
+  for (int i = 0; i < 40; ++i) write_bytes(in_ / fmt::format("{}.txt", i), made_text(i, 400));
+  write_bytes(in_ / "b.json", "{\n \"text\": \"" + made_text(99, 3000) + "\"\n}\n");
+  EXPECT_EQ(build().domains.front().text.no_text, 1);
+  EXPECT_EQ(all_parts().size(), 40U);
+}
+
 TEST_F(TextCorpusTest, OnlyItsOwnLeftoversAreRemoved) {
   write_bytes(in_ / "a.jsonl", [] {
     std::string lines;

@@ -315,6 +315,10 @@ TEST_F(CheckpointTool, ExportOfASubsetAndItsMistakes) {
   expect(tool("export " + run_.string()), 2, {"--output=FILE.h5"});
   expect(tool("export " + run_.string() + " --output=" + (run_ / "none" / "x.h5").string()), 2, {"is not a directory"});
   EXPECT_EQ(fs::file_size(output), size);
+  for (const auto& entry : fs::directory_iterator(list_checkpoints(run_ / "checkpoints").front()))
+    expect(tool("export " + run_.string() + " --force --output=" + entry.path().string()), 2,
+           {entry.path().filename().string() + " lies in the checkpoint", "name a file elsewhere"});
+  expect(tool("verify " + run_.string()), 0, {});
 }
 
 TEST_F(CheckpointTool, PruneSaysWhatItDoes) {

@@ -83,6 +83,36 @@ TEST_F(DataProgram, AMovedRunIsEvaluatedAnywhereAndSaysWhatItsDataAre) {
 }
 
 // Held-out text that one job does not find is still the run's.
+TEST_F(DataProgram, HeldOutTextThatIsGoneIsSaidWhereTheMeanIs) {
+  write();
+  expect(train(""), 0, {"held-out loss after step 2"});
+  const SourceSpec spec = SourceSpec::parse(recipe_.data.source[0]);
+  fs::rename(fs::path(spec.path) / "heldout.npy", directory_.path() / "away.npy");
+  const nlohmann::json gone = json_of("eval " + run().string());
+  EXPECT_EQ(gone.at("data"), "changed: source " + spec.label + ": held-out text of the run is not there");
+  ASSERT_EQ(gone.at("not_evaluated").size(), 1U) << gone;
+  EXPECT_EQ(gone.at("not_evaluated").at(0).get<std::string>().find(spec.label), 0U) << gone;
+  expect(train("--run.change=train.steps --train.steps=3"), 0, {"not evaluated: " + spec.label});
+  std::string last;
+  std::ifstream lines(run() / "eval.jsonl");
+  for (std::string line; std::getline(lines, line);) last = line;
+  const nlohmann::json line = nlohmann::json::parse(last);
+  EXPECT_EQ(line.at("not_evaluated").size(), 1U) << line;
+}
+
+// Training text that a loss is reported on, by whatever name, and an index that is another file's.
+TEST_F(DataProgram, TrainingTextIsNotWhatIsReportedOn) {
+  const SourceSpec spec = SourceSpec::parse(recipe_.data.source[0]);
+  recipe_.data.source.push_back("copy:1:" + (fs::path(spec.path) / "heldout.npy").string());
+  write();
+  expect(train(""), 0, {"source copy trains on ", "is the same text as the held-out ", "not one of unseen text"});
+  const SourceSpec other = SourceSpec::parse(recipe_.data.source[1]);
+  fs::copy(fs::path(other.path) / "train.docs.npy", fs::path(spec.path) / "train.docs.npy",
+           fs::copy_options::overwrite_existing);
+  expect(train("--run.name=b --run.dir=" + (directory_.path() / "b").string()), 2,
+         {"train.docs.npy: ", "do not cover the", "build both files again"});
+}
+
 TEST_F(DataProgram, HeldOutTextIsReplacedOnlyOnDemand) {
   recipe_.eval.final = false;
   recipe_.train.steps = 4;

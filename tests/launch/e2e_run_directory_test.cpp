@@ -1,5 +1,6 @@
 // What `emox train` does to files that are there already: a run's own history, and what other people keep.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -71,6 +72,25 @@ TEST_F(ProgramDirectory, WhatCannotBeReadEndsTheStartAndNothingElse) {
     fs::rename(kept, file);
     EXPECT_EQ(text(run() / "metrics.jsonl"), metrics);
   }
+  // What a link leads to is somebody else's.
+  for (const char* name : {"metrics.jsonl", "eval.jsonl"}) {
+    const fs::path notes = directory_.path() / "notes.txt", link = run() / name;
+    std::ofstream(notes) << "mine\n";
+    const bool there = fs::exists(link);
+    if (there) fs::rename(link, directory_.path() / name);
+    fs::create_symlink(notes, link);
+    expect(train(""), 1, {link.string() + " is a symbolic link: move it away"});
+    EXPECT_EQ(text(notes), "mine\n");
+    fs::remove(link);
+    if (there) fs::rename(directory_.path() / name, link);
+  }
+  // A pipe has no end to be waited for.
+  const fs::path manifest = run() / "checkpoints" / "step-00000003" / "manifest.json";
+  fs::rename(manifest, directory_.path() / "manifest.json");
+  ASSERT_EQ(mkfifo(manifest.c_str(), 0600), 0);
+  expect(emox("checkpoint verify " + run().string()), 1, {"manifest.json"});
+  fs::remove(manifest);
+  fs::rename(directory_.path() / "manifest.json", manifest);
   // Not understood is not empty, either.
   std::ofstream(run() / "run.json") << "[{\"emox\": ";
   expect(train(""), 0, {"cannot be understood and begins anew"});

@@ -97,8 +97,10 @@ TEST_F(SelectCommand, TheSameTextAnyWay) {
 TEST_F(SelectCommand, HeldOutDocumentsAreSaid) {
   const fs::path source = directory_->path() / label_;
   fs::create_symlink(source / "heldout.npy", file("other-name.npy"));
+  fs::copy(source / "heldout.npy", file("copy.npy"));
+  fs::copy(source / "heldout.docs.npy", file("copy.docs.npy"));
   for (const std::string& documents :
-       {(source / "heldout.npy").string(), file("other-name.npy"), (source / "tune.npy").string()}) {
+       {(source / "heldout.npy").string(), file("other-name.npy"), file("copy.npy"), (source / "tune.npy").string()}) {
     const CommandResult r = emox("select " + run().string() + " --keep=4 --examples=2 --documents=" + documents +
                                  " --force --output=" + file("h.json"));
     EXPECT_EQ(r.exit_code, 0) << r.output;
@@ -130,10 +132,28 @@ TEST_F(SelectCommand, EvaluatesWithTheChosenExperts) {
   EXPECT_EQ(kept.at("experts_kept"), 3);
   EXPECT_EQ(full.at("data"), "as trained");
   EXPECT_EQ(kept.at("data"), "as trained");
+  EXPECT_EQ(full.at("part"), "report");
+  EXPECT_EQ(kept.at("part"), "report");
   nlohmann::json losses = full;
-  losses.erase("data");  // said once, of both
+  losses.erase("data"), losses.erase("part");  // said once, of both
   EXPECT_EQ(kept.at("full"), losses);
   ASSERT_EQ(kept.at("domains").size(), full.at("domains").size());
+  // A model that the command line changes is not the run's, and experts of another run are others.
+  const nlohmann::json other = eval("--moe.eval_pool=4");
+  EXPECT_EQ(other.at("other_model_keys").size(), 1U) << other;
+  EXPECT_NE(other.at("other_model_keys").at(0).get<std::string>().find("moe.eval_pool"), std::string::npos) << other;
+  EXPECT_FALSE(full.contains("other_model_keys"));
+  nlohmann::json foreign = nlohmann::json(select("--keep=3 --domain=" + label_, "here.json").to_json());
+  const auto evaluated = [&] {
+    std::ofstream(file("there.json")) << foreign.dump();
+    return emox("eval " + run().string() + " --json --experts=" + file("there.json")).output;
+  };
+  EXPECT_EQ(evaluated().find("another run"), std::string::npos);
+  foreign["provenance"]["checkpoint"] = "/elsewhere/runs/o/checkpoints/step-00000008";
+  EXPECT_EQ(evaluated().find("another run"), std::string::npos) << "of the same name and seed: it was moved";
+  foreign["provenance"]["run"]["seed"] = 77;
+  EXPECT_NE(evaluated().find("was chosen on /elsewhere/runs/o/checkpoints/step-00000008, another run"),
+            std::string::npos);
   // Each domain with its own subset: what a file with that subset gives for the domain.
   const ExpertSubset s = select("--domain=" + label_ + " --keep=3 --examples=2", "own.json");
   const nlohmann::json own = eval("--experts=" + file("own.json"));

@@ -306,6 +306,14 @@ TEST_F(Lease, InACopyItIsNotHeld) {
     std::ofstream(moved / "lease.json") << renamed.to_text();
     EXPECT_THROW(RunLease(moved, me()), TryAgainError) << identity;
   }
+  // Seen through another mount a directory has another device number, as a copy on another disk may have the same
+  // inode: what is renewed is in use, and what is not is free.
+  renamed.directory = "1" + identity_of(moved);
+  std::ofstream(moved / "lease.json") << renamed.to_text();
+  EXPECT_THROW(RunLease(moved, me()), TryAgainError);
+  fs::last_write_time(moved / "lease.json", fs::file_time_type::clock::now() - 70s);
+  { const RunLease taken(moved, me()); }
+  EXPECT_TRUE(fs::is_empty(moved));
 }
 
 TEST_F(Lease, OnlyAPlainFileIsOne) {

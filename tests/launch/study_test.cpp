@@ -1,6 +1,8 @@
 // A study as a program: stopping, resuming and repeating it changes nothing, and what is asked of it is in its files.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -239,6 +241,7 @@ TEST_F(ProgramStudy, TunesEachModelOnItsOwn) {
     const std::string run = "tuning/" + row.model + "-seed4-learning_rate-" + row.settings.substr(20);
     const auto record = RunDirectory(study_ / run).evaluation_after(4);
     ASSERT_TRUE(record) << run;
+    EXPECT_EQ(record->at("part"), "tune");
     EXPECT_NEAR(row.loss, record->at("mean").at("loss").get<double>(), 1e-7);
     EXPECT_EQ(row.experts_kept, 2);
     EXPECT_NE(row.rise, 0);
@@ -277,6 +280,27 @@ TEST_F(ProgramStudy, TunesEachModelOnItsOwn) {
       "--train.min_lr_ratio=0 --train.warmup_steps=0",
       "6 steps, 1 seed(s)");
   EXPECT_EQ(models(), (Names{"emo 0.004", "emo 0.004"}));
+}
+
+// A rate that is too high is a result as well: the others are still tried.
+TEST_F(ProgramStudy, ADivergedValueOfATuningIsARow) {
+  // A rate of 10 multiplies the weights by -99 in every step.
+  const std::string decay =
+      " --train.weight_decay=10 --train.clip_norm=0 --train.schedule=constant --train.steps=40 "
+      "--checkpoint.every_steps=0";
+  const std::string output = study("--cells emo,standard --tune train.learning_rate=1e-3,10,2e-3" + decay,
+                                   "emo-seed4-learning_rate-10 diverged: step ");
+  EXPECT_EQ(output.find("emox: "), std::string::npos) << "no error, and nothing is armed:\n" << output;
+  EXPECT_NE(output.find("  diverged             -  40 steps, 1 seed(s): train.learning_rate=10"), std::string::npos)
+      << output;
+  const auto rows = read_tune(text_of(study_ / "tune.csv"), "tune.csv");
+  ASSERT_EQ(rows.size(), 6U);
+  EXPECT_EQ(std::count_if(rows.begin(), rows.end(), [](const TuneRow& r) { return std::isinf(r.loss); }), 2);
+  study("--cells emo --tune train.learning_rate=1e-3" + decay, "cell 1 of 1, emo-seed4-learning_rate-0.001: finished");
+  // In the study itself it is an error.
+  const test::CommandResult r =
+      emox("study " + path_ + " --seeds 1 --train.learning_rate=10 --run.dir=" + study_.string() + "-b" + decay);
+  EXPECT_EQ(r.exit_code, 1) << r.output;
 }
 
 // eval.jsonl cannot hold such a label as it is, and a study that does not find it there would never be finished.
