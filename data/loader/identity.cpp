@@ -76,16 +76,24 @@ FileIdentity identify_file(const std::filesystem::path& path, const std::string&
   const StoredFile offsets(index);
   const auto header = read_npy_header(offsets);
   require<UsageError>(header && header->count >= 2, "{} is no document index: build it again", index.string());
-  const auto offset = [&](std::int64_t i) {
-    return read_integers(offsets, header->type, static_cast<std::int64_t>(header->offset), i, 1).front();
-  };
-  require<UsageError>(offset(0) == 0 && offset(header->count - 1) == identity.layout.tokens,
-                      "{}: {} offsets from {} to {} do not cover the {} tokens of {}; build both files again",
-                      index.string(), header->count, offset(0), offset(header->count - 1), identity.layout.tokens,
-                      path.string());
   identity.documents = header->count - 1;
   identity.index = fingerprint_of(offsets, static_cast<std::int64_t>(header->offset));
   return identity;
+}
+
+void require_index_covers(const FileIdentity& file) {
+  if (file.documents < 0) return;
+  const std::filesystem::path path = document_index_path(file.path);
+  const StoredFile offsets(path);
+  const auto header = read_npy_header(offsets);
+  require<UsageError>(header && header->count >= 2, "{} is no document index: build it again", path.string());
+  const auto offset = [&](std::int64_t i) {
+    return read_integers(offsets, header->type, static_cast<std::int64_t>(header->offset), i, 1).front();
+  };
+  const std::int64_t first = offset(0), last = offset(header->count - 1);
+  require<UsageError>(first == 0 && last == file.layout.tokens,
+                      "{}: {} offsets from {} to {} do not cover the {} tokens of {}; build both files again",
+                      path.string(), header->count, first, last, file.layout.tokens, file.path);
 }
 
 json to_json(const FileIdentity& f) {

@@ -41,6 +41,9 @@ inline constexpr const char* kDataKey = "data";
 FileIdentity identify_file(const std::filesystem::path& path, const std::string& label, std::int64_t vocab_size,
                            TokenWidth width);
 
+/// UsageError unless the document index of the file, if it has one, begins with its first token and ends with its last.
+void require_index_covers(const FileIdentity& file);
+
 nlohmann::json to_json(const FileIdentity& file);
 FileIdentity file_identity_from(const nlohmann::json& json);
 nlohmann::json to_json(const DataIdentity& data);

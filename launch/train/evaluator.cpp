@@ -82,7 +82,7 @@ class PassInput {
 // What is not known: the loss without tokens, bits a byte where only token ids are known.
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
-nlohmann::ordered_json json_of(double value) {
+nlohmann::ordered_json number_or_null(double value) {
   return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
 std::string text_of(double bits) { return std::isnan(bits) ? "-" : fmt::format("{:.4f}", bits); }
@@ -131,12 +131,12 @@ nlohmann::ordered_json Evaluation::to_json() const {
     by_domain[d.label] = {{"documents", d.documents},
                           {"bytes", d.bytes},
                           {"tokens", d.tokens},
-                          {"loss", json_of(d.loss())},
-                          {"bits_per_byte", json_of(d.bits_per_byte())}};
+                          {"loss", number_or_null(d.loss())},
+                          {"bits_per_byte", number_or_null(d.bits_per_byte())}};
   return {{"step", step},
           {"experts_kept", experts_kept},
           {"domains", by_domain},
-          {"mean", {{"loss", json_of(mean_loss())}, {"bits_per_byte", json_of(mean_bits_per_byte())}}}};
+          {"mean", {{"loss", number_or_null(mean_loss())}, {"bits_per_byte", number_or_null(mean_bits_per_byte())}}}};
 }
 
 std::string Evaluation::to_text() const {

@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
-constexpr const char* kName = "lease.json";
+constexpr const char* kLeaseName = "lease.json";
 constexpr milliseconds kBusy{5}, kBusyAtMost{5000};  // how long another job may need to succeed a stale lease
 
 constexpr std::chrono::seconds kClockStep{2};
@@ -56,7 +56,7 @@ class Claim {
  public:
   Claim(fs::path directory, const LeaseHolder& self, milliseconds stale_after)
       : directory_(std::move(directory)),
-        own_(directory_ / fmt::format("{}.{}.tmp", kName, self.token)),
+        own_(directory_ / fmt::format("{}.{}.tmp", kLeaseName, self.token)),
         self_(self),
         text_(self.to_text()),
         stale_after_(stale_after) {
@@ -97,7 +97,7 @@ class Claim {
       return found && found->holder && found->holder->token == self_.token;
     };
     if (!is_ours()) return;
-    const fs::path successor = directory_ / fmt::format("{}.after-{}", kName, self_.token);
+    const fs::path successor = directory_ / fmt::format("{}.after-{}", kLeaseName, self_.token);
     if (!create(successor)) return;  // another job takes this lease for stale and replaces it
     if (is_ours()) remove_quietly(place);
     remove_quietly(successor);
@@ -122,7 +122,7 @@ class Claim {
   void remove_leftovers() const noexcept try {
     for (const auto& entry : fs::directory_iterator(directory_)) {
       const std::string name = entry.path().filename();
-      if (!name.starts_with(std::string(kName) + ".") || entry.path() == own_) continue;
+      if (!name.starts_with(std::string(kLeaseName) + ".") || entry.path() == own_) continue;
       const auto found = LeaseFile::read(entry.path());
       if (found && !is_held(*found)) remove_quietly(entry.path());
     }
@@ -131,7 +131,7 @@ class Claim {
 
  private:
   fs::path successor_of(const LeaseFile& found) const {
-    return directory_ / fmt::format("{}.after-{}", kName, found.holder ? found.holder->token : "unreadable");
+    return directory_ / fmt::format("{}.after-{}", kLeaseName, found.holder ? found.holder->token : "unreadable");
   }
 
   /// False when something is at `place` already.
@@ -210,7 +210,7 @@ void take_lease(const fs::path& directory, const fs::path& file, const LeaseHold
 
 RunLease::RunLease(fs::path directory, LeaseHolder self, LeaseTiming timing)
     : directory_(std::move(directory)),
-      file_(directory_ / kName),
+      file_(directory_ / kLeaseName),
       timing_(timing),
       self_(std::move(self)),
       renewed_(boot_clock()) {

@@ -221,7 +221,13 @@ RunData find_training_data(Session& session, const Recipe& recipe, const std::ve
   bases.insert(bases.end(), look_in.begin(), look_in.end());
   if (session.root())
     for (fs::path& base : bases_of_run(recipe.run.dir)) bases.push_back(std::move(base));
-  return find_data(session, recipe, bases);
+  RunData data = find_data(session, recipe, bases);
+  on_root(session, [&] {  // of a run that goes on, check_same_data says what is other than it was
+    if (!list_checkpoints(fs::path(recipe.run.dir) / "checkpoints").empty()) return;
+    for (const SourceIdentity& source : data.identity.sources)
+      for (const FileIdentity& file : source.train) require_index_covers(file);
+  });
+  return data;
 }
 
 std::vector<fs::path> data_bases(const fs::path& checkpoint, const Manifest& manifest) {

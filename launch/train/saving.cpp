@@ -14,7 +14,7 @@ namespace emox {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 double mib(std::int64_t bytes) { return static_cast<double>(bytes) / 1048576; }
 
 SaverOptions options_of(const CheckpointConfig& c) {
@@ -80,11 +80,11 @@ bool RunSaver::save(std::int64_t step, std::int64_t optimizer_step, bool last, c
   if (start_.recipe.checkpoint.async) {
     saver_.start(s_.ctx(), step, meta_of(step, optimizer_step, spikes));
     s_.log().detail("step {}: {:.1f} MiB copied in {:.4f} s, to be written beside the next steps", step,
-                    mib(saver_.bytes()), since(start));
+                    mib(saver_.bytes()), seconds_since(start));
     return true;
   }
   const SavedCheckpoint saved = saver_.save(step, meta_of(step, optimizer_step, spikes));
-  s_.log().info("saved {} in {:.2f} s", saved.path.string(), since(start));
+  s_.log().info("saved {} in {:.2f} s", saved.path.string(), seconds_since(start));
   warn_of_remains(saved);
   return true;
 }

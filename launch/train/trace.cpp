@@ -30,7 +30,7 @@ constexpr std::size_t kMostEvents = std::size_t{1} << 20;  // of all ranks: 100 
 constexpr std::size_t kLeastEvents = std::size_t{1} << 14;
 constexpr std::int64_t kPieceEvents = std::int64_t{1} << 15;
 
-enum Column : std::int64_t { kName, kStart, kDuration, kColumns };
+enum EventColumn : std::int64_t { kName, kStart, kDuration, kEventColumns };
 
 /// A rank's events as rows of integers, by their starts and outer ones first; names by number.
 struct Rows {
@@ -46,7 +46,7 @@ Rows rows_of(std::span<const TraceEvent> events) {
   });
   Rows rows;
   std::map<std::string_view, std::int64_t> numbers;
-  rows.values.reserve(sorted.size() * kColumns);
+  rows.values.reserve(sorted.size() * kEventColumns);
   for (const TraceEvent& e : sorted) {
     const auto [place, is_new] = numbers.try_emplace(e.name, static_cast<std::int64_t>(rows.names.size()));
     if (is_new) rows.names.emplace_back(e.name);
@@ -85,7 +85,7 @@ class TraceFile {
   /// `names`: JSON strings.
   void add(int rank, const std::vector<std::string>& names, std::span<const std::int64_t> rows) {
     std::string text;
-    for (; !rows.empty(); rows = rows.subspan(kColumns)) {
+    for (; !rows.empty(); rows = rows.subspan(kEventColumns)) {
       const std::int64_t start = rows[kStart], duration = rows[kDuration];
       fmt::format_to(std::back_inserter(text),
                      ",\n"
@@ -124,8 +124,8 @@ void send_to_root(Communicator& comm, int from, std::int64_t rows, std::int64_t*
   std::vector<std::int64_t> send(static_cast<std::size_t>(comm.size())), recv = send;
   if (comm.rank() == from) send[0] = rows;
   if (comm.rank() == 0) recv[static_cast<std::size_t>(from)] = rows;
-  comm.all_to_all_v(TensorView(received, DType::I64, {comm.rank() == 0 ? rows : 0, kColumns}), recv,
-                    TensorView(mine, DType::I64, {comm.rank() == from ? rows : 0, kColumns}), send);
+  comm.all_to_all_v(TensorView(received, DType::I64, {comm.rank() == 0 ? rows : 0, kEventColumns}), recv,
+                    TensorView(mine, DType::I64, {comm.rank() == from ? rows : 0, kEventColumns}), send);
 }
 
 }  // namespace
@@ -161,7 +161,7 @@ TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const f
   run_together(comm, [&] {
     if (root) file = std::make_unique<TraceFile>(path);
   });
-  std::vector<std::int64_t> piece(root ? kPieceEvents * kColumns : 0);
+  std::vector<std::int64_t> piece(root ? kPieceEvents * kEventColumns : 0);
   TraceSummary summary;
   for (int r = 0; r < comm.size(); ++r) {
     const std::int64_t count = headers[static_cast<std::size_t>(2 * r)];
@@ -174,8 +174,9 @@ TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const f
     }
     for (std::int64_t begin = 0; begin < count; begin += kPieceEvents) {
       const std::int64_t rows = std::min(kPieceEvents, count - begin);
-      send_to_root(comm, r, rows, comm.rank() == r ? mine.values.data() + begin * kColumns : nullptr, piece.data());
-      if (root) file->add(r, quoted, std::span(piece).first(static_cast<std::size_t>(rows * kColumns)));
+      send_to_root(comm, r, rows, comm.rank() == r ? mine.values.data() + begin * kEventColumns : nullptr,
+                   piece.data());
+      if (root) file->add(r, quoted, std::span(piece).first(static_cast<std::size_t>(rows * kEventColumns)));
     }
   }
   run_together(comm, [&] {

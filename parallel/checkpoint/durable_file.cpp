@@ -203,7 +203,8 @@ std::string read_text_file(const fs::path& path) {
   // Not a stream: those throw exceptions of their own, without the file's name, when a read fails.
   const FileDescriptor file(path, O_RDONLY | O_NONBLOCK);  // a pipe of that name would wait for its writer
   struct stat info {};
-  if (fstat(file.get(), &info) == 0 && !S_ISREG(info.st_mode)) fail_to_read("read", path, EINVAL);
+  if (fstat(file.get(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
+    fail_to_read("read", path, EINVAL);
   std::string text;
   std::array<char, 1 << 16> piece;
   for (;;) {

@@ -17,9 +17,9 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kBlock = std::size_t{16} << 20;
+constexpr std::size_t kFileBlock = std::size_t{16} << 20;
 
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 }  // namespace
 
@@ -28,11 +28,11 @@ double write_plain_file(const fs::path& path, const TensorView& memory) {
   {
     DurableFile file(path);
     const std::span<const std::byte> all(static_cast<const std::byte*>(memory.raw()), memory.bytes());
-    for (std::size_t at = 0; at < all.size(); at += kBlock)
-      file.write(all.subspan(at, std::min(kBlock, all.size() - at)));
+    for (std::size_t at = 0; at < all.size(); at += kFileBlock)
+      file.write(all.subspan(at, std::min(kFileBlock, all.size() - at)));
     file.commit();
   }
-  return since(start);
+  return seconds_since(start);
 }
 
 double read_plain_file(const fs::path& path, const TensorView& memory) {
@@ -40,12 +40,12 @@ double read_plain_file(const fs::path& path, const TensorView& memory) {
   const FileDescriptor file(path, O_RDONLY);
   auto* to = static_cast<std::byte*>(memory.raw());
   for (std::size_t at = 0; at < memory.bytes();) {
-    const ssize_t n = read(file.get(), to + at, std::min(kBlock, memory.bytes() - at));
+    const ssize_t n = read(file.get(), to + at, std::min(kFileBlock, memory.bytes() - at));
     if (n < 0 && errno == EINTR) continue;
     require<IoError>(n > 0, "cannot read {}: {}", path.string(), n < 0 ? std::strerror(errno) : "it is too short");
     at += static_cast<std::size_t>(n);
   }
-  return since(start);
+  return seconds_since(start);
 }
 
 void remove_and_settle(const fs::path& path) {

@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 /// What the ranks add up in one tensor, a row a dataset.
-enum Column : std::size_t { kZeros, kNotFinite, kSum, kSumSquares, kLeast, kMost, kColumns };
+enum Tally : std::size_t { kZeros, kNotFinites, kSum, kSquares, kLeast, kMost, kTallies };
 
 template <typename T>
 void add_to(double* row, std::span<const T> elements) {
@@ -34,10 +34,10 @@ void add_to(double* row, std::span<const T> elements) {
     not_finite += std::isfinite(x) ? 0 : 1;
   }
   for (const double s : sums) row[kSum] += s;
-  for (const double s : squares) row[kSumSquares] += s;
+  for (const double s : squares) row[kSquares] += s;
   row[kLeast] = least, row[kMost] = most;
   row[kZeros] += static_cast<double>(zeros);
-  row[kNotFinite] += static_cast<double>(not_finite);
+  row[kNotFinites] += static_cast<double>(not_finite);
 }
 
 }  // namespace
@@ -47,14 +47,14 @@ std::vector<ArrayStatistics> measure_arrays(Communicator& comm, const fs::path& 
   std::vector<const ManifestTensor*> datasets;
   for (const SavedArray& a : arrays) datasets.insert(datasets.end(), a.pieces.begin(), a.pieces.end());
   datasets = by_file(std::move(datasets));
-  const Tensor table({}, DType::F64, {static_cast<std::int64_t>(datasets.size()), kColumns});
+  const Tensor table({}, DType::F64, {static_cast<std::int64_t>(datasets.size()), kTallies});
   double* const rows = table.view().data<double>();
   run_together(comm, [&] {
     const auto [begin, end] = share_of_datasets(datasets, comm);
     OpenFiles files(checkpoint);
     const Block block(kBlockBytes);
     for (std::size_t i = begin; i < end; ++i) {
-      double* const row = rows + i * kColumns;
+      double* const row = rows + i * kTallies;
       row[kLeast] = std::numeric_limits<double>::infinity(), row[kMost] = -row[kLeast];
       files.read_whole(*datasets[i], block, [&](const TensorView& view) {
         with_elements(view, [&](auto elements) { add_to(row, elements); });
@@ -64,7 +64,7 @@ std::vector<ArrayStatistics> measure_arrays(Communicator& comm, const fs::path& 
   // Every row is one rank's and zero elsewhere, so that the sum is that rank's numbers.
   if (!datasets.empty()) comm.all_reduce(table);
   std::unordered_map<const ManifestTensor*, const double*> row_of;
-  for (std::size_t i = 0; i < datasets.size(); ++i) row_of.emplace(datasets[i], rows + i * kColumns);
+  for (std::size_t i = 0; i < datasets.size(); ++i) row_of.emplace(datasets[i], rows + i * kTallies);
   std::vector<ArrayStatistics> statistics;
   for (const SavedArray& a : arrays) {
     ArrayStatistics s{.elements = a.elements(), .least = std::numeric_limits<double>::infinity()};
@@ -72,9 +72,9 @@ std::vector<ArrayStatistics> measure_arrays(Communicator& comm, const fs::path& 
     for (const ManifestTensor* piece : a.pieces) {
       const double* row = row_of.at(piece);
       s.zeros += static_cast<std::int64_t>(row[kZeros]);
-      s.not_finite += static_cast<std::int64_t>(row[kNotFinite]);
+      s.not_finite += static_cast<std::int64_t>(row[kNotFinites]);
       s.sum += row[kSum];
-      s.sum_squares += row[kSumSquares];
+      s.sum_squares += row[kSquares];
       s.least = std::min(s.least, row[kLeast]), s.most = std::max(s.most, row[kMost]);
     }
     if (s.least > s.most) s.least = s.most = 0;

@@ -16,7 +16,7 @@ namespace {
 std::byte* at(void* p, std::size_t offset) { return static_cast<std::byte*>(p) + offset; }
 const std::byte* at(const void* p, std::size_t offset) { return static_cast<const std::byte*>(p) + offset; }
 
-void copy_bytes(void* to, const void* from, std::size_t bytes) {
+void copy_memory(void* to, const void* from, std::size_t bytes) {
   if (bytes != 0 && to != from) std::memcpy(to, from, bytes);
 }
 
@@ -82,7 +82,7 @@ void ThreadCommunicator::do_all_reduce(TensorView x, ReduceOp op) {
 void ThreadCommunicator::do_all_gather(TensorView out, TensorView in) {
   board_.meet(group_, rank_, {.op = "all_gather", .bytes = in.bytes(), .dtype = in.dtype(), .in = in.raw()});
   for (std::size_t r = 0; r < group_.calls.size(); ++r) {
-    if (in.bytes() != 0) copy_bytes(at(out.raw(), r * in.bytes()), group_.calls[r].in, in.bytes());
+    if (in.bytes() != 0) copy_memory(at(out.raw(), r * in.bytes()), group_.calls[r].in, in.bytes());
   }
   board_.part(group_);
 }
@@ -95,7 +95,7 @@ void ThreadCommunicator::do_all_gather_v(TensorView x, std::span<const std::int6
   for (std::size_t r = 0; r < group_.calls.size(); ++r) {
     const std::size_t begin = static_cast<std::size_t>(cuts[r]) * row;
     const std::size_t bytes = static_cast<std::size_t>(cuts[r + 1]) * row - begin;
-    if (bytes != 0) copy_bytes(at(x.raw(), begin), at(group_.calls[r].in, begin), bytes);
+    if (bytes != 0) copy_memory(at(x.raw(), begin), at(group_.calls[r].in, begin), bytes);
   }
   board_.part(group_);
 }
@@ -117,7 +117,7 @@ void ThreadCommunicator::do_reduce_scatter(TensorView x, std::span<const std::in
 
 void ThreadCommunicator::do_broadcast(TensorView x, int root) {
   board_.meet(group_, rank_, {.op = "broadcast", .bytes = x.bytes(), .dtype = x.dtype(), .root = root, .in = x.raw()});
-  copy_bytes(x.raw(), group_.calls[static_cast<std::size_t>(root)].in, x.bytes());
+  copy_memory(x.raw(), group_.calls[static_cast<std::size_t>(root)].in, x.bytes());
   board_.part(group_);
 }
 
@@ -135,8 +135,8 @@ void ThreadCommunicator::do_all_to_all_v_finish(const RowExchange& e) {
     const ThreadCall& from = group_.calls[r];
     const std::size_t bytes = static_cast<std::size_t>(e.recv_rows[r]) * row;
     if (bytes == 0) continue;
-    copy_bytes(at(e.out.raw(), offset), at(from.in, offset_of(from.send_rows, static_cast<std::size_t>(rank_), row)),
-               bytes);
+    copy_memory(at(e.out.raw(), offset), at(from.in, offset_of(from.send_rows, static_cast<std::size_t>(rank_), row)),
+                bytes);
     offset += bytes;
   }
   board_.part(group_);

@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 static_assert(std::endian::native == std::endian::little, "the file is little-endian");
 
 constexpr char kMagic[8] = {'E', 'M', 'O', 'X', 'P', 'O', 'O', 'L'};
-constexpr std::uint32_t kVersion = 1, kVersionFreeTokens = 2;
+constexpr std::uint32_t kPlainVersion = 1, kVersionFreeTokens = 2;
 
 void append(std::string& bytes, std::uint32_t value) {
   char raw[sizeof value];
@@ -126,7 +126,7 @@ PoolTraceWriter::PoolTraceWriter(const fs::path& file, const PoolTraceHeader& he
   } else {
     out_.open(file, std::ios::binary | std::ios::trunc);
     bytes_.assign(kMagic, sizeof kMagic);
-    const std::uint32_t version = header.free_tokens ? kVersionFreeTokens : kVersion;
+    const std::uint32_t version = header.free_tokens ? kVersionFreeTokens : kPlainVersion;
     for (const std::uint32_t v : {version, header.experts, header.top_k, header.layers}) append(bytes_, v);
     out_.write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
   }
@@ -176,9 +176,9 @@ PoolTraceReader::PoolTraceReader(const fs::path& file) : path_(file), in_(file, 
   const bool whole = read(magic, sizeof magic) && read(values, sizeof values);
   require<UsageError>(whole && std::equal(std::begin(magic), std::end(magic), std::begin(kMagic)),
                       "{} is not a recording of pools", file.string());
-  require<UsageError>(values[0] == kVersion || values[0] == kVersionFreeTokens,
-                      "{} is of version {}, this emox reads versions {} and {}", file.string(), values[0], kVersion,
-                      kVersionFreeTokens);
+  require<UsageError>(values[0] == kPlainVersion || values[0] == kVersionFreeTokens,
+                      "{} is of version {}, this emox reads versions {} and {}", file.string(), values[0],
+                      kPlainVersion, kVersionFreeTokens);
   header_ = {values[1], values[2], values[3], values[0] == kVersionFreeTokens};
   require<UsageError>(header_.experts >= 1 && header_.experts <= 65536 && header_.top_k >= 1 &&
                           header_.top_k <= header_.experts && header_.layers >= 1,
