@@ -28,15 +28,17 @@ SelectionOptions selection_options(const char* command, const Arguments& a) {
 
 void warn_of_other_run(Log& log, const ExpertSubset& subset, const std::string& source, const RunConfig& run,
                        const std::filesystem::path& checkpoint) {
+  // Free: people edit it, and what is of another type says nothing.
   const auto& from = subset.provenance;
-  const std::string chosen_on = from.value("checkpoint", std::string());
+  const auto is = [](const auto& object, const char* key, const nlohmann::json& value) {
+    return object.is_object() && object.contains(key) && nlohmann::json(object[key]) == value;
+  };
+  if (!from.is_object() || !from.contains("checkpoint") || !from["checkpoint"].is_string()) return;
+  const auto chosen_on = from["checkpoint"].get<std::string>();
   const auto run_of = [](const std::filesystem::path& p) { return p.parent_path().parent_path(); };
-  if (chosen_on.empty() || run_of(chosen_on) == run_of(std::filesystem::absolute(checkpoint).lexically_normal()))
-    return;
+  if (run_of(chosen_on) == run_of(std::filesystem::absolute(checkpoint).lexically_normal())) return;
   // The directory may have been moved.
-  if (from.contains("run") && from["run"].value("name", std::string()) == run.name &&
-      from["run"].value("seed", std::int64_t{-1}) == run.seed)
-    return;
+  if (from.contains("run") && is(from["run"], "name", run.name) && is(from["run"], "seed", run.seed)) return;
   log.warn("{} was chosen on {}, another run: its experts are not those that have the same numbers here", source,
            chosen_on);
 }

@@ -154,6 +154,10 @@ TEST_F(SelectCommand, EvaluatesWithTheChosenExperts) {
   foreign["provenance"]["run"]["seed"] = 77;
   EXPECT_NE(evaluated().find("was chosen on /elsewhere/runs/o/checkpoints/step-00000008, another run"),
             std::string::npos);
+  foreign["provenance"]["run"] = "text";
+  EXPECT_NE(evaluated().find("another run"), std::string::npos);
+  foreign["provenance"]["checkpoint"] = 7;
+  EXPECT_NE(evaluated().find("\"experts_from\""), std::string::npos) << "a number is no place";
   // Each domain with its own subset: what a file with that subset gives for the domain.
   const ExpertSubset s = select("--domain=" + label_ + " --keep=3 --examples=2", "own.json");
   const nlohmann::json own = eval("--experts=" + file("own.json"));
