@@ -8,6 +8,7 @@
 
 #include "data/format/fingerprint.h"
 #include "data/format/token_sample.h"
+#include "data/loader/heldout.h"
 #include "runtime/core/error.h"
 #include "runtime/core/quoted.h"
 
@@ -78,6 +79,17 @@ FileIdentity identify_file(const std::filesystem::path& path, const std::string&
   require<UsageError>(header && header->count >= 2, "{} is no document index: build it again", index.string());
   identity.documents = header->count - 1;
   identity.index = fingerprint_of(offsets, static_cast<std::int64_t>(header->offset));
+  // Training reads tokens only; the intervals of an evaluation depend on which documents are from one file.
+  const std::filesystem::path files = document_files_path(path);
+  const bool held_out =
+      std::find(std::begin(kHeldOutParts), std::end(kHeldOutParts), path.stem()) != std::end(kHeldOutParts);
+  if (!held_out || !std::filesystem::exists(files, ignored)) return identity;
+  const StoredFile numbers(files);
+  const auto list = read_npy_header(numbers);
+  require<UsageError>(list && list->count == identity.documents,
+                      "{} does not name the sources of the {} documents of {}; build both files again", files.string(),
+                      identity.documents, path.string());
+  identity.files = fingerprint_of(numbers, static_cast<std::int64_t>(list->offset));
   return identity;
 }
 
@@ -101,6 +113,7 @@ json to_json(const FileIdentity& f) {
             {"header", f.layout.header},    {"offset", f.layout.offset}, {"tokens", f.layout.tokens},
             {"fingerprint", f.fingerprint}, {"documents", nullptr},      {"index", nullptr}};
   if (f.documents >= 0) j["documents"] = f.documents, j["index"] = f.index;
+  if (!f.files.empty()) j["files"] = f.files;
   return j;
 }
 
@@ -112,6 +125,7 @@ FileIdentity file_identity_from(const json& j) {
                 j.at("offset").get<std::int64_t>(), j.at("tokens").get<std::int64_t>()};
     f.fingerprint = j.at("fingerprint");
     if (!j.at("documents").is_null()) f.documents = j.at("documents"), f.index = j.at("index");
+    f.files = j.value("files", "");
     return f;
   } catch (const json::exception& e) {
     fail<IoError>("the identity of a token file cannot be read: {}", e.what());
@@ -161,6 +175,8 @@ std::optional<std::string> file_difference(const FileIdentity& before, const Fil
   if (before.documents != now.documents)
     return fmt::format("has {} by its index, not {}", plural(now.documents, "document"), before.documents);
   if (before.index != now.index) return "has another document index";
+  if (!before.files.empty() && !now.files.empty() && before.files != now.files)
+    return fmt::format("has other source files of its documents ({})", document_files_path(now.path).string());
   return std::nullopt;
 }
 

@@ -18,6 +18,7 @@ struct FileIdentity {
   std::int64_t documents = -1;  ///< by its document index; -1: it has none
   std::string fingerprint;      ///< of its tokens: data/format/fingerprint.h
   std::string index;            ///< of the index; empty: none
+  std::string files;            ///< of the source file of each document (heldout.h); empty: none, or not looked at
 };
 
 struct SourceIdentity {
@@ -54,7 +55,8 @@ DataIdentity data_identity_from(const nlohmann::json& json);
 struct DataParts {
   bool train = true, held_out = true;  ///< held_out: that for choosing settings, too
 };
-/// How the content of two files differs, or nothing; the text goes on after a file's name: "has 5 tokens, not 4".
+/// How the content of two files differs, or nothing; the text goes on after a file's name: "has 5 tokens, not 4". Which
+/// source file a document is from is compared where both know it.
 std::optional<std::string> file_difference(const FileIdentity& before, const FileIdentity& now);
 struct ContentDifference {
   std::string label;      ///< of the source

@@ -10,6 +10,7 @@
 
 #include "launch/bench/median.h"
 #include "launch/train/failure.h"
+#include "launch/train/model_pieces.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/saving.h"
 #include "launch/train/sharding.h"
@@ -57,7 +58,7 @@ class CheckpointBench {
     pieces_ = pieces_to_save(model_, optimizer_, session.root());
     for (const CheckpointPiece& p : pieces_) bytes_ += static_cast<std::int64_t>(p.view.bytes());
     stretches_ = stretches_of(pieces_, shard_file_name(session.comm().rank(), session.comm().size()));
-    wanted_ = optimizer_.wanted_pieces();
+    wanted_ = owned_pieces(optimizer_);
     for (CheckpointPiece& p : bias_pieces(model_)) wanted_.push_back(std::move(p));
   }
 
@@ -122,7 +123,10 @@ class CheckpointBench {
       for (const ManifestFile& f : read_manifest(saved.path).files) drop_from_cache(saved.path / f.name);
     const std::int64_t before = memory_stats().allocated;
     reset_memory_peak();
-    note("load", seconds_of(s_, [&] { load_checkpoint(s_.comm(), saved.path, wanted_); }));
+    note("load", seconds_of(s_, [&] {
+           load_checkpoint(s_.comm(), saved.path, wanted_);
+           optimizer_.gather_weights(ctx);
+         }));
     load_extra_ = std::max(load_extra_, memory_stats().peak - before);
     clear(saved.path);
     note("copy", seconds_of(s_, [&] { ops::copy(ctx, to, from); }));

@@ -6,6 +6,7 @@
 
 #include "launch/bench/checkpoint_bench.h"
 #include "launch/bench/dispatch_bench.h"
+#include "launch/bench/scale_bench.h"
 #include "launch/bench/step_bench.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
@@ -118,6 +119,20 @@ int run_dispatch_bench(const Arguments& a) {
   return kDone;
 }
 
+// So are these.
+int run_scale_bench(const Arguments& a) {
+  require<UsageError>(a.positional.size() == 2, "emox bench scale: for which model? Name a recipe");
+  allow(a, "scale", {"--nodes", "--ranks-per-node"});
+  ScaleBenchOptions options;
+  if (a.has("--ranks-per-node"))
+    options.ranks_per_node = whole_number("emox bench", "--ranks-per-node", a.value("--ranks-per-node"), 1);
+  if (a.has("--nodes"))
+    options.ranks = {options.ranks_per_node * whole_number("emox bench", "--nodes", a.value("--nodes"), 1)};
+  const auto result = bench_scale(load_recipe(a.positional[1], a.overrides), options);
+  fmt::print("{}", a.has("--json") ? to_line(result) + "\n" : scale_table(result));
+  return kDone;
+}
+
 }  // namespace
 
 int run_bench(const std::vector<std::string>& args) {
@@ -125,14 +140,15 @@ int run_bench(const std::vector<std::string>& args) {
       args, {.command = "emox bench",
              .flags = {"--json"},
              .options = {"--preset", "--steps", "--replay", "--expert-parallel", "--data-parallel", "--ranks-per-node",
-                         "--placement", "--placement-seed", "--width", "--dir", "--repeats"},
+                         "--placement", "--placement-seed", "--width", "--dir", "--repeats", "--nodes"},
              .overrides = true,
              .min_positional = 1,
              .max_positional = 2,
-             .positional = "step|ops|dispatch|checkpoint [RECIPE.ini]"});
+             .positional = "step|ops|dispatch|checkpoint|scale [RECIPE.ini]"});
   const std::string& what = a.positional[0];
-  require<UsageError>(what == "step" || what == "ops" || what == "dispatch" || what == "checkpoint",
-                      "emox bench: unknown benchmark {}: use step, ops, dispatch or checkpoint", what);
+  require<UsageError>(what == "step" || what == "ops" || what == "dispatch" || what == "checkpoint" || what == "scale",
+                      "emox bench: unknown benchmark {}: use step, ops, dispatch, checkpoint or scale", what);
+  if (what == "scale") return run_scale_bench(a);
   if (what == "checkpoint") return run_checkpoint_bench(a);
   return what == "dispatch" ? run_dispatch_bench(a) : run_step_bench(a, what);
 }

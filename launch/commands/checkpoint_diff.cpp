@@ -42,8 +42,11 @@ struct Side {
 };
 
 Side open_side(Session& session, const std::string& argument) {
-  FoundCheckpoint found = find_checkpoint(session, argument);
-  return {.path = found.path, .verified = found.verified, .manifest = std::move(found.manifest), .arrays = {}};
+  const FoundCheckpoint found = find_checkpoint(session, argument);
+  return {.path = found.path,
+          .verified = !found.named,
+          .manifest = manifest_everywhere(session.comm(), found.path, found.manifest),
+          .arrays = {}};
 }
 
 /// What is not a tensor: its name and both values.

@@ -76,7 +76,7 @@ int checkpoint_export(const std::vector<std::string>& args) {
     // Damage in files that are not needed does not matter.
     const FoundCheckpoint found = find_checkpoint(session, a.positional[0], Glance::Sizes);
     const fs::path& path = found.path;
-    const Manifest& manifest = found.manifest;
+    const Manifest manifest = manifest_everywhere(session.comm(), path, found.manifest);
     const std::vector<SavedArray> arrays = selected(manifest, a);
     const std::vector<std::string> files = files_of(arrays);
     verify_files(session.comm(), path, manifest, files);

@@ -366,12 +366,15 @@ int checkpoint_info(const std::vector<std::string>& args) {
                                         .positional = "RUN|CHECKPOINT"});
   const bool all = a.has("--all"), norms = !a.has("--no-norms");
   return on_ranks(a.overrides, [&](Session& session) {
-    auto found = find_checkpoint(session, a.positional[0], norms ? Glance::Content : Glance::Sizes);
-    Report r{.path = found.path, .manifest = std::move(found.manifest), .arrays = {}, .statistics = {}};
+    const auto found = find_checkpoint(session, a.positional[0], norms ? Glance::Content : Glance::Sizes);
+    Report r{.path = found.path,
+             .manifest = manifest_everywhere(session.comm(), found.path, found.manifest),
+             .arrays = {},
+             .statistics = {}};
     r.arrays = arrays_of(r.manifest);
     r.routed_experts = routed_experts_of(r.manifest);
     if (norms) {
-      if (!found.verified) verify_files(session.comm(), r.path, r.manifest, files_of(r.arrays));
+      if (found.named) verify_files(session.comm(), r.path, r.manifest, files_of(r.arrays));
       measure(session.comm(), r, all);
     }
     if (!session.root()) return static_cast<int>(kDone);

@@ -82,6 +82,7 @@ int run_eval(const std::vector<std::string>& args) {
       nlohmann::ordered_json json = (some ? *some : full).to_json();
       json["data"] = losses.data();
       json["part"] = loaded.recipe.data.eval_part_name();
+      json["load"] = {{"bytes", loaded.read.all_bytes}, {"files_opened", loaded.read.all_files}};
       if (!losses.skipped().empty()) json["not_evaluated"] = losses.skipped();
       if (!other.empty()) json["other_model_keys"] = other;
       if (subset) json["experts_from"] = subset->provenance;

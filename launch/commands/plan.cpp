@@ -5,6 +5,7 @@
 #include "launch/commands/command.h"
 #include "launch/config/recipe_file.h"
 #include "launch/plan/memory.h"
+#include "launch/plan/state_plan.h"
 #include "launch/train/session.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
@@ -30,7 +31,8 @@ int run_plan(const std::vector<std::string>& args) {
           ? number("--nodes", 1) * per_node
           : number("--ranks", static_cast<int>(std::max<std::int64_t>(recipe.parallel.expert_parallel, 1)));
   const int threads = recipe.train.threads > 0 ? static_cast<int>(recipe.train.threads) : default_threads(per_node);
-  const auto plan = plan_memory(recipe, ranks, per_node, threads);
+  auto plan = plan_memory(recipe, ranks, per_node, threads);
+  plan["state"] = to_json(plan_state(recipe, ranks, per_node));
   if (a.has("--json")) {
     fmt::print("{}\n", to_line(plan));
     return kDone;
@@ -48,6 +50,16 @@ int run_plan(const std::vector<std::string>& args) {
   line("activations", "activations");
   line("copy of the state for saving", "checkpoint");
   line("all, before the first step", "total");
+  const auto& state = plan["state"];
+  const auto mib = [](const nlohmann::ordered_json& bytes) { return bytes.get<double>() / 1048576; };
+  fmt::print("a checkpoint: {:.1f} MiB in {} files, {} pieces, manifest {:.1f} MiB\n", mib(state["checkpoint_bytes"]),
+             state["files"].get<int>(), state["pieces"].get<int>(), mib(state["manifest_bytes"]));
+  for (const char* what : {"gradients", "weights"}) {
+    const auto& t = state[what];
+    fmt::print("{} that a rank receives a step: {:.1f} MiB in {} messages between nodes, {:.1f} MiB in {} inside\n",
+               what, mib(t["bytes_inter_node"]), t["messages_inter_node"].get<std::int64_t>(),
+               mib(t["bytes_intra_node"]), t["messages_intra_node"].get<std::int64_t>());
+  }
   if (plan["forward_twice"].get<bool>()) fmt::print("The forward pass runs twice (train.micro_batch_memory).\n");
   return kDone;
 }

@@ -106,8 +106,9 @@ void Field::set_integer(const Integer& target, const std::string& text, const st
   }
   const auto value = parse_integer(text);
   require<UsageError>(value.has_value(), "{} = {} ({}) is not an integer: use {}", name(), text, origin, allowed());
-  require<UsageError>(*value >= target.min && *value <= target.max, "{} = {} ({}) is out of range: use {}", name(),
-                      text, origin, allowed());
+  require<UsageError>(
+      *value >= target.min && *value <= target.max, "{} = {} ({}) is out of range: use {}", name(), text, origin,
+      target.max == kMaxCount && *value > target.max ? fmt::format("at most {}", target.max) : allowed());
   *target.value = *value;
 }
 

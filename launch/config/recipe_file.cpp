@@ -127,11 +127,16 @@ void apply(const std::vector<Field>& fields, const std::vector<Setting>& setting
   }
 }
 
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // some editors begin UTF-8 with it
+
 std::string read_text(const std::string& path) {
   const fs::path file(path);
   std::error_code ignored;
   std::ifstream in(file, std::ios::binary);
-  if (in && !fs::is_directory(file, ignored)) return {std::istreambuf_iterator<char>(in), {}};
+  if (in && !fs::is_directory(file, ignored)) {
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    return text.starts_with(kByteOrderMark) ? text.substr(kByteOrderMark.size()) : text;
+  }
   // The likely mistakes: a misspelt name, or a recipe named without its directory.
   std::vector<std::string> others;
   const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path("launch/recipes");

@@ -9,6 +9,7 @@
 #include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/find_checkpoint.h"
+#include "launch/train/model_pieces.h"
 #include "launch/train/run_data.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/same_on_ranks.h"
@@ -43,23 +44,28 @@ constexpr double kCloseChoice = 1e-5;
 
 LoadedModel::LoadedModel(Session& session, const std::filesystem::path& where,
                          const std::vector<std::string>& overrides) {
-  FoundCheckpoint found = find_checkpoint(session, where);
-  path = found.path;
-  manifest = std::move(found.manifest);
-  recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
-  require_same(session.comm(), "the recipe", to_ini(recipe));
-  for (const std::string& change : change_lines(changes_of(manifest)))
-    session.log().info("the run was changed at {}", change);
-  RunData data = find_data_of(session, recipe, path, manifest, {.train = false, .held_out = false});
-  sources = std::move(data.sources);
-  missing = std::move(data.missing);
-  tokenizer = make_tokenizer(recipe.data.tokenizer_name());
-  sharding = std::make_unique<Sharding>(session.comm(), recipe.model, parallel_for(recipe, session.comm().size()));
-  model = std::make_unique<LanguageModel>(recipe.model, session.ctx(), false, sharding->experts());
-  if (found.verified)
-    read_checkpoint(session.comm(), {path, manifest}, weight_pieces(*model));
-  else
-    load_checkpoint(session.comm(), path, weight_pieces(*model));
+  std::unique_ptr<ParameterShards> shards;
+  const auto pieces_for = [&](const FoundCheckpoint& found) {
+    path = found.path;
+    manifest = found.manifest;
+    recipe = parse_recipe(manifest.recipe, (path / "manifest.json").string(), overrides);
+    require_same(session.comm(), "the recipe", to_ini(recipe));
+    for (const std::string& change : change_lines(changes_of(manifest)))
+      session.log().info("the run was changed at {}", change);
+    RunData data = find_data_of(session, recipe, path, manifest, {.train = false, .held_out = false});
+    sources = std::move(data.sources);
+    missing = std::move(data.missing);
+    tokenizer = make_tokenizer(recipe.data.tokenizer_name());
+    model.reset();
+    sharding = std::make_unique<Sharding>(session.comm(), recipe.model, parallel_for(recipe, session.comm().size()));
+    model = std::make_unique<LanguageModel>(recipe.model, session.ctx(), false, sharding->experts());
+    shards = std::make_unique<ParameterShards>(model->parameters(), sharding->mesh());
+    std::vector<CheckpointPiece> pieces = owned_pieces(*shards);
+    for (CheckpointPiece& piece : bias_pieces(*model)) pieces.push_back(std::move(piece));
+    return pieces;
+  };
+  load_found(session, where, pieces_for, &read);
+  shards->gather_weights();
   memory = std::make_unique<InferenceMemory>(session.ctx(), *model,
                                              recipe.train.micro_batch_sequences * recipe.model.sequence_length);
 }

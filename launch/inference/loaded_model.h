@@ -14,7 +14,7 @@
 #include "launch/train/sharding.h"
 #include "model/modularity/select_experts.h"
 #include "model/transformer/inference_memory.h"
-#include "parallel/checkpoint/manifest.h"
+#include "parallel/checkpoint/checkpoint.h"
 
 namespace emox {
 
@@ -34,7 +34,8 @@ class LoadedModel {
   LoadedModel(Session& session, const std::filesystem::path& where, const std::vector<std::string>& overrides);
 
   std::filesystem::path path;  ///< of the checkpoint
-  Manifest manifest;           ///< its recipe is as it was saved
+  Manifest manifest;           ///< its recipe is as it was saved; arrays and files on rank 0
+  LoadReport read;             ///< of its files
   Recipe recipe;
   std::vector<SourceSpec> sources;   ///< their paths are where they were found
   std::vector<std::string> missing;  ///< a line for each source that is not there

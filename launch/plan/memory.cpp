@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "launch/train/saving.h"
+#include "launch/train/model_pieces.h"
 #include "launch/train/sharding.h"
 #include "launch/train/training_step.h"
 

@@ -87,6 +87,25 @@ void apply(const std::string& model, Recipe& r) {
   }
 }
 
+/// What a cell is called must still hold of it after its settings: two rows of one name would be compared otherwise.
+void check_is_still(const std::string& model, const Recipe& r) {
+  const ModelConfig& m = r.model;
+  PoolMode pool = model == "fixed-pool" ? PoolMode::Fixed : model == "label-pools" ? PoolMode::Label : m.pool;
+  const bool smaller = model == "quarter-experts" || model == "eighth-experts";
+  const bool pooled = model != "standard" && model != "dense" && !smaller;
+  if (!pooled) pool = PoolMode::Off;
+  const auto refuse = [&](const char* key, const auto& value) {
+    fail<UsageError>("emox study: --set {}:{}={} makes another model of the cell {}: leave it out, or use another cell",
+                     model, key, value, model);
+  };
+  const char* pool_name = kPoolModeNames[static_cast<std::size_t>(m.pool)];
+  if (m.pool != pool || (pooled && m.pool == PoolMode::Off)) refuse("moe.pool", pool_name);
+  if ((model == "dense") == m.is_moe()) refuse("moe.num_experts", m.num_experts);
+  if (model == "no-shared" && m.shared_experts != 0) refuse("moe.shared_experts", m.shared_experts);
+  if (model == "local-balance" && m.balance_scope != BalanceScope::Local)
+    refuse("moe.balance_scope", kBalanceScopeNames[static_cast<std::size_t>(m.balance_scope)]);
+}
+
 void check_base(const Recipe& base) {
   require<UsageError>(base.model.is_moe() && base.model.pool != PoolMode::Off,
                       "emox study: the recipe is to be that of EMO, with moe.num_experts > 0 and moe.pool not off; the "
@@ -110,6 +129,7 @@ StudyCell make_cell(const Recipe& base, const std::string& model, std::int64_t s
   for (const auto& list : {options.settings, more})
     for (const CellSetting& s : list)
       if (s.model == model) field_of(r, s.key).set(s.value, fmt::format("--set {}:{}", s.model, s.key));
+  check_is_still(model, r);
   const bool whole_step = ranks == 1 && r.train.micro_batch_sequences >= r.train.batch_sequences;
   require<UsageError>(model != "local-balance" || !whole_step,
                       "emox study: the cell local-balance on one rank with train.micro_batch_sequences = {} of {} "

@@ -12,6 +12,7 @@
 
 #include "data/format/atomic_file.h"
 #include "launch/config/recipe_file.h"
+#include "launch/train/model_pieces.h"
 #include "launch/train/run_directory.h"
 #include "launch/train/same_on_ranks.h"
 #include "parallel/checkpoint/arrays.h"
@@ -156,14 +157,11 @@ CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertS
     ++done.tensors;
     done.bytes += arrays.back().shape().numel() * static_cast<std::int64_t>(size_of(a.dtype));
   }
-  const std::vector<std::string> files = files_of(kept);
-  verify_files(comm, checkpoint, manifest, files);
   const Share share(arrays, comm, session.ctx().device);
-  const LoadReport read = read_checkpoint(comm, {checkpoint, manifest}, share.wanted);
-  done.files_read = static_cast<std::int64_t>(files.size());
+  const LoadReport read = load_checkpoint(comm, {checkpoint, manifest}, share.wanted, FilesToRead::Needed);
+  done.files_read = read.all_files;
   done.files = static_cast<std::int64_t>(manifest.files.size());
-  done.bytes_read = read.bytes;
-  comm.all_reduce(TensorView(&done.bytes_read, DType::I64, {1}));
+  done.bytes_read = read.all_bytes;
 
   CheckpointMeta meta;
   meta.tokens = manifest.tokens;

@@ -16,8 +16,7 @@ struct CutSubset {
   std::filesystem::path checkpoint;  ///< what was written
   std::int64_t tensors = 0;
   std::int64_t bytes = 0;  ///< of their elements
-  /// What was read of the whole model for them, by all ranks together: elements, and files of how many. Files are also
-  /// read once to compare their checksums, before HDF5 opens them.
+  /// What was read of the whole model for them, by all ranks together: those files, of how many, each once and whole.
   std::int64_t bytes_read = 0, files_read = 0, files = 0;
 };
 

@@ -57,7 +57,8 @@ int say_failure(const std::exception& error) {
   const bool again = dynamic_cast<const TryAgainError*>(&error) != nullptr;
   if (g_said != error.what()) {
     // Not fmt::print: it throws where nobody reads any more, and the exit code must come through all the same.
-    std::fputs(("emox: " + text_of(error) + "\n").c_str(), stderr);
+    const std::string text = text_of(error);  // some name their command: "emox study: ..."
+    std::fputs(((text.starts_with("emox ") ? "" : "emox: ") + text + "\n").c_str(), stderr);
     std::fflush(stderr);
     g_said = error.what();
     // By SIGALRM: whatever keeps this thread then, and whoever else waits for it, comes to an end.

@@ -37,30 +37,78 @@ fs::path checkpoints_directory(const fs::path& argument) {
   return fs::is_directory(path / "checkpoints") ? path / "checkpoints" : path;
 }
 
-std::optional<CheckpointInfo> newest_checkpoint(Session& session, const fs::path& checkpoints, Glance glance) {
-  return refusing_unusable([&] { return find_latest(session.comm(), checkpoints, &session.log(), glance); });
-}
+namespace {
 
-FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glance glance) {
-  // What rank 0 sees decides for all: the search is collective, and files of other nodes may be behind.
+/// The checkpoint that the argument names, or the directory to search; both as rank 0 sees them, which decides for all:
+/// files of other nodes may be behind.
+struct Place {
   std::string checkpoint, directory;
+};
+
+Place place_of(Session& session, const fs::path& argument) {
+  Place place;
   on_root(session, [&] {
     const fs::path path = resolved(argument);
     if (!is_checkpoint(path)) {
-      directory = checkpoints_directory(path).string();
+      place.directory = checkpoints_directory(path).string();
       return;
     }
     require<UsageError>(fs::exists(path / "manifest.json"), "{} has no manifest.json: it is not a complete checkpoint",
                         path.string());
-    checkpoint = path.string();
+    place.checkpoint = path.string();
   });
-  checkpoint = broadcast_text(session.comm(), checkpoint, 0);
-  directory = broadcast_text(session.comm(), directory, 0);
-  if (!checkpoint.empty())
-    return {checkpoint, refusing_unusable([&] { return read_manifest_together(session.comm(), checkpoint); }), false};
-  auto found = newest_checkpoint(session, directory, glance);
-  require<UsageError>(found.has_value(), "{} holds no intact checkpoint (looked in {})", argument.string(), directory);
-  return {found->path, std::move(found->manifest), glance == Glance::Content};
+  return {broadcast_text(session.comm(), place.checkpoint, 0), broadcast_text(session.comm(), place.directory, 0)};
+}
+
+FoundCheckpoint named_checkpoint(Session& session, const std::string& path) {
+  return {path, refusing_unusable([&] { return read_manifest_of(session.comm(), path); }), true};
+}
+
+[[noreturn]] void fail_none_intact(const fs::path& argument, const std::string& directory) {
+  fail<UsageError>("{} holds no intact checkpoint (looked in {})", argument.string(), directory);
+}
+
+}  // namespace
+
+FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glance glance) {
+  const Place place = place_of(session, argument);
+  if (!place.checkpoint.empty()) return named_checkpoint(session, place.checkpoint);
+  auto found = refusing_unusable([&] { return find_latest(session.comm(), place.directory, &session.log(), glance); });
+  if (!found) fail_none_intact(argument, place.directory);
+  return {found->path, std::move(found->manifest), false};
+}
+
+std::optional<FoundCheckpoint> load_newest(Session& session, const fs::path& checkpoints, const PiecesFor& pieces_for,
+                                           LoadReport* report) {
+  Communicator& comm = session.comm();
+  for (std::optional<std::int64_t> before;;) {
+    auto candidate =
+        refusing_unusable([&] { return find_latest(comm, checkpoints, &session.log(), Glance::Sizes, before); });
+    if (!candidate) return std::nullopt;
+    before = *step_of_directory(candidate->path.filename().string());
+    FoundCheckpoint found{candidate->path, std::move(candidate->manifest), false};
+    const std::vector<CheckpointPiece> pieces = pieces_for(found);
+    LoadReport read;
+    const auto load = [&] { read = load_checkpoint(comm, {found.path, found.manifest}, pieces); };
+    if (!refusing_unusable([&] { return passes(comm, found.path, &session.log(), load); })) continue;
+    if (report != nullptr) *report = read;
+    return found;
+  }
+}
+
+FoundCheckpoint load_found(Session& session, const fs::path& argument, const PiecesFor& pieces_for,
+                           LoadReport* report) {
+  const Place place = place_of(session, argument);
+  if (place.checkpoint.empty()) {
+    auto found = load_newest(session, place.directory, pieces_for, report);
+    if (!found) fail_none_intact(argument, place.directory);
+    return *std::move(found);
+  }
+  FoundCheckpoint found = named_checkpoint(session, place.checkpoint);
+  const std::vector<CheckpointPiece> pieces = pieces_for(found);
+  const LoadReport read = load_checkpoint(session.comm(), {found.path, found.manifest}, pieces);
+  if (report != nullptr) *report = read;
+  return found;
 }
 
 std::vector<fs::path> all_checkpoints(Session& session, const fs::path& argument) {

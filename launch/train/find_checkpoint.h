@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -13,8 +14,8 @@ namespace emox {
 
 struct FoundCheckpoint {
   std::filesystem::path path;  ///< links resolved: the step's own directory
-  Manifest manifest;
-  bool verified = false;  ///< every byte has been read and is what the manifest says
+  Manifest manifest;           ///< as CheckpointInfo has it
+  bool named = false;          ///< itself, not found as a run's newest
 };
 
 /// What is found before anything has begun: a checkpoint that cannot be read, or has another format version, is a
@@ -30,16 +31,23 @@ auto refusing_unusable(const Body& body) {
   }
 }
 
-/// Collective. find_latest for people: a checkpoint that cannot be read, or has another format version, and is newer
-/// than every intact one, is a UsageError.
-std::optional<CheckpointInfo> newest_checkpoint(Session& session, const std::filesystem::path& checkpoints,
-                                                Glance glance = Glance::Content);
-
 /// Collective. A checkpoint directory, or a link to one, means itself; a run directory (or its checkpoints/) the newest
 /// checkpoint that is intact: damaged ones that are newer are passed over and logged. UsageError when there is none,
-/// and as newest_checkpoint.
+/// and when a newer one cannot be read or has another format version.
 FoundCheckpoint find_checkpoint(Session& session, const std::filesystem::path& argument,
                                 Glance glance = Glance::Content);
+
+/// What is to be loaded from a checkpoint that was found; may be called for several, the last of which counts.
+using PiecesFor = std::function<std::vector<CheckpointPiece>(const FoundCheckpoint&)>;
+
+/// Collective. find_checkpoint, and loading, which reads and verifies each byte once: when the newest checkpoint of a
+/// run turns out to be damaged, it is passed over for the next one. Throws as find_checkpoint; an IoError of
+/// load_checkpoint for pieces that are not there.
+FoundCheckpoint load_found(Session& session, const std::filesystem::path& argument, const PiecesFor& pieces_for,
+                           LoadReport* report = nullptr);
+/// Collective. The same of the checkpoints in one directory; nothing when there is no intact one.
+std::optional<FoundCheckpoint> load_newest(Session& session, const std::filesystem::path& checkpoints,
+                                           const PiecesFor& pieces_for, LoadReport* report = nullptr);
 
 /// Collective. Itself for a checkpoint directory; all of a run's, oldest first, intact or not. UsageError when there is
 /// none.

@@ -77,9 +77,12 @@ std::unique_ptr<PoolTraceWriter> open_recording(Session& session, const std::str
   on_root(session, [&] {
     for (const std::string& text : problems) require<UsageError>(text.empty(), "{}", text);
   });
-  if (static_cast<PoolTraceFile>(what) == PoolTraceFile::Continue && writer->continued_after() < last_step)
+  const bool goes_on = static_cast<PoolTraceFile>(what) == PoolTraceFile::Continue;
+  if (goes_on && writer->continued_after() < last_step)
     session.log().warn("--record-pools {}: it holds steps up to {}, and goes on with step {}", name,
                        writer->continued_after(), last_step + 1);
+  if (!goes_on && last_step > 0)
+    session.log().warn("--record-pools {}: it begins with step {}, where this job goes on", name, last_step + 1);
   return writer;
 }
 

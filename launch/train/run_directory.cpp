@@ -190,24 +190,6 @@ void RunDirectory::prepare(Session& session, const RunStart& start, const std::v
   for (const std::string& note : notes) session.log().warn("{}", note);
 }
 
-std::vector<CheckpointPiece> bias_pieces(const LanguageModel& model) {
-  std::vector<CheckpointPiece> pieces;
-  if (model.selection_bias().null()) return pieces;
-  for (std::int64_t l = 0; l < model.config().layers; ++l) {
-    const TensorView bias = model.selection_bias()[l];
-    pieces.push_back(
-        {fmt::format("model.layers.{}{}", l, kSelectionBiasName), "weight", bias.shape(), 0, bias.numel(), bias});
-  }
-  return pieces;
-}
-
-std::vector<CheckpointPiece> weight_pieces(const LanguageModel& model) {
-  std::vector<CheckpointPiece> pieces = bias_pieces(model);
-  for (const NamedParameter& p : model.parameters().named())
-    pieces.push_back({p.name, "weight", p.slot.shape, 0, p.slot.shape.numel(), model.parameters().weight(p.slot)});
-  return pieces;
-}
-
 void on_root(Session& session, const std::function<void()>& body) {
   // What is thrown again: the kinds that have an exit code of their own, and all others.
   enum Kind : std::int64_t { kOther, kUsageError, kTryAgainError };

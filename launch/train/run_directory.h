@@ -54,13 +54,6 @@ class RunDirectory {
   std::filesystem::path root_;
 };
 
-/// How the names of selection biases end.
-inline constexpr const char* kSelectionBiasName = ".mlp.gate.selection_bias";
-/// What a checkpoint holds besides parameters and moments: the selection bias of balance = bias, equal on all ranks.
-std::vector<CheckpointPiece> bias_pieces(const LanguageModel& model);
-/// Everything that a model without optimizer reads from a checkpoint: the weights that this rank holds, whole.
-std::vector<CheckpointPiece> weight_pieces(const LanguageModel& model);
-
 /// Collective: throws on every rank what `body` threw on rank 0.
 void on_root(Session& session, const std::function<void()>& body);
 

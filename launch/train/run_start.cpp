@@ -11,6 +11,7 @@
 #include "data/loader/start.h"
 #include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
+#include "launch/config/unused_keys.h"
 #include "launch/train/balance_group.h"
 #include "launch/train/run_data.h"
 #include "parallel/checkpoint/layout.h"
@@ -260,13 +261,16 @@ RunStart plan_start(const Recipe& recipe) {
   if (!recipe.run.change.empty())
     start.notes.push_back(fmt::format("run.change = {}: {} holds no checkpoint, so there is nothing to change",
                                       recipe.run.change, recipe.run.dir));
+  for (std::string& key : unused_keys(start.recipe)) start.notes.push_back(std::move(key));
   return start;
 }
 
 RunStart plan_resume(const Recipe& recipe, const Manifest& found, const std::string& checkpoint,
                      const ResumeFacts& facts) {
   try {
-    return Resume(recipe, found, checkpoint, facts).plan();
+    RunStart start = Resume(recipe, found, checkpoint, facts).plan();
+    for (std::string& key : unused_keys(start.recipe)) start.notes.push_back(std::move(key));
+    return start;
   } catch (const IoError& e) {
     fail<UsageError>("{}/manifest.json: {}", checkpoint, e.message());
   }

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "launch/config/recipe_file.h"
-#include "launch/train/run_directory.h"
+#include "launch/train/model_pieces.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -34,13 +34,6 @@ nlohmann::json placement_of(Sharding& sharding) {
 }
 
 }  // namespace
-
-std::vector<CheckpointPiece> pieces_to_save(const LanguageModel& model, const Optimizer& optimizer, bool first_rank) {
-  std::vector<CheckpointPiece> pieces = optimizer.owned_pieces();
-  if (first_rank)
-    for (CheckpointPiece& piece : bias_pieces(model)) pieces.push_back(std::move(piece));
-  return pieces;
-}
 
 nlohmann::json to_json(const ProcessMesh& mesh) {
   return {{"expert_parallel", mesh.expert_parallel()}, {"data_parallel", mesh.data_parallel()}};
@@ -131,10 +124,8 @@ void RunSaver::throw_failures() const {
 std::string describe_load(const Manifest& manifest, Sharding& sharding, const LoadReport& report) {
   const ProcessMesh& mesh = sharding.mesh();
   const bool same = manifest.mesh == to_json(mesh) && manifest.placement == placement_of(sharding);
-  std::int64_t shards = 0;
-  for (const ManifestFile& f : manifest.files) shards += f.name.starts_with("shard-") ? 1 : 0;
   const std::string read =
-      fmt::format("rank 0 read {:.1f} MiB from {} of {} shard(s)", mib(report.bytes), report.files, shards);
+      fmt::format("read {:.1f} MiB from {} file(s), each once", mib(report.all_bytes), report.all_files);
   if (same) return fmt::format("same ranks and placement as it was saved with; {}", read);
   return fmt::format("resharded: saved by {}, loaded by {}{}; {}", describe_mesh(manifest.mesh, manifest.world_size),
                      describe_mesh(to_json(mesh), mesh.world().size()),

@@ -56,9 +56,6 @@ class RunSaver {
   std::vector<std::string> failures_;
 };
 
-/// What a model of this rank saves alone: its optimizer's share, and on rank 0 what all ranks hold alike.
-std::vector<CheckpointPiece> pieces_to_save(const LanguageModel& model, const Optimizer& optimizer, bool first_rank);
-
 /// {"expert_parallel": ..., "data_parallel": ...}
 nlohmann::json to_json(const ProcessMesh& mesh);
 

@@ -16,6 +16,7 @@
 #include "launch/train/failure.h"
 #include "launch/train/find_checkpoint.h"
 #include "launch/train/lease.h"
+#include "launch/train/model_pieces.h"
 #include "launch/train/progress.h"
 #include "launch/train/recordings.h"
 #include "launch/train/run_data.h"
@@ -48,6 +49,7 @@ class Trainer {
  public:
   Trainer(Session& session, const Recipe& recipe, const TrainOptions& options)
       : s_(session),
+        given_(recipe),
         start_({.recipe = recipe}),
         recipe_(start_.recipe),
         trace_(options.trace),
@@ -121,27 +123,34 @@ class Trainer {
             check_recording(options.record_pools, s_.comm().size(), directory_.outputs_of("--record-pools"), force_);
       lease_ = std::make_unique<RunLease>(directory_.root(), LeaseHolder::self(command), options.lease);
     });
-    const auto found = newest_checkpoint(s_, directory_.checkpoints());
-    on_root(s_, [&] {
-      require<UsageError>(
-          found || !directory_.has_checkpoints(),
-          "{} holds checkpoints, but none of them is intact: repair or remove them, or start another run with "
-          "--run.dir=DIR",
-          directory_.checkpoints().string());
-    });
-    OtherText other;
-    if (found) other = check_same_data(found->manifest, data_.identity, recipe_.run, s_.log());
-    const ResumeFacts facts{options.rate, s_.comm().size(), other.train, other.held_out};
-    start_ = found ? plan_resume(recipe_, found->manifest, found->path.string(), facts) : plan_start(recipe_);
-    start_.identity = to_json(found ? identity_to_keep(found->manifest, data_.identity) : data_.identity);
+    LoadReport read;
+    const auto found = load_newest(
+        s_, directory_.checkpoints(),
+        [&](const FoundCheckpoint& c) {
+          const OtherText other = check_same_data(c.manifest, data_.identity, recipe_.run, s_.log());
+          start_ = plan_resume(given_, c.manifest, c.path.string(),
+                               {options.rate, s_.comm().size(), other.train, other.held_out});
+          start_.identity = to_json(identity_to_keep(c.manifest, data_.identity));
+          return pieces_to_load(s_.comm(), model_, step_.optimizer(), c.manifest, start_.changes);
+        },
+        &read);
+    if (!found) {
+      on_root(s_, [&] {
+        require<UsageError>(
+            !directory_.has_checkpoints(),
+            "{} holds checkpoints, but none of them is intact: repair or remove them, or start another run with "
+            "--run.dir=DIR",
+            directory_.checkpoints().string());
+      });
+      start_ = plan_start(given_);
+      start_.identity = to_json(data_.identity);
+    }
     schedule_ = schedule_of(recipe_);
     loader_.begin_at(start_.data);
     directory_.prepare(s_, start_, command, {{"--trace", trace_}, {"--record-pools", options.record_pools}});
     if (!options.record_pools.empty()) record_pools(options.record_pools, recording);
     if (found) {
-      std::vector<CheckpointPiece> wanted = step_.optimizer().wanted_pieces();
-      for (CheckpointPiece& piece : saved_bias_pieces(found->manifest)) wanted.push_back(std::move(piece));
-      const LoadReport read = read_checkpoint(s_.comm(), *found, wanted);
+      step_.optimizer().gather_weights(s_.ctx());
       done_ = start_.step;
       step_.optimizer().set_steps_before(optimizer_steps(found->manifest) - done_);
       if (spikes_ && found->manifest.extra.contains("spikes"))
@@ -167,19 +176,6 @@ class Trainer {
     announce();
     if (const std::string groups = describe_balance_groups(recipe_, s_.comm().size()); !groups.empty())
       s_.log().info("{}", groups);
-  }
-
-  /// A run that a resume gave moe.balance = bias has none before: it begins at 0.
-  std::vector<CheckpointPiece> saved_bias_pieces(const Manifest& found) const {
-    std::vector<CheckpointPiece> pieces = bias_pieces(model_);
-    const bool changed = std::any_of(start_.changes.begin(), start_.changes.end(),
-                                     [](const auto& change) { return change.value("key", "") == "moe.balance"; });
-    if (changed)
-      std::erase_if(pieces, [&](const CheckpointPiece& p) {
-        return std::none_of(found.tensors.begin(), found.tensors.end(),
-                            [&](const ManifestTensor& t) { return t.name == p.name; });
-      });
-    return pieces;
   }
 
   void record_pools(const std::string& name, PoolTraceFile existing) {
@@ -360,6 +356,7 @@ class Trainer {
   }
 
   Session& s_;
+  const Recipe given_;  ///< as the command has it
   RunStart start_;
   const Recipe& recipe_;  ///< of start_
   const std::string trace_;

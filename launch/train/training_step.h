@@ -88,6 +88,7 @@ class TrainingStep {
   /// Activations and scratch, as reserved.
   std::size_t activation_bytes() const { return activation_bytes_; }
   Optimizer& optimizer() { return optimizer_; }
+  const Optimizer& optimizer() const { return optimizer_; }
   /// Memory of one micro-batch, free between steps: an evaluation uses it.
   std::int64_t max_tokens() const { return micro_ * config_.sequence_length; }
   Activations& spare_activations() { return slots_.front(); }

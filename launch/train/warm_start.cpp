@@ -12,6 +12,7 @@
 
 #include "launch/config/recipe_file.h"
 #include "launch/train/find_checkpoint.h"
+#include "launch/train/model_pieces.h"
 #include "launch/train/run_directory.h"
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/fit.h"
@@ -22,16 +23,6 @@ namespace emox {
 namespace {
 
 namespace fs = std::filesystem;
-
-FoundCheckpoint source_of(Session& session, const std::string& name) {
-  try {
-    return find_checkpoint(session, name);
-  } catch (const UsageError& e) {
-    fail<UsageError>("run.warm_start = {}: {}", name, e.message());
-  }
-}
-
-bool is_bias(const ManifestTensor& t) { return t.name.ends_with(kSelectionBiasName); }
 
 // Parameters are vectors and matrices.
 Shape shape_of(const std::vector<std::int64_t>& extents) {
@@ -64,7 +55,7 @@ std::vector<WantedArray> wanted_arrays(Session& session, const LanguageModel& mo
 void check_fit(const Manifest& source, const fs::path& path, std::span<const WantedArray> wanted, bool bias) {
   std::vector<ManifestTensor> saved;
   for (const ManifestTensor& t : source.tensors)
-    if (bias || !is_bias(t)) saved.push_back(t);
+    if (bias || !is_selection_bias(t)) saved.push_back(t);
   const auto misfits = describe_misfits(saved, wanted);
   require<UsageError>(
       misfits.empty(),
@@ -101,40 +92,43 @@ std::int64_t optimizer_steps(const Manifest& checkpoint) {
 }
 
 void warm_start(Session& session, const Recipe& recipe, const LanguageModel& model, Optimizer& optimizer) {
+  const std::string& name = recipe.run.warm_start;
   const bool moments = recipe.run.warm_start_state == WarmStartState::Optimizer;
-  try {
-    const FoundCheckpoint found = source_of(session, recipe.run.warm_start);
-    const fs::path& path = found.path;
-    const Manifest& source = found.manifest;
-    const auto holds = [&](auto&& what) { return std::any_of(source.tensors.begin(), source.tensors.end(), what); };
-    require<UsageError>(!moments || holds([](const ManifestTensor& t) { return t.role == "exp_avg"; }),
+  const bool here = !model.selection_bias().null();
+  bool there = false;
+  const auto pieces_for = [&](const FoundCheckpoint& found) {
+    const auto has_moments = [](const ManifestTensor& t) { return t.role == "exp_avg"; };
+    require<UsageError>(!moments || holds(session.comm(), found.manifest, has_moments),
                         "run.warm_start_state = optimizer, but {} holds no moments; use run.warm_start_state = weights",
-                        path.string());
-    const bool there = holds(is_bias), here = !model.selection_bias().null(), bias = there && here;
+                        found.path.string());
+    there = holds(session.comm(), found.manifest, is_selection_bias);
+    const bool bias = there && here;
     const auto wanted = wanted_arrays(session, model, bias, moments);
-    on_root(session, [&] { check_fit(source, path, wanted, bias); });
-
-    std::vector<CheckpointPiece> pieces = moments ? optimizer.wanted_pieces() : weight_pieces(model);
-    std::erase_if(pieces, [](const CheckpointPiece& p) { return p.name.ends_with(kSelectionBiasName); });
+    on_root(session, [&] { check_fit(found.manifest, found.path, wanted, bias); });
+    std::vector<CheckpointPiece> pieces = moments ? owned_pieces(optimizer) : owned_pieces(optimizer.shards());
     if (bias)
       for (CheckpointPiece& piece : bias_pieces(model)) pieces.push_back(std::move(piece));
-    if (found.verified)
-      read_checkpoint(session.comm(), {path, source}, pieces);
-    else
-      load_checkpoint(session.comm(), path, pieces);
-
-    optimizer.set_steps_before(moments ? optimizer_steps(source) : 0);
-    Log& log = session.log();
-    log.info("warm start from {} (step {}): {}", path.string(), source.step,
-             moments
-                 ? fmt::format("weights and moments, the optimizer goes on after {} steps", optimizer.steps_before())
-                 : "weights; the optimizer begins anew");
-    if (here && !there) log.info("it has no selection bias: that of this run begins at 0");
-    if (there && !here) log.info("its selection bias is dropped: moe.balance is not bias here");
-    say_what_changes(log, source, path, recipe);
+    return pieces;
+  };
+  FoundCheckpoint found;
+  try {
+    found = load_found(session, name, pieces_for);
+  } catch (const UsageError& e) {
+    if (e.message().starts_with("run.warm_start")) throw;
+    fail<UsageError>("run.warm_start = {}: {}", name, e.message());
   } catch (const IoError& e) {
-    fail<UsageError>("run.warm_start = {}: {}", recipe.run.warm_start, e.message());
+    fail<UsageError>("run.warm_start = {}: {}", name, e.message());
   }
+  optimizer.gather_weights(session.ctx());
+  const Manifest& source = found.manifest;
+  optimizer.set_steps_before(moments ? optimizer_steps(source) : 0);
+  Log& log = session.log();
+  log.info("warm start from {} (step {}): {}", found.path.string(), source.step,
+           moments ? fmt::format("weights and moments, the optimizer goes on after {} steps", optimizer.steps_before())
+                   : "weights; the optimizer begins anew");
+  if (here && !there) log.info("it has no selection bias: that of this run begins at 0");
+  if (there && !here) log.info("its selection bias is dropped: moe.balance is not bias here");
+  say_what_changes(log, source, found.path, recipe);
 }
 
 }  // namespace emox

@@ -8,6 +8,7 @@
 #include "launch/train/session.h"
 #include "model/optim/optimizer.h"
 #include "model/transformer/language_model.h"
+#include "parallel/checkpoint/manifest.h"
 
 namespace emox {
 

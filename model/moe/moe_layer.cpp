@@ -34,8 +34,9 @@ MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore
   const std::vector<std::int32_t> held = experts.placement().experts_of(layer, experts.rank());
   const auto local = static_cast<std::int64_t>(held.size());
   router_ = store.reserve({config.num_experts, d});
-  up_ = store.reserve_experts({local, 2 * f, d});
-  down_ = store.reserve_experts({local, d, f});
+  const std::vector<ParameterSlot> slots = store.reserve_experts({{local, 2 * f, d}, {local, d, f}});
+  up_ = slots[0];
+  down_ = slots[1];
   store.name(prefix + "gate.weight", router_);
   std::int64_t next = 0;  // place of the next expert that is here
   for (std::int64_t e = 0; e < routed; ++e) {
@@ -191,10 +192,10 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
       document_pools.pool = document_pools.free_tokens = {};
     }
     experts_->decided(ctx, layer_, r.ids, document_pools);
-    dispatcher_->plan(ctx, handle, r.ids, document_pools);
+    dispatcher_->plan(ctx, handle, r.ids, r.gates, document_pools);
     make_room(ctx, saved, scratch);
   }
-  dispatcher_->dispatch_start(ctx, x, cut(saved, t).gates, handle);
+  dispatcher_->dispatch_start(ctx, x, handle);
   {  // while rows travel
     const Span span(ctx, "layer.shared_expert");
     for (std::size_t s = 0; s < shared_.size(); ++s) {

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "runtime/ops/basic.h"
 #include "runtime/ops/optim.h"
@@ -12,8 +11,6 @@
 
 namespace emox {
 namespace {
-
-constexpr std::int64_t kBucketElements = 4 << 20;  // 16 MiB: long messages, and a bounded staging buffer
 
 void add_square_sum(Context& ctx, const Tensor& sum, TensorView x) {
   if (x.numel() > 0) ops::sum_of_squares(ctx, sum, x);
@@ -25,107 +22,71 @@ double clip_factor(double norm, double clip_norm) {
   return clip_norm > 0 ? std::min(1.0, clip_norm / (norm + 1e-6)) : 1.0;
 }
 
-Optimizer::Group Optimizer::make_group(Context& ctx, ParameterGroup group, Communicator& ranks,
-                                       std::vector<Bucket> buckets) const {
-  Group g{group, ShardedBuffer(ranks, std::move(buckets)), {}, {}};
-  g.exp_avg = Tensor(ctx.device, DType::F32, {g.shards.owned_elements()});
-  g.exp_avg_sq = Tensor(ctx.device, DType::F32, {g.shards.owned_elements()});
-  return g;
-}
-
-Optimizer::Optimizer(Context& ctx, const ParameterStore& store, ProcessMesh& mesh) : store_(store) {
-  groups_.push_back(
-      make_group(ctx, ParameterGroup::Dense, mesh.world(),
-                 even_buckets(0, store.flat_size(ParameterGroup::Dense), mesh.world().size(), kBucketElements)));
-  std::vector<Bucket> buckets;
-  for (const ParameterSlot& s : store.expert_tensors())
-    for (Bucket& b : expert_buckets(s.offset, s.shape[0], s.shape[1], s.shape[2], mesh.replicas().size()))
-      buckets.push_back(std::move(b));
-  groups_.push_back(make_group(ctx, ParameterGroup::Expert, mesh.replicas(), std::move(buckets)));
+Optimizer::Optimizer(Context& ctx, const ParameterStore& store, ProcessMesh& mesh)
+    : store_(store), shards_(store, mesh) {
+  for (const ParameterShards::Group& g : shards_.groups()) {
+    const Shape owned{g.shards.owned_elements()};
+    moments_.push_back({Tensor(ctx.device, DType::F32, owned), Tensor(ctx.device, DType::F32, owned)});
+  }
 }
 
 void Optimizer::reduce_gradients(Context& ctx) {
   const Span span(ctx, "comm.gradients");
-  for (Group& g : groups_) g.shards.reduce_scatter(flat_grad(g));
+  shards_.reduce_gradients();
 }
 
-void Optimizer::gather_gradients(Context&) {
-  for (Group& g : groups_) g.shards.all_gather(flat_grad(g));
+void Optimizer::gather_gradients(Context&) { shards_.gather_gradients(); }
+
+void Optimizer::gather_weights(Context& ctx) {
+  const Span span(ctx, "comm.weights");
+  shards_.gather_weights();
 }
 
 double Optimizer::owned_square_sum(Context& ctx) const {
   const Tensor sum(ctx.device, DType::F64, {1});
-  for (const Group& g : groups_)
+  for (const ParameterShards::Group& g : shards_.groups())
     for (const ShardedBuffer::Owned& o : g.shards.owned()) add_square_sum(ctx, sum, flat_grad(g).rows(o.begin, o.end));
   return ops::to_host<double>(ctx, sum)[0];
 }
 
 void Optimizer::update(Context& ctx, const AdamWConfig& config, double learning_rate, double grad_scale,
                        std::int64_t step) {
-  for (Group& g : groups_) {
-    const auto& runs = store_.runs(g.group);
+  for (std::size_t i = 0; i < moments_.size(); ++i) {
+    const ParameterShards::Group& g = shards_.groups()[i];
+    const TensorView exp_avg = moments_[i].exp_avg, exp_avg_sq = moments_[i].exp_avg_sq;
     for (const ShardedBuffer::Owned& o : g.shards.owned())
-      for (const ParameterStore::Run& run : runs) {
+      for (const ParameterStore::Run& run : store_.runs(g.group)) {
         const std::int64_t begin = std::max(o.begin, run.begin), end = std::min(o.end, run.end);
         if (begin >= end) continue;
         const ParameterSlot slot = store_.flat(g.group, begin, end);
-        const std::int64_t state = o.state + begin - o.begin;
-        ops::adamw(ctx, store_.weight(slot), store_.grad(slot), g.exp_avg.view().rows(state, state + end - begin),
-                   g.exp_avg_sq.view().rows(state, state + end - begin),
+        const std::int64_t state = o.state + begin - o.begin, n = end - begin;
+        ops::adamw(ctx, store_.weight(slot), store_.grad(slot), exp_avg.rows(state, state + n),
+                   exp_avg_sq.rows(state, state + n),
                    {learning_rate, config.beta1, config.beta2, config.eps, run.decay ? config.weight_decay : 0.0,
                     grad_scale, steps_before_ + step});
       }
   }
-  const Span span(ctx, "comm.weights");
-  for (Group& g : groups_) g.shards.all_gather(store_.weight(store_.flat(g.group)));
+  gather_weights(ctx);
 }
 
 std::size_t Optimizer::state_bytes() const {
   std::size_t bytes = 0;
-  for (const Group& g : groups_) bytes += g.exp_avg.view().bytes() + g.exp_avg_sq.view().bytes();
+  for (const Moments& m : moments_) bytes += m.exp_avg.view().bytes() + m.exp_avg_sq.view().bytes();
   return bytes;
 }
 
-// Calls visit(parameter, group, begin, end, state) for every piece of a parameter that this rank owns, as elements of
-// the flat buffers.
-template <typename Visit>
-void Optimizer::for_owned_parts(Visit&& visit) const {
-  for (const Group& g : groups_) {
-    std::vector<const NamedParameter*> named;
-    for (const NamedParameter& p : store_.named())
-      if (p.slot.group == g.group) named.push_back(&p);
-    std::sort(named.begin(), named.end(), [](const auto* a, const auto* b) { return a->slot.offset < b->slot.offset; });
-    std::size_t first = 0;  // owned stretches rise, so those before it are done
-    for (const ShardedBuffer::Owned& o : g.shards.owned()) {
-      const auto end_of = [](const NamedParameter* p) { return p->slot.offset + p->slot.shape.numel(); };
-      while (first < named.size() && end_of(named[first]) <= o.begin) ++first;
-      for (std::size_t i = first; i < named.size() && named[i]->slot.offset < o.end; ++i) {
-        const std::int64_t begin = std::max(o.begin, named[i]->slot.offset), end = std::min(o.end, end_of(named[i]));
-        visit(*named[i], g, begin, end, o.state + begin - o.begin);
-      }
-    }
+std::vector<OwnedPart> Optimizer::owned_parts() const {
+  std::vector<OwnedPart> parts = shards_.owned_weights();
+  for (const ParameterShards::Piece& p : shards_.owned()) {
+    const ParameterSlot& slot = p.parameter->slot;
+    const std::int64_t n = p.end - p.begin, at = p.begin - slot.offset;
+    const auto moment = [&](const char* role, const Tensor& all) {
+      parts.push_back({p.parameter->name, role, slot.shape, at, at + n, all.view().rows(p.state, p.state + n)});
+    };
+    moment("exp_avg", moments_[p.group].exp_avg);
+    moment("exp_avg_sq", moments_[p.group].exp_avg_sq);
   }
-}
-
-std::vector<CheckpointPiece> Optimizer::owned_pieces() const {
-  std::vector<CheckpointPiece> pieces;
-  for_owned_parts(
-      [&](const NamedParameter& p, const Group& g, std::int64_t begin, std::int64_t end, std::int64_t state) {
-        const std::int64_t n = end - begin, at = begin - p.slot.offset;
-        pieces.push_back({p.name, "weight", p.slot.shape, at, at + n, store_.weight(store_.flat(g.group, begin, end))});
-        pieces.push_back({p.name, "exp_avg", p.slot.shape, at, at + n, g.exp_avg.view().rows(state, state + n)});
-        pieces.push_back({p.name, "exp_avg_sq", p.slot.shape, at, at + n, g.exp_avg_sq.view().rows(state, state + n)});
-      });
-  return pieces;
-}
-
-std::vector<CheckpointPiece> Optimizer::wanted_pieces() const {
-  std::vector<CheckpointPiece> pieces;
-  for (const NamedParameter& p : store_.named())
-    pieces.push_back({p.name, "weight", p.slot.shape, 0, p.slot.shape.numel(), store_.weight(p.slot)});
-  for (CheckpointPiece& piece : owned_pieces())
-    if (piece.role != "weight") pieces.push_back(std::move(piece));
-  return pieces;
+  return parts;
 }
 
 std::string Optimizer::describe_non_finite(Context& ctx) const {
@@ -138,10 +99,10 @@ std::string Optimizer::describe_non_finite(Context& ctx) const {
   };
   for (const NamedParameter& p : store_.named())
     if (!std::isfinite(norm_of(store_.weight(p.slot))) && bad_weights++ == 0) weights = p.name;
-  for_owned_parts([&](const NamedParameter& p, const Group& g, std::int64_t begin, std::int64_t end, std::int64_t) {
-    const double norm = norm_of(store_.grad(store_.flat(g.group, begin, end)));
-    if (!std::isfinite(norm) && bad_gradients++ == 0) gradients = fmt::format("{} ({})", p.name, norm);
-  });
+  for (const ParameterShards::Piece& p : shards_.owned()) {
+    const double norm = norm_of(store_.grad(store_.flat(p.parameter->slot.group, p.begin, p.end)));
+    if (!std::isfinite(norm) && bad_gradients++ == 0) gradients = fmt::format("{} ({})", p.parameter->name, norm);
+  }
   const auto total = store_.named().size();
   if (bad_weights > 0)
     return fmt::format("{} of {} weight tensors hold non-finite numbers, the first is {}", bad_weights, total, weights);

@@ -1,16 +1,15 @@
 // Gradient reduction, global norm, clipping and AdamW, sharded over the ranks (ZeRO stage 1; spec 4, design 4.6).
 //
-// Gradients are sums: dense ones over all ranks, an expert's over the ranks that hold it. Every element has one owner,
-// which alone keeps its moments, counts it in the norm, and updates it.
+// Gradients are sums: dense ones over all ranks, an expert's over the ranks that hold it. Every element has one owner
+// (parameter_shards.h), which alone keeps its moments, counts it in the norm, and updates it.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "model/optim/parameter_shards.h"
 #include "model/transformer/parameter_store.h"
-#include "parallel/checkpoint/checkpoint.h"
-#include "parallel/data_parallel/sharded_buffer.h"
 #include "parallel/mesh/process_mesh.h"
 #include "runtime/core/context.h"
 
@@ -44,26 +43,23 @@ class Optimizer {
 
   /// All gradients on every rank that holds the parameter, for inspection. Collective.
   void gather_gradients(Context& ctx);
+  /// The weights on every rank, after what this rank owns has been loaded. Collective.
+  void gather_weights(Context& ctx);
   /// What this rank owns of every parameter and its moments: together, over ranks, each element once.
-  std::vector<CheckpointPiece> owned_pieces() const;
-  /// What this rank needs to go on: its parameters whole, its own moments.
-  std::vector<CheckpointPiece> wanted_pieces() const;
+  std::vector<OwnedPart> owned_parts() const;
+  const ParameterShards& shards() const { return shards_; }
   std::size_t state_bytes() const;
   /// Where non-finite numbers are, in words: parameters whose weights, or owned gradients, have them, first ones first.
   std::string describe_non_finite(Context& ctx) const;
 
  private:
-  struct Group {
-    ParameterGroup group;
-    ShardedBuffer shards;
+  TensorView flat_grad(const ParameterShards::Group& g) const { return store_.grad(store_.flat(g.group)); }
+  const ParameterStore& store_;
+  ParameterShards shards_;
+  struct Moments {
     Tensor exp_avg, exp_avg_sq;  ///< [owned elements]
   };
-  Group make_group(Context& ctx, ParameterGroup group, Communicator& ranks, std::vector<Bucket> buckets) const;
-  TensorView flat_grad(const Group& g) const { return store_.grad(store_.flat(g.group)); }
-  template <typename Visit>
-  void for_owned_parts(Visit&& visit) const;
-  const ParameterStore& store_;
-  std::vector<Group> groups_;
+  std::vector<Moments> moments_;  ///< of each group of shards_
   std::int64_t steps_before_ = 0;
 };
 

@@ -30,9 +30,10 @@ ParameterSlot ParameterStore::reserve(Shape shape, ParameterGroup group, bool de
 
 ParameterSlot ParameterStore::reserve(Shape shape, bool decay) { return reserve(shape, ParameterGroup::Dense, decay); }
 
-ParameterSlot ParameterStore::reserve_experts(Shape shape) {
-  expert_tensors_.push_back(reserve(shape, ParameterGroup::Expert, true));
-  return expert_tensors_.back();
+std::vector<ParameterSlot> ParameterStore::reserve_experts(const std::vector<Shape>& shapes) {
+  auto& layer = expert_layers_.emplace_back();
+  for (const Shape& shape : shapes) layer.push_back(reserve(shape, ParameterGroup::Expert, true));
+  return layer;
 }
 
 void ParameterStore::name(std::string name, ParameterSlot slot, bool matrix) {

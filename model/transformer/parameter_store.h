@@ -39,8 +39,8 @@ class ParameterStore {
  public:
   /// Slots are 64-byte aligned. `decay`: AdamW's weight decay applies (everything but the input embedding, spec 4).
   ParameterSlot reserve(Shape shape, bool decay = true);
-  /// Tensors of this rank's experts, the expert first: [experts, rows, columns].
-  ParameterSlot reserve_experts(Shape shape);
+  /// The tensors of this rank's experts of one layer, the expert first: [experts, rows, columns].
+  std::vector<ParameterSlot> reserve_experts(const std::vector<Shape>& shapes);
   void name(std::string name, ParameterSlot slot, bool matrix = true);
   /// A parameter that another rank holds takes its place in the order.
   void name_elsewhere(const Shape& shape);
@@ -63,7 +63,8 @@ class ParameterStore {
     bool decay;
   };
   const std::vector<Run>& runs(ParameterGroup g) const { return runs_[index(g)]; }
-  const std::vector<ParameterSlot>& expert_tensors() const { return expert_tensors_; }
+  /// By layer with experts, what reserve_experts gave it.
+  const std::vector<std::vector<ParameterSlot>>& expert_layers() const { return expert_layers_; }
   ParameterSlot flat(ParameterGroup g, std::int64_t begin, std::int64_t end) const {
     return {begin, Shape{end - begin}, g};
   }
@@ -82,7 +83,7 @@ class ParameterStore {
   bool training_ = false;
   std::vector<NamedParameter> named_;
   std::vector<Run> runs_[2];
-  std::vector<ParameterSlot> expert_tensors_;
+  std::vector<std::vector<ParameterSlot>> expert_layers_;
   Tensor weights_[2], grads_[2];
 };
 

@@ -97,6 +97,25 @@ std::vector<std::string> gather_texts(Communicator& comm, const std::string& min
   return texts;
 }
 
+std::string scatter_texts(Communicator& comm, const std::vector<std::string>& texts) {
+  const auto ranks = static_cast<std::size_t>(comm.size());
+  const bool root = comm.rank() == 0;
+  std::vector<std::int64_t> send(ranks, 0), receive(ranks, 0), one(ranks, root ? 1 : 0), first(ranks, 0);
+  first[0] = 1;
+  std::string all;
+  for (std::size_t r = 0; root && r < ranks; ++r) {
+    send[r] = static_cast<std::int64_t>(texts[r].size());
+    all += texts[r];
+  }
+  const Tensor length({}, DType::I64, {1});
+  comm.all_to_all_v(length, first, TensorView(send.data(), DType::I64, {root ? comm.size() : 0}), one);
+  receive[0] = *length.view().data<std::int64_t>();
+  const Tensor in = bytes_tensor(static_cast<std::int64_t>(all.size())), out = bytes_tensor(receive[0]);
+  copy_text(in, all);
+  comm.all_to_all_v(out, receive, in, send);
+  return text_at(out, 0, receive[0]);
+}
+
 std::string broadcast_text(Communicator& comm, const std::string& text, int root) {
   const Tensor length({}, DType::I64, {1});
   std::int64_t& n = *length.view().data<std::int64_t>();

@@ -18,6 +18,9 @@ void run_together(Communicator& comm, const std::function<void()>& work);
 /// with the number of ranks.
 std::vector<std::string> gather_texts(Communicator& comm, const std::string& mine);
 
+/// Collective. Rank 0 has a text for every rank; returns this rank's. `texts` counts on rank 0.
+std::string scatter_texts(Communicator& comm, const std::vector<std::string>& texts);
+
 /// Collective. The root's text on every rank.
 std::string broadcast_text(Communicator& comm, const std::string& text, int root);
 

@@ -38,7 +38,7 @@ struct CheckpointMeta {
 
 struct CheckpointInfo {
   std::filesystem::path path;
-  Manifest manifest;
+  Manifest manifest;  ///< `files` and `tensors` on rank 0 alone: of a thousand ranks they are many
 };
 
 /// Collective. Writes `directory`/step-NNNNNNNN, moving one that is there aside, and returns its path: one save of a
@@ -47,7 +47,8 @@ std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem:
                                       std::span<const CheckpointPiece> mine, const CheckpointMeta& meta);
 
 /// Collective. Reads the manifest and every file of the checkpoint, each on one of the ranks. Throws, on all ranks, an
-/// error of fault.h that names a file which is damaged, not readable or of another version; else returns the manifest.
+/// error of fault.h that names a file which is damaged, not readable or of another version; else returns the manifest,
+/// as CheckpointInfo has it.
 Manifest verify_checkpoint(Communicator& comm, const std::filesystem::path& path);
 
 /// The newest checkpoint in `directory` whose manifest and files are all intact, verified as above. Says through `log`
@@ -55,21 +56,28 @@ Manifest verify_checkpoint(Communicator& comm, const std::filesystem::path& path
 /// another version. Nothing when there is none. Collective; rank 0's `directory` counts.
 std::optional<CheckpointInfo> find_latest(Communicator& comm, const std::filesystem::path& directory, Log* log);
 
-/// What one rank read of a checkpoint's tensors.
+/// What a load read of a checkpoint's files.
 struct LoadReport {
-  std::int64_t bytes = 0;
-  int files = 0;
+  std::int64_t bytes = 0;  ///< by this rank
+  std::int64_t files = 0;
+  std::int64_t all_bytes = 0;  ///< by all ranks together
+  std::int64_t all_files = 0;
 };
 
-/// Collective. Fills every rank's pieces from a verified checkpoint, however it was cut and whatever number of ranks
-/// wrote it; ranks may want different, overlapping or no elements. A rank reads what overlaps its pieces, straight into
-/// them, and checks the checksum of every dataset that it reads whole. IoError, on all ranks: a missing array, another
-/// shape (both shapes), another element type, a damaged dataset; memory is written to only after arrays, shapes and
-/// types have been checked for all pieces.
-LoadReport read_checkpoint(Communicator& comm, const CheckpointInfo& verified, std::span<const CheckpointPiece> wanted);
+/// Needed: files that hold nothing that is wanted are neither read nor verified.
+enum class FilesToRead : std::uint8_t { All, Needed };
 
-/// Collective. verify_checkpoint and read_checkpoint: no file is opened by HDF5 before its checksum has been verified,
-/// each once across the job.
+/// Collective. Fills every rank's pieces from a checkpoint, however it was cut and whatever number of ranks wrote it;
+/// ranks may want different, overlapping or no elements. Every file is read once by one rank, from the first byte to
+/// the last, verified on the way, and what others want is handed on to them: each rank should want what it owns. Beside
+/// the pieces it takes 4 MiB, and as much as a rank gets from others at a time. Errors of fault.h, on all ranks, that
+/// name a file which is damaged or not readable; IoError: a missing array, another shape (both shapes), another element
+/// type. Memory is written to only after arrays, shapes and types have been checked for all pieces, and holds anything
+/// after a failure. `found.manifest` counts on rank 0.
+LoadReport load_checkpoint(Communicator& comm, const CheckpointInfo& found, std::span<const CheckpointPiece> wanted,
+                           FilesToRead which = FilesToRead::All);
+
+/// Collective. The same of the checkpoint in `path`; returns its manifest, as read_manifest_of (verify.h).
 Manifest load_checkpoint(Communicator& comm, const std::filesystem::path& path,
                          std::span<const CheckpointPiece> wanted);
 

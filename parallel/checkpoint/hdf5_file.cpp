@@ -45,6 +45,16 @@ void transfer(const Shape& shape, std::int64_t begin, const TensorView& view, co
   }
 }
 
+/// Where the elements are in the file. The default layout is one stretch, and reading goes by that.
+std::int64_t stretch_of(hid_t dataset, const ManifestTensor& entry, const std::filesystem::path& path) {
+  if (entry.begin == entry.end) return 0;
+  const Handle properties(H5Dget_create_plist(dataset), H5Pclose);
+  const bool contiguous = properties.good() && H5Pget_layout(properties.get()) == H5D_CONTIGUOUS;
+  const haddr_t offset = contiguous ? H5Dget_offset(dataset) : HADDR_UNDEF;
+  require<IoError>(offset != HADDR_UNDEF, "{} in {} does not lie in one stretch", entry.dataset, path.string());
+  return static_cast<std::int64_t>(offset);
+}
+
 void write_attribute(hid_t dataset, const char* name, const Shape& shape, const std::int64_t* values,
                      const std::string& task) {
   const Handle space(space_of(shape), H5Sclose);
@@ -107,7 +117,7 @@ std::int64_t Hdf5File::create_dataset(const ManifestTensor& entry) {
   return set;
 }
 
-void Hdf5File::write(const ManifestTensor& entry, std::span<const TensorView> blocks) {
+std::int64_t Hdf5File::write(const ManifestTensor& entry, std::span<const TensorView> blocks) {
   const auto lock = library_lock();
   Handle set(create_dataset(entry), H5Dclose);
   const std::string task = fmt::format("write {} to {}", entry.dataset, path_.string());
@@ -117,7 +127,9 @@ void Hdf5File::write(const ManifestTensor& entry, std::span<const TensorView> bl
     transfer(entry.dataset_shape(), at, block, task, write_to(set.get(), entry));
     at += block.numel();
   }
+  const std::int64_t offset = stretch_of(set.get(), entry, path_);
   close_dataset(set, task);
+  return offset;
 }
 
 void Hdf5File::create_whole(const ManifestTensor& entry) {
@@ -146,12 +158,24 @@ void Hdf5File::write_note(const char* name, const std::string& text) {
                    "cannot write the attribute {} of {}: {}", name, path_.string(), library_reason());
 }
 
+std::int64_t Hdf5File::open_dataset(const ManifestTensor& entry) const {
+  const hid_t set = H5Dopen2(id_, entry.dataset.c_str(), H5P_DEFAULT);
+  require<IoError>(set >= 0, "cannot find {} in {}: {}", entry.dataset, path_.string(), library_reason());
+  if (fits(set, entry)) return set;
+  H5Dclose(set);
+  fail<IoError>("{} in {} is not {} {}", entry.dataset, path_.string(), name_of(entry.dtype),
+                entry.dataset_shape().str());
+}
+
+std::int64_t Hdf5File::offset_of(const ManifestTensor& entry) {
+  const auto lock = library_lock();
+  const Handle set(open_dataset(entry), H5Dclose);
+  return stretch_of(set.get(), entry, path_);
+}
+
 void Hdf5File::read(const ManifestTensor& entry, std::span<const ArraySlice> slices) {
   const auto lock = library_lock();
-  const Handle set(H5Dopen2(id_, entry.dataset.c_str(), H5P_DEFAULT), H5Dclose);
-  require<IoError>(set.good(), "cannot find {} in {}: {}", entry.dataset, path_.string(), library_reason());
-  require<IoError>(fits(set.get(), entry), "{} in {} is not {} {}", entry.dataset, path_.string(), name_of(entry.dtype),
-                   entry.dataset_shape().str());
+  const Handle set(open_dataset(entry), H5Dclose);
   const std::string task = fmt::format("read {} from {}", entry.dataset, path_.string());
   for (const ArraySlice& slice : slices)
     transfer(entry.dataset_shape(), slice.begin - entry.begin, slice.view, task,

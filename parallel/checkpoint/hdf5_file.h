@@ -30,8 +30,9 @@ class Hdf5File {
   ~Hdf5File();
 
   /// Creates the entry's dataset (an absolute path; missing groups are made) of the entry's type; a part of an array
-  /// gets the attributes begin, end and shape. The blocks, one after another, are its elements.
-  void write(const ManifestTensor& entry, std::span<const TensorView> blocks);
+  /// gets the attributes begin, end and shape. The blocks, one after another, are its elements. Returns where they are
+  /// in the file, in one stretch; 0 without elements.
+  std::int64_t write(const ManifestTensor& entry, std::span<const TensorView> blocks);
   /// For an array that does not fit in memory: creates the dataset of a whole array; write_slice must then give every
   /// element once.
   void create_whole(const ManifestTensor& entry);
@@ -41,12 +42,15 @@ class Hdf5File {
   /// Fills the slices. All their elements must be in the entry's dataset, which must have the shape and type that the
   /// entry says. Reads those elements only, straight into the slices' memory.
   void read(const ManifestTensor& entry, std::span<const ArraySlice> slices);
+  /// Where the entry's elements are in the file; IoError unless they are there, of its shape and type, in one stretch.
+  std::int64_t offset_of(const ManifestTensor& entry);
   /// Flushes and closes. A file destroyed before is to be thrown away.
   void close();
 
  private:
   Hdf5File(std::filesystem::path path, bool write);
-  std::int64_t create_dataset(const ManifestTensor& entry);  ///< a hid_t, to be closed
+  std::int64_t create_dataset(const ManifestTensor& entry);      ///< a hid_t, to be closed
+  std::int64_t open_dataset(const ManifestTensor& entry) const;  ///< the same, of the entry's shape and type
   std::filesystem::path path_;
   std::set<std::string> groups_;  ///< those created so far
   bool write_ = false;

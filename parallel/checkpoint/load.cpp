@@ -1,16 +1,28 @@
-// Loading: verify each file once across the job, find in the manifest what overlaps the wanted pieces, read that.
+// Loading: every file is read once in the whole job, by one rank, which verifies it on the way and hands on what other
+// ranks own. Neither the bytes read nor the files opened grow with the number of ranks.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
 #include <map>
-#include <tuple>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/coverage.h"
+#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/hdf5_file.h"
+#include "parallel/checkpoint/load_plan.h"
 #include "parallel/checkpoint/pieces.h"
+#include "parallel/checkpoint/verify.h"
+#include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -18,92 +30,258 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using Index = std::vector<const ManifestTensor*>;
+/// How much of its stream a rank reads, and hands on, at a time: what a load needs in memory beside the pieces.
+constexpr std::int64_t kWindow = std::int64_t{4} << 20;
 
-/// What is read of each file and of each dataset in it, so that each is opened once.
-using Slices = std::map<const ManifestTensor*, std::vector<ArraySlice>>;
-using Plan = std::map<std::string, Slices>;
+/// A rank's files, one after another.
+class FileStream {
+ public:
+  FileStream(const fs::path& checkpoint, const std::vector<LoadedFile>& files)
+      : checkpoint_(checkpoint), files_(files) {}
 
-/// The saved pieces of the array that `p` is a part of, in order.
-std::span<const ManifestTensor* const> saved_pieces(const Index& index, const CheckpointPiece& p,
-                                                    const fs::path& path) {
-  const auto array = std::tie(p.name, p.role);
-  const auto array_of = [](const ManifestTensor* t) { return std::tie(t->name, t->role); };
-  const auto first = std::lower_bound(index.begin(), index.end(), array,
-                                      [&](const auto* t, const auto& a) { return array_of(t) < a; });
-  const auto last =
-      std::upper_bound(first, index.end(), array, [&](const auto& a, const auto* t) { return a < array_of(t); });
-  require<IoError>(first != last, "the checkpoint {} has no {} ({})", path.string(), p.name, p.role);
-  const ManifestTensor& t = **first;
-  require<IoError>(t.shape == p.shape, "{} ({}) is {} in the checkpoint {}, {} here", p.name, p.role, t.shape.str(),
-                   path.string(), p.shape.str());
-  require<IoError>(t.dtype == p.view.dtype(), "{} ({}) holds {} in the checkpoint {}, {} here", p.name, p.role,
-                   name_of(t.dtype), path.string(), name_of(p.view.dtype()));
-  return {first, last};
-}
+  /// The next bytes, as many as `to` has or are left; returns how many. DamagedError at the end of a file that is not
+  /// what the manifest says.
+  std::int64_t read(std::span<std::byte> to) {
+    std::int64_t done = 0;
+    while (file_ < files_.size()) {
+      const LoadedFile& f = files_[file_];
+      if (!open_) begin_file(f);
+      const auto room = static_cast<std::int64_t>(to.size()) - done;
+      const std::int64_t n = std::min(room, f.file.bytes - at_);
+      read_exactly(f, to.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(n)));
+      done += n;
+      if (at_ < f.file.bytes) break;
+      end_file(f);
+    }
+    bytes_ += done;
+    return done;
+  }
+  std::int64_t bytes() const { return bytes_; }
+  int opened() const { return opened_; }
 
-Plan plan_reads(std::span<const CheckpointPiece> wanted, const Manifest& manifest, const fs::path& path) {
-  const Index index = in_order(manifest.tensors);
-  Plan plan;
-  for (const CheckpointPiece& p : wanted) {
-    check_piece(p);
-    const auto saved = saved_pieces(index, p, path);
-    if (p.begin == p.end) continue;
-    // The first that ends behind the wanted beginning; the manifest's pieces follow each other without a gap.
-    auto at = std::upper_bound(saved.begin(), saved.end(), p.begin,
-                               [](std::int64_t begin, const ManifestTensor* t) { return begin < t->end; });
-    for (; at != saved.end() && (*at)->begin < p.end; ++at) {
-      const std::int64_t begin = std::max(p.begin, (*at)->begin), end = std::min(p.end, (*at)->end);
-      plan[(*at)->file][*at].push_back({begin, elements_of(p, begin, end)});
+ private:
+  struct Open {
+    explicit Open(const fs::path& path) : descriptor(path, O_RDONLY) {}
+    FileDescriptor descriptor;
+    Checksum whole, dataset;
+    std::size_t next = 0;   ///< dataset
+    std::string different;  ///< what is wrong with a dataset
+  };
+
+  void begin_file(const LoadedFile& f) {
+    open_.emplace(checkpoint_ / f.file.name);
+    at_ = 0;
+    ++opened_;
+  }
+
+  void read_exactly(const LoadedFile& f, std::span<std::byte> to) {
+    for (std::size_t done = 0; done < to.size();) {
+      const ssize_t n = ::read(open_->descriptor.get(), to.data() + done, to.size() - done);
+      if (n < 0 && errno == EINTR) continue;
+      const fs::path path = checkpoint_ / f.file.name;
+      if (n < 0) fail_to_read("read", path, errno);
+      require<DamagedError>(n != 0, "{} is damaged: it ends after {} bytes, the manifest says {}", path.string(),
+                            at_ + static_cast<std::int64_t>(done), f.file.bytes);
+      done += static_cast<std::size_t>(n);
+    }
+    open_->whole.update(to.data(), to.size());
+    check_datasets(f, to);
+    at_ += static_cast<std::int64_t>(to.size());
+  }
+
+  /// Of the bytes from at_ on: those that are datasets' go into their checksums.
+  void check_datasets(const LoadedFile& f, std::span<const std::byte> bytes) {
+    const std::int64_t end = at_ + static_cast<std::int64_t>(bytes.size());
+    while (open_->next < f.datasets.size() && f.datasets[open_->next].offset < end) {
+      const LoadedDataset& d = f.datasets[open_->next];
+      const std::int64_t from = std::max(at_, d.offset), to = std::min(end, d.offset + d.bytes);
+      if (from < to) open_->dataset.update(bytes.data() + (from - at_), static_cast<std::size_t>(to - from));
+      if (d.offset + d.bytes > end) break;
+      const std::string got = open_->dataset.hex();
+      if (got != d.checksum && open_->different.empty())
+        open_->different = fmt::format("{}, in {} is damaged: checksum {}, the manifest says {}", d.title, f.file.name,
+                                       got, d.checksum);
+      open_->dataset = {};
+      ++open_->next;
     }
   }
-  return plan;
+
+  void end_file(const LoadedFile& f) {
+    const fs::path path = checkpoint_ / f.file.name;
+    const std::string got = open_->whole.hex();
+    require<DamagedError>(got == f.file.checksum, "{} is damaged: checksum {}, the manifest says {}", path.string(),
+                          got, f.file.checksum);
+    const std::string different = std::move(open_->different);
+    open_.reset();
+    ++file_;
+    require<DamagedError>(different.empty(), "{}", different);
+  }
+
+  const fs::path& checkpoint_;
+  const std::vector<LoadedFile>& files_;
+  std::size_t file_ = 0;
+  std::int64_t at_ = 0, bytes_ = 0;
+  int opened_ = 0;
+  std::optional<Open> open_;
+};
+
+/// Bytes between ranks, in the order of the streams.
+class Exchange {
+ public:
+  Exchange(Communicator& comm, const LoadPlan& plan, std::span<const CheckpointPiece> pieces)
+      : comm_(comm), plan_(plan), pieces_(pieces), buffers_(static_cast<std::size_t>(comm.size())) {}
+
+  /// The window [begin, begin + bytes.size()) of this rank's stream goes to those that wait for it, and this rank's
+  /// memory is filled from the others' windows, which begin there as well.
+  void window(std::int64_t begin, std::span<const std::byte> bytes) {
+    const std::int64_t end = begin + kWindow;
+    for (auto& b : buffers_) b.clear();
+    while (out_ < plan_.out.size() && plan_.out[out_].begin + plan_.out[out_].bytes <= begin) ++out_;
+    for (std::size_t i = out_; i < plan_.out.size() && plan_.out[i].begin < end; ++i) {
+      const OutgoingBytes& o = plan_.out[i];
+      const std::int64_t from = std::max(begin, o.begin), to = std::min(end, o.begin + o.bytes);
+      if (from >= to) continue;
+      const std::byte* const source = bytes.data() + (from - begin);
+      if (o.to == comm_.rank())
+        std::memcpy(memory_of(o.piece) + o.at + (from - o.begin), source, static_cast<std::size_t>(to - from));
+      else
+        buffers_[static_cast<std::size_t>(o.to)].insert(buffers_[static_cast<std::size_t>(o.to)].end(), source,
+                                                        source + (to - from));
+    }
+    if (plan_.exchanges) exchange(begin, end);
+  }
+
+ private:
+  std::byte* memory_of(std::size_t piece) const { return static_cast<std::byte*>(pieces_[piece].view.raw()); }
+
+  /// Calls visit(incoming, first byte, end) for what the others send of the window, in the order in which it comes.
+  template <typename Visit>
+  void for_incoming(std::int64_t begin, std::int64_t end, const Visit& visit) const {
+    for (const IncomingBytes& i : plan_.in) {
+      const std::int64_t from = std::max(begin, i.begin), to = std::min(end, i.begin + i.bytes);
+      if (from < to) visit(i, from, to);
+    }
+  }
+
+  void exchange(std::int64_t begin, std::int64_t end) {
+    const std::size_t ranks = buffers_.size();
+    std::vector<std::int64_t> send(ranks), receive(ranks);
+    std::int64_t sent = 0, received = 0;
+    for (std::size_t r = 0; r < ranks; ++r) sent += send[r] = static_cast<std::int64_t>(buffers_[r].size());
+    for_incoming(begin, end, [&](const IncomingBytes& i, std::int64_t from, std::int64_t to) {
+      receive[static_cast<std::size_t>(i.from)] += to - from;
+      received += to - from;
+    });
+    in_.resize(static_cast<std::size_t>(received));
+    all_.clear();
+    for (const auto& b : buffers_) all_.insert(all_.end(), b.begin(), b.end());
+    comm_.all_to_all_v(TensorView(in_.data(), DType::U8, {received}), receive,
+                       TensorView(all_.data(), DType::U8, {sent}), send);
+    const std::byte* next = in_.data();
+    for_incoming(begin, end, [&](const IncomingBytes& i, std::int64_t from, std::int64_t to) {
+      std::memcpy(memory_of(i.piece) + i.at + (from - i.begin), next, static_cast<std::size_t>(to - from));
+      next += to - from;
+    });
+  }
+
+  Communicator& comm_;
+  const LoadPlan& plan_;
+  std::span<const CheckpointPiece> pieces_;
+  std::vector<std::vector<std::byte>> buffers_;  ///< to each rank
+  std::vector<std::byte> all_, in_;
+  std::size_t out_ = 0;  ///< the first that is not behind the window
+};
+
+/// Older checkpoints do not say where their elements lie: the HDF5 library does, once a file is known to be intact.
+void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& manifest) {
+  const Manifest whole = manifest_everywhere(comm, checkpoint, manifest);
+  std::string mine;
+  run_together(comm, [&] {
+    std::map<std::string, std::vector<std::size_t>> tensors;
+    for (std::size_t i = 0; i < whole.tensors.size(); ++i) tensors[whole.tensors[i].file].push_back(i);
+    for (auto f = static_cast<std::size_t>(comm.rank()); f < whole.files.size();
+         f += static_cast<std::size_t>(comm.size())) {
+      check_file_size(checkpoint, whole.files[f]);
+      check_file_content(checkpoint, whole.files[f]);
+      report_progress(comm);
+      const auto& of_file = tensors[whole.files[f].name];
+      if (of_file.empty()) continue;
+      Hdf5File file = Hdf5File::open(checkpoint / whole.files[f].name);
+      for (const std::size_t i : of_file) mine += fmt::format("{} {}\n", i, file.offset_of(whole.tensors[i]));
+    }
+  });
+  for (const std::string& text : gather_texts(comm, mine)) {
+    const char* at = text.c_str();
+    while (*at != '\0') {
+      char* next = nullptr;
+      const std::size_t i = std::strtoull(at, &next, 10);
+      manifest.tensors[i].offset = std::strtoll(next, &next, 10);
+      at = next + 1;  // behind the end of the line
+    }
+  }
 }
 
-/// Compares the dataset's own checksum where the slices add up to all of it; a part is vouched for by the file's.
-void check_if_whole(const ManifestTensor& t, std::vector<ArraySlice>& slices) {
-  std::sort(slices.begin(), slices.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
-  Checksum checksum;
-  std::int64_t at = t.begin;
-  for (const ArraySlice& s : slices) {
-    if (s.begin > at) return;
-    const std::int64_t n = s.view.numel(), seen = std::min(at - s.begin, n);
-    const TensorView rest = s.view.reshape({n}).rows(seen, n);
-    checksum.update(rest.raw(), rest.bytes());
-    at = std::max(at, s.begin + n);
+LoadPlan make_plan(Communicator& comm, const CheckpointInfo& found, std::span<const CheckpointPiece> wanted,
+                   FilesToRead which) {
+  std::string text;
+  run_together(comm, [&] {
+    for (const CheckpointPiece& p : wanted) check_piece(p);
+    text = text_of_wanted(wanted);
+  });
+  const std::vector<std::string> texts = gather_texts(comm, text);
+  Manifest with_offsets;
+  const Manifest* manifest = &found.manifest;
+  if (found.manifest.version == Manifest::kOldestVersion) {
+    with_offsets = found.manifest;
+    find_offsets(comm, found.path, with_offsets);
+    manifest = &with_offsets;
   }
-  if (at != t.end) return;
-  const std::string got = checksum.hex();
-  require<DamagedError>(got == t.checksum,
-                        "{} ({}), elements [{}, {}), in {} is damaged: checksum {}, the manifest says {}", t.name,
-                        t.role, t.begin, t.end, t.file, got, t.checksum);
+  std::vector<std::string> plans;
+  run_together(comm, [&] {
+    if (comm.rank() == 0) plans = plan_loads(*manifest, found.path.string(), texts, which == FilesToRead::Needed);
+  });
+  return load_plan_from(scatter_texts(comm, plans));
 }
 
 }  // namespace
 
-LoadReport read_checkpoint(Communicator& comm, const CheckpointInfo& verified,
-                           std::span<const CheckpointPiece> wanted) {
-  Plan plan;
-  run_together(comm, [&] { plan = plan_reads(wanted, verified.manifest, verified.path); });
-  LoadReport report;
+LoadReport load_checkpoint(Communicator& comm, const CheckpointInfo& found, std::span<const CheckpointPiece> wanted,
+                           FilesToRead which) {
+  const LoadPlan plan = make_plan(comm, found, wanted, which);
+  // Sizes are cheap: a missing or short file is told before gigabytes are read.
   run_together(comm, [&] {
-    for (auto& [name, datasets] : plan) {
-      Hdf5File file = Hdf5File::open(verified.path / name);
-      ++report.files;
-      for (auto& [entry, slices] : datasets) {
-        file.read(*entry, slices);
-        for (const ArraySlice& s : slices) report.bytes += static_cast<std::int64_t>(s.view.bytes());
-        check_if_whole(*entry, slices);
+    for (const LoadedFile& f : plan.files) check_file_size(found.path, f.file);
+  });
+  FileStream stream(found.path, plan.files);
+  Exchange exchange(comm, plan, wanted);
+  const auto window = std::make_unique<std::byte[]>(static_cast<std::size_t>(kWindow));
+  std::exception_ptr failure;  // the others are told at the end: until then they wait for this rank's windows
+  for (std::int64_t begin = 0; begin < plan.longest; begin += kWindow) {
+    if (!failure) {
+      const IoPhase io(comm);
+      try {
+        stream.read({window.get(), static_cast<std::size_t>(kWindow)});
+      } catch (const std::exception&) {
+        failure = std::current_exception();
       }
     }
+    exchange.window(begin, {window.get(), static_cast<std::size_t>(kWindow)});
+    report_progress(comm);
+  }
+  run_together(comm, [&] {
+    if (failure) std::rethrow_exception(failure);
   });
+  LoadReport report{stream.bytes(), stream.opened(), stream.bytes(), stream.opened()};
+  std::int64_t sums[] = {report.bytes, report.files};
+  comm.all_reduce(TensorView(sums, DType::I64, {2}));
+  report.all_bytes = sums[0], report.all_files = sums[1];
   return report;
 }
 
 Manifest load_checkpoint(Communicator& comm, const fs::path& path, std::span<const CheckpointPiece> wanted) {
-  CheckpointInfo info{path, verify_checkpoint(comm, path)};
-  read_checkpoint(comm, info, wanted);
-  return std::move(info.manifest);
+  CheckpointInfo found{path, read_manifest_of(comm, path)};
+  load_checkpoint(comm, found, wanted);
+  return std::move(found.manifest);
 }
 
 }  // namespace emox

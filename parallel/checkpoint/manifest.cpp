@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <climits>
 #include <nlohmann/json.hpp>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "parallel/checkpoint/checksum.h"
@@ -111,7 +112,7 @@ json content_of(const Manifest& m) {
   json tensors = json::array();
   for (const ManifestTensor& t : m.tensors) tensors.push_back(to_json(t));
   return {{"format", kFormat},
-          {"version", Manifest::kFormatVersion},
+          {"version", m.version},
           {"step", m.step},
           {"tokens", m.tokens},
           {"seed", m.seed},
@@ -141,13 +142,19 @@ bool has_own_checksum(std::string_view text) {
 
 constexpr const char* kWrongChecksum = "it is damaged: its content does not match its own checksum";
 
-/// Whether the text would be whole if it had this emox's version instead: then the version is what is damaged in it.
+/// Whether the text would be whole if it had a version of this emox instead: then the version is what is damaged in it.
 bool has_damaged_version(std::string text, std::int64_t version) {
   const std::string key = "\"version\": ", number = fmt::format("{}", version);
   const std::size_t at = text.rfind(key + number);
   if (at == std::string::npos) return false;
-  text.replace(at + key.size(), number.size(), fmt::format("{}", Manifest::kFormatVersion));
-  return has_own_checksum(text);
+  std::size_t digits = number.size();
+  for (int good = Manifest::kOldestVersion; good <= Manifest::kFormatVersion; ++good) {
+    const std::string other = fmt::format("{}", good);
+    text.replace(at + key.size(), digits, other);
+    digits = other.size();
+    if (has_own_checksum(text)) return true;
+  }
+  return false;
 }
 
 /// "0.2.0", or nothing.
@@ -160,6 +167,7 @@ std::string emox_of(const json& content) {
 
 Manifest from_content(const StrictJson& j) {
   Manifest m;
+  m.version = static_cast<int>(j.at("version").integer(Manifest::kOldestVersion, Manifest::kFormatVersion));
   m.step = j.at("step").integer(0, INT64_MAX);
   m.tokens = j.at("tokens").integer(0, INT64_MAX);
   m.seed = j.at("seed").unsigned_integer();
@@ -171,41 +179,56 @@ Manifest from_content(const StrictJson& j) {
   check_placement_and_mesh(m.placement, m.mesh);
   m.libraries = j.at("libraries").json();
   if (!m.libraries.is_object()) j.at("libraries").reject("an object");
-  std::unordered_set<std::string> files, datasets;
+  std::unordered_map<std::string, std::int64_t> files;  // and their bytes
+  std::unordered_set<std::string> datasets;
   for (const StrictJson& f : j.at("files").elements()) {
     m.files.push_back(
         {file_name_from(f.at("name")), f.at("bytes").integer(0, INT64_MAX), checksum_from(f.at("xxh3_128"))});
-    if (!files.insert(m.files.back().name).second) f.reject("a file of its own: another has its name");
+    if (!files.emplace(m.files.back().name, m.files.back().bytes).second)
+      f.reject("a file of its own: another has its name");
   }
   for (const StrictJson& t : j.at("tensors").elements()) {
     m.tensors.push_back(tensor_from_json(t.json(), t.place()));
     const ManifestTensor& last = m.tensors.back();
-    if (!files.contains(last.file)) t.at("file").reject("one of \"files\"");
+    const auto file = files.find(last.file);
+    if (file == files.end()) t.at("file").reject("one of \"files\"");
+    if (m.version > Manifest::kOldestVersion) m.tensors.back().offset = t.at("offset").integer(0, file->second);
     if (!datasets.insert(last.file + last.dataset).second) t.at("dataset").reject("used once in its file");
   }
   check_coverage(m.tensors, [](const ManifestTensor& t) { return t.file; });
+  for (const ManifestTensor& t : m.tensors)
+    require<IoError>(t.offset + bytes_of(t) <= files.at(t.file),
+                     "{} ({}): its {} bytes from {} on are more than {} holds ({})", t.name, t.role, bytes_of(t),
+                     t.offset, t.file, files.at(t.file));
   return m;
 }
 
 void check_version(const StrictJson& j, const std::string& text) {
   require<IoError>(j.at("format").text() == kFormat, "it is not the manifest of an emox checkpoint");
   const std::int64_t version = j.at("version").integer(0, INT64_MAX);
-  if (version == Manifest::kFormatVersion) return;
-  // Another version may compute its checksum differently. Of a newer one nothing is known: it is never called damaged.
-  require<IoError>(version > Manifest::kFormatVersion || !has_damaged_version(text, version), "{}", kWrongChecksum);
+  if (version >= Manifest::kOldestVersion && version <= Manifest::kFormatVersion) return;
+  // Another version may compute its checksum differently; but a text that is whole with a version of this emox is one
+  // whose version is damaged.
+  require<IoError>(!has_damaged_version(text, version), "{}", kWrongChecksum);
   fail<OtherVersionError>(
-      "it was written{} in format version {}, this emox ({}) reads version {}: go on with the emox "
+      "it was written{} in format version {}, this emox ({}) reads versions {} to {}: go on with the emox "
       "that wrote it{}",
-      emox_of(j.json()), version, kVersion, Manifest::kFormatVersion,
+      emox_of(j.json()), version, kVersion, Manifest::kOldestVersion, Manifest::kFormatVersion,
       version > Manifest::kFormatVersion ? ", or with a newer one" : "");
 }
 
 }  // namespace
 
+std::int64_t bytes_of(const ManifestTensor& t) {
+  return (t.end - t.begin) * static_cast<std::int64_t>(size_of(t.dtype));
+}
+
 json to_json(const ManifestTensor& t) {
-  return {{"name", t.name},   {"role", t.role},       {"dtype", std::string(name_of(t.dtype))},
-          {"begin", t.begin}, {"end", t.end},         {"shape", dims_of(t.shape)},
-          {"file", t.file},   {"dataset", t.dataset}, {"xxh3_128", t.checksum}};
+  json j = {{"name", t.name},   {"role", t.role},       {"dtype", std::string(name_of(t.dtype))},
+            {"begin", t.begin}, {"end", t.end},         {"shape", dims_of(t.shape)},
+            {"file", t.file},   {"dataset", t.dataset}, {"xxh3_128", t.checksum}};
+  if (t.offset >= 0) j["offset"] = t.offset;
+  return j;
 }
 
 ManifestTensor tensor_from_json(const json& value, const std::string& place) {

@@ -28,6 +28,8 @@ struct ManifestTensor {
   std::int64_t begin = 0, end = 0;
   std::string file, dataset;
   std::string checksum;  ///< XXH3-128 of the elements in memory
+  std::int64_t offset =
+      -1;  ///< of the elements in the file, which holds them in one stretch; -1: not known (version 3)
 
   bool whole() const { return begin == 0 && end == shape.numel(); }
   /// The array's when whole; a part is one-dimensional.
@@ -35,7 +37,9 @@ struct ManifestTensor {
 };
 
 struct Manifest {
-  static constexpr int kFormatVersion = 3;
+  static constexpr int kFormatVersion = 4;  ///< what is written
+  static constexpr int kOldestVersion = 3;  ///< what is read, too: without offsets
+  int version = kFormatVersion;
   std::int64_t step = 0;
   std::int64_t tokens = 0;
   std::uint64_t seed = 0;
@@ -52,6 +56,8 @@ struct Manifest {
   std::vector<ManifestTensor> tensors;
 };
 
+/// Bytes of the piece's elements.
+std::int64_t bytes_of(const ManifestTensor& tensor);
 nlohmann::json to_json(const ManifestTensor& tensor);
 /// What to_json made, its numbers checked against each other; `place` is named in messages.
 ManifestTensor tensor_from_json(const nlohmann::json& j, const std::string& place);

@@ -14,10 +14,6 @@ namespace {
 
 constexpr std::size_t kMaxOpen = 4;
 
-std::int64_t bytes_of(const ManifestTensor& t) {
-  return (t.end - t.begin) * static_cast<std::int64_t>(size_of(t.dtype));
-}
-
 }  // namespace
 
 void OpenFiles::read(const ManifestTensor& entry, const ArraySlice& slice) {

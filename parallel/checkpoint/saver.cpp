@@ -11,6 +11,7 @@
 
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/coverage.h"
+#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/versions.h"
 #include "runtime/core/error.h"
@@ -50,7 +51,8 @@ std::vector<std::vector<ManifestTensor>> entries_of(const std::vector<std::strin
 std::string text_of(std::int64_t step, const WrittenShard& shard) {
   return json{{"step", step},
               {"file", {{"name", shard.file.name}, {"bytes", shard.file.bytes}, {"xxh3_128", shard.file.checksum}}},
-              {"checksums", shard.checksums}}
+              {"checksums", shard.checksums},
+              {"offsets", shard.offsets}}
       .dump();
 }
 
@@ -63,10 +65,11 @@ void add_shards(Manifest& manifest, const std::vector<std::vector<ManifestTensor
                      shard.at("step").dump(), manifest.step);
     const json& file = shard.at("file");
     manifest.files.push_back({file.at("name"), file.at("bytes"), file.at("xxh3_128")});
-    const json& checksums = shard.at("checksums");
+    const json &checksums = shard.at("checksums"), &offsets = shard.at("offsets");
     for (std::size_t i = 0; i < entries[r].size(); ++i) {
       manifest.tensors.push_back(entries[r][i]);
       manifest.tensors.back().checksum = checksums.at(i).get<std::string>();
+      manifest.tensors.back().offset = offsets.at(i).get<std::int64_t>();
     }
   }
   std::sort(manifest.tensors.begin(), manifest.tensors.end(), [](const auto& a, const auto& b) {
@@ -156,8 +159,7 @@ SavedCheckpoint CheckpointSaver::save(std::int64_t step, const CheckpointMeta& m
   run_together(comm_, [&] { begin(step, meta); });
   phase_ = Phase::Writing;
   // Not in another thread: this one has nothing else to do.
-  writing_ = std::async(std::launch::deferred,
-                        [this] { return write_shard(unfinished_path(directory_, step_), file_name_, live_); });
+  writing_ = std::async(std::launch::deferred, [this] { return write(live_); });
   return wait();
 }
 
@@ -166,8 +168,12 @@ void CheckpointSaver::start(Context& ctx, std::int64_t step, const CheckpointMet
   begin(step, meta);
   for (const CopyRun& run : runs_) ops::copy(ctx, run.to, run.from);
   phase_ = Phase::Writing;
-  writing_ = std::async(std::launch::async,
-                        [this] { return write_shard(unfinished_path(directory_, step_), file_name_, copied_); });
+  writing_ = std::async(std::launch::async, [this] { return write(copied_); });
+}
+
+WrittenShard CheckpointSaver::write(const std::vector<Stretch>& stretches) const {
+  if (first()) make_directories(directory_);
+  return write_shard(unfinished_path(directory_, step_), file_name_, stretches);
 }
 
 bool CheckpointSaver::finished() const {
@@ -202,6 +208,10 @@ void CheckpointSaver::finish_writing() {
     text = text_of(step_, shard);
   });
   write_seconds_ = shard.seconds;
+  // The shards' names: by one rank of every node, as the rank that renames the directory may be on another host.
+  run_together(comm_, [&] {
+    if (comm_.node_rank() == 0) sync_to_disk(unfinished_path(directory_, step_));
+  });
   std::vector<std::string> shards = gather_texts(comm_, text);
   phase_ = Phase::Committing;
   if (!first()) return;

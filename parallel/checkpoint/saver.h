@@ -81,6 +81,7 @@ class CheckpointSaver {
   enum class Phase : std::uint8_t { Idle, Writing, Committing };
   bool first() const { return comm_.rank() == 0; }
   void begin(std::int64_t step, const CheckpointMeta& meta);
+  WrittenShard write(const std::vector<Stretch>& stretches) const;
   void finish_writing();
   SavedCheckpoint finish_commit();
   void give_up();

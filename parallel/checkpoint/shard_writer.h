@@ -1,6 +1,7 @@
 // One rank's file of a checkpoint: its datasets, written and known to be on the disk.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -14,12 +15,13 @@ namespace emox {
 struct WrittenShard {
   ManifestFile file;
   std::vector<std::string> checksums;  ///< of the stretches, in their order
+  std::vector<std::int64_t> offsets;   ///< of their elements in the file
   double seconds = 0;                  ///< what all of it took
 };
 
-/// Makes `directory` where it is missing and writes the file into it. The file's checksum is that of the bytes that the
-/// file system gives back. IoError, naming the file and the system's reason, when anything fails; what was written may
-/// then be left.
+/// Makes `directory` where it is missing and writes the file into it, and syncs the file, but no directory. The file's
+/// checksum is that of the bytes that the file system gives back. IoError, naming the file and the system's reason,
+/// when anything fails; what was written may then be left.
 WrittenShard write_shard(const std::filesystem::path& directory, const std::string& file_name,
                          std::span<const Stretch> stretches);
 

@@ -1,7 +1,9 @@
 // Which checkpoints are good, and which is the newest of those.
 #include "parallel/checkpoint/verify.h"
 
+#include <nlohmann/json.hpp>
 #include <sstream>
+#include <utility>
 
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checksum.h"
@@ -42,27 +44,69 @@ void check_file_content(const fs::path& checkpoint, const ManifestFile& file) {
                         checksum, file.checksum);
 }
 
-Manifest read_manifest_together(Communicator& comm, const fs::path& path) {
+namespace {
+
+/// The text of a checkpoint's manifest, on rank 0.
+std::string read_text(Communicator& comm, const fs::path& path) {
   std::string text;
-  const std::string file = (path / "manifest.json").string();
   run_together(comm, [&] {
-    if (comm.rank() == 0) text = read_text_file(file);
+    if (comm.rank() == 0) text = read_text_file((path / "manifest.json").string());
   });
-  text = broadcast_text(comm, text, 0);
+  return text;
+}
+
+/// The content of a text that rank 0 has, on the ranks that have it.
+Manifest parse(Communicator& comm, const fs::path& path, const std::string& text) {
   Manifest manifest;
   run_together(comm, [&] {
-    manifest = parse_manifest(text, file);
+    if (text.empty() && comm.rank() != 0) return;
+    manifest = parse_manifest(text, (path / "manifest.json").string());
     check_step(path, manifest);
   });
   return manifest;
 }
 
+std::string text_of(std::span<const ManifestFile> files, std::size_t first, std::size_t every) {
+  nlohmann::json all = nlohmann::json::array();
+  for (std::size_t i = first; i < files.size(); i += every)
+    all.push_back({files[i].name, files[i].bytes, files[i].checksum});
+  return all.dump();
+}
+
+std::vector<ManifestFile> files_from(const std::string& text) {
+  std::vector<ManifestFile> files;
+  for (const auto& f : nlohmann::json::parse(text)) files.push_back({f.at(0), f.at(1), f.at(2)});
+  return files;
+}
+
+}  // namespace
+
+Manifest read_manifest_of(Communicator& comm, const fs::path& path) {
+  Manifest manifest = parse(comm, path, read_text(comm, path));
+  Manifest head = manifest;
+  head.files.clear(), head.tensors.clear();
+  const std::string text = broadcast_text(comm, comm.rank() == 0 ? manifest_text(head) : "", 0);
+  if (comm.rank() != 0) manifest = parse_manifest(text, (path / "manifest.json").string());
+  return manifest;
+}
+
+Manifest read_manifest_together(Communicator& comm, const fs::path& path) {
+  return parse(comm, path, broadcast_text(comm, read_text(comm, path), 0));
+}
+
+Manifest manifest_everywhere(Communicator& comm, const fs::path& path, const Manifest& manifest) {
+  return parse(comm, path, broadcast_text(comm, comm.rank() == 0 ? manifest_text(manifest) : "", 0));
+}
+
 Manifest verify_checkpoint(Communicator& comm, const fs::path& path, Glance glance) {
-  Manifest manifest = read_manifest_together(comm, path);
+  Manifest manifest = read_manifest_of(comm, path);
+  std::vector<std::string> shares;
+  const auto ranks = static_cast<std::size_t>(comm.size());
+  for (std::size_t r = 0; comm.rank() == 0 && r < ranks; ++r) shares.push_back(text_of(manifest.files, r, ranks));
+  const std::vector<ManifestFile> mine = files_from(scatter_texts(comm, shares));
   const auto for_my_files = [&](const auto& check) {
-    const auto ranks = static_cast<std::size_t>(comm.size());
-    for (auto i = static_cast<std::size_t>(comm.rank()); i < manifest.files.size(); i += ranks) {
-      check(path, manifest.files[i]);
+    for (const ManifestFile& file : mine) {
+      check(path, file);
       report_progress(comm);
     }
   };
@@ -76,27 +120,37 @@ Manifest verify_checkpoint(Communicator& comm, const fs::path& path, Glance glan
   return manifest;
 }
 
-std::optional<CheckpointInfo> find_latest(Communicator& comm, const fs::path& directory, Log* log, Glance glance) {
+bool passes(Communicator& comm, const fs::path& checkpoint, Log* log, const std::function<void()>& look) {
+  try {
+    look();
+    return true;
+  } catch (const DamagedError& e) {
+    if (log != nullptr && comm.rank() == 0)
+      log->warn("skipping the checkpoint {}: {}", checkpoint.string(), e.message());
+    return false;
+  } catch (const UnreadableError& e) {
+    fail<UnreadableError>("the checkpoint {} cannot be read: {}. {}", checkpoint.string(), e.message(), kNotPassedOver);
+  } catch (const OtherVersionError& e) {
+    fail<OtherVersionError>("{}. {}", e.message(), kNotPassedOver);
+  }
+}
+
+std::optional<CheckpointInfo> find_latest(Communicator& comm, const fs::path& directory, Log* log, Glance glance,
+                                          std::optional<std::int64_t> before) {
   std::string names;
   run_together(comm, [&] {
     if (comm.rank() != 0) return;
     try {
-      for (const fs::path& path : list_checkpoints(directory)) names += path.string() + '\0';
+      for (const fs::path& path : list_checkpoints(directory))
+        if (!before || *step_of_directory(path.filename().string()) < *before) names += path.string() + '\0';
     } catch (const fs::filesystem_error& e) {
       fail_to_read("look into", e.path1(), e.code().value());
     }
   });
   std::istringstream lines(broadcast_text(comm, names, 0));
   for (std::string path; std::getline(lines, path, '\0');) {
-    try {
-      return CheckpointInfo{path, verify_checkpoint(comm, path, glance)};
-    } catch (const DamagedError& e) {
-      if (log != nullptr && comm.rank() == 0) log->warn("skipping the checkpoint {}: {}", path, e.message());
-    } catch (const UnreadableError& e) {
-      fail<UnreadableError>("the checkpoint {} cannot be read: {}. {}", path, e.message(), kNotPassedOver);
-    } catch (const OtherVersionError& e) {
-      fail<OtherVersionError>("{}. {}", e.message(), kNotPassedOver);
-    }
+    CheckpointInfo found{path, {}};
+    if (passes(comm, path, log, [&] { found.manifest = verify_checkpoint(comm, path, glance); })) return found;
   }
   return std::nullopt;
 }

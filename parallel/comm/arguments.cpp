@@ -22,17 +22,18 @@ void check_dtypes(std::string_view op, const TensorView& out, const TensorView& 
                       name_of(out.dtype()));
 }
 
-/// Blocks of rows, one a rank: cuts rise from 0 to the number of rows.
-void check_cuts(std::string_view op, const TensorView& x, std::span<const std::int64_t> cuts, int size) {
-  require<ShapeError>(x.rank() >= 1, "{} cuts rows, this tensor {} has none", op, x.shape().str());
-  require<ShapeError>(cuts.size() == static_cast<std::size_t>(size) + 1, "{}: {} cuts for {} ranks; want {}", op,
-                      cuts.size(), size, size + 1);
-  require<ShapeError>(cuts.front() == 0 && cuts.back() == x.dim(0),
-                      "{}: cuts from {} to {} for a tensor {}; want 0 to {}", op, cuts.front(), cuts.back(),
-                      x.shape().str(), x.dim(0));
-  for (std::size_t r = 0; r + 1 < cuts.size(); ++r)
-    require<ShapeError>(cuts[r] <= cuts[r + 1], "{}: cuts[{}] = {} is above cuts[{}] = {}", op, r, cuts[r], r + 1,
-                        cuts[r + 1]);
+/// Ranges of rows that rise, each with an owner.
+void check_ranges(std::string_view op, const TensorView& x, std::span<const RowRange> ranges, int size) {
+  require<ShapeError>(x.rank() >= 1, "{} shares out rows, this tensor {} has none", op, x.shape().str());
+  std::int64_t from = 0;
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    const RowRange& r = ranges[i];
+    require<ShapeError>(from <= r.begin && r.begin < r.end && r.end <= x.dim(0),
+                        "{}: range {} is rows [{}, {}), but rows {} to {} of a tensor {} are what is left", op, i,
+                        r.begin, r.end, from, x.dim(0), x.shape().str());
+    require<ShapeError>(0 <= r.owner && r.owner < size, "{}: range {} belongs to rank {} of {}", op, i, r.owner, size);
+    from = r.end;
+  }
 }
 
 /// The sum of one rank's row counts, which must be the rows of its tensor.
@@ -61,14 +62,14 @@ void check_all_gather(const TensorView& out, const TensorView& in, int size) {
                       out.shape().str(), size);
 }
 
-void check_all_gather_v(const TensorView& x, std::span<const std::int64_t> cuts, int size) {
+void check_all_gather_v(const TensorView& x, std::span<const RowRange> ranges, int size) {
   check_memory("all_gather_v", x);
-  check_cuts("all_gather_v", x, cuts, size);
+  check_ranges("all_gather_v", x, ranges, size);
 }
 
-void check_reduce_scatter(const TensorView& x, std::span<const std::int64_t> cuts, int size) {
+void check_reduce_scatter(const TensorView& x, std::span<const RowRange> ranges, int size) {
   check_summable("reduce_scatter", x);
-  check_cuts("reduce_scatter", x, cuts, size);
+  check_ranges("reduce_scatter", x, ranges, size);
 }
 
 void check_broadcast(const TensorView& x, int root, int size) {

@@ -5,14 +5,15 @@
 #include <cstdint>
 #include <span>
 
+#include "parallel/comm/shares.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
 
 void check_all_reduce(const TensorView& x);
 void check_all_gather(const TensorView& out, const TensorView& in, int size);
-void check_all_gather_v(const TensorView& x, std::span<const std::int64_t> cuts, int size);
-void check_reduce_scatter(const TensorView& x, std::span<const std::int64_t> cuts, int size);
+void check_all_gather_v(const TensorView& x, std::span<const RowRange> ranges, int size);
+void check_reduce_scatter(const TensorView& x, std::span<const RowRange> ranges, int size);
 void check_broadcast(const TensorView& x, int root, int size);
 void check_split(int color);
 void check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> recv_rows, const TensorView& in,

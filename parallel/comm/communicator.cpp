@@ -22,33 +22,58 @@ void Communicator::require_idle(std::string_view op) const {
                      "{} while an all_to_all_v is open on this communicator: call all_to_all_v_finish first", op);
 }
 
+namespace {
+
+class Observed {
+ public:
+  Observed(const std::shared_ptr<CollectiveObserver>& observer, std::string_view op, std::size_t bytes)
+      : observer_(observer.get()) {
+    if (observer_ != nullptr) observer_->enter(op, bytes);
+  }
+  ~Observed() {
+    if (observer_ != nullptr) observer_->leave();
+  }
+  Observed(const Observed&) = delete;
+  Observed& operator=(const Observed&) = delete;
+
+ private:
+  CollectiveObserver* observer_;
+};
+
+}  // namespace
+
 void Communicator::all_reduce(TensorView x, ReduceOp op) {
   require_idle("all_reduce");
   check_all_reduce(x);
+  const Observed observed(observer_, "all_reduce", x.bytes());
   do_all_reduce(x, op);
 }
 
 void Communicator::all_gather(TensorView out, TensorView in) {
   require_idle("all_gather");
   check_all_gather(out, in, size());
+  const Observed observed(observer_, "all_gather", in.bytes());
   do_all_gather(out, in);
 }
 
-void Communicator::all_gather_v(TensorView x, std::span<const std::int64_t> cuts) {
+void Communicator::all_gather_v(TensorView x, std::span<const RowRange> ranges) {
   require_idle("all_gather_v");
-  check_all_gather_v(x, cuts, size());
-  do_all_gather_v(x, cuts);
+  check_all_gather_v(x, ranges, size());
+  const Observed observed(observer_, "all_gather_v", x.bytes());
+  do_all_gather_v(x, ranges);
 }
 
-void Communicator::reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) {
+void Communicator::reduce_scatter(TensorView x, std::span<const RowRange> ranges) {
   require_idle("reduce_scatter");
-  check_reduce_scatter(x, cuts, size());
-  do_reduce_scatter(x, cuts);
+  check_reduce_scatter(x, ranges, size());
+  const Observed observed(observer_, "reduce_scatter", x.bytes());
+  do_reduce_scatter(x, ranges);
 }
 
 void Communicator::broadcast(TensorView x, int root) {
   require_idle("broadcast");
   check_broadcast(x, root, size());
+  const Observed observed(observer_, "broadcast", x.bytes());
   do_broadcast(x, root);
 }
 
@@ -56,6 +81,7 @@ void Communicator::all_to_all_v_start(TensorView out, std::span<const std::int64
                                       std::span<const std::int64_t> send_rows) {
   require_idle("all_to_all_v");
   check_all_to_all_v(out, recv_rows, in, send_rows, rank(), size());
+  if (observer_ != nullptr) observer_->start_exchange();
   exchange_.out = out;
   exchange_.recv_rows.assign(recv_rows.begin(), recv_rows.end());
   exchange_.in = in;
@@ -66,6 +92,8 @@ void Communicator::all_to_all_v_start(TensorView out, std::span<const std::int64
 
 void Communicator::all_to_all_v_finish() {
   require<CommError>(exchange_open_, "all_to_all_v_finish without an all_to_all_v_start on this communicator");
+  // A rank that works between the halves is in no collective.
+  const Observed observed(observer_, "all_to_all_v", exchange_.in.bytes());
   exchange_open_ = false;
   do_all_to_all_v_finish(exchange_);
 }
@@ -77,13 +105,17 @@ void Communicator::all_to_all_v_abandon() noexcept {
 
 void Communicator::barrier() {
   require_idle("barrier");
+  const Observed observed(observer_, "barrier", 0);
   do_barrier();
 }
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key) {
   require_idle("split");
   check_split(color);
-  return do_split(color, key);
+  const Observed observed(observer_, "split", 0);
+  std::unique_ptr<Communicator> part = do_split(color, key);
+  if (observer_ != nullptr) part->observe(observer_->part(*part, color));
+  return part;
 }
 
 }  // namespace emox

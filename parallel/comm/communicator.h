@@ -2,9 +2,10 @@
 // `threads` runs ranks as threads of one process (tests, sanitizers), `mpi` is the CPU default.
 //
 // Every call is collective: all ranks of the communicator make the same calls in the same order. A call returns when
-// the result is in place. Sums of floats run in rank order: the same ranks give the same bits, whatever their nodes.
-// Arguments are checked here, before anything is sent: ShapeError for tensors and counts that do not fit
-// together, CommError for a call that this communicator cannot make now or a root that it does not have.
+// the result is in place. Sums of floats run in rank order (reduce_scatter: in rank order inside each node, then in the
+// order of the nodes, shares.h): the same ranks on as many nodes give the same bits. Arguments are checked here, before
+// anything is sent: ShapeError for tensors and counts that do not fit together, CommError for a call that this
+// communicator cannot make now or a root that it does not have.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +15,12 @@
 #include <string_view>
 #include <vector>
 
+#include "parallel/comm/shares.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
+
+class CollectiveObserver;
 
 enum class ReduceOp : std::uint8_t { Sum, Max };
 
@@ -36,12 +40,12 @@ class Communicator {
   void all_reduce(TensorView x, ReduceOp op = ReduceOp::Sum);
   /// out[size * n, ...] = the ranks' in[n, ...] in rank order; equal n on all ranks.
   void all_gather(TensorView out, TensorView in);
-  /// In place: rows [cuts[r], cuts[r + 1]) of rank r's x[n, ...] reach all ranks. cuts[size + 1] rises from 0 to n and
-  /// is the same on all ranks; blocks may be unequal and empty.
-  void all_gather_v(TensorView x, std::span<const std::int64_t> cuts);
-  /// In place: on return rows [cuts[r], cuts[r + 1]) of x[n, ...] on rank r hold the sum over ranks, in rank order, of
-  /// these rows; the other rows are unspecified. Cuts as for all_gather_v; f32, f64, i32, i64.
-  void reduce_scatter(TensorView x, std::span<const std::int64_t> cuts);
+  /// In place: each range of rows of x[n, ...] reaches all ranks from its owner. Ranges rise without overlapping, are
+  /// the same on all ranks, and need not cover x; an owner may have many, or none.
+  void all_gather_v(TensorView x, std::span<const RowRange> ranges);
+  /// In place: on return the rows that a rank owns hold their sum over ranks; all other rows that are in a range are
+  /// unspecified. Ranges as for all_gather_v; f32, f64, i32, i64.
+  void reduce_scatter(TensorView x, std::span<const RowRange> ranges);
   /// x on every rank = x on `root`.
   void broadcast(TensorView x, int root);
   /// Rows travel: in[sum send_rows, ...] holds the rows for rank 0, 1, ... one after another; out[sum recv_rows, ...]
@@ -64,6 +68,15 @@ class Communicator {
   /// The ranks of equal color form a communicator, ordered by (key, rank).
   std::unique_ptr<Communicator> split(int color, int key);
 
+  /// Is told of every collective of this communicator from now on; what is split from it later is told to observers
+  /// that this one makes. Null: nobody.
+  void observe(std::shared_ptr<CollectiveObserver> observer) { observer_ = std::move(observer); }
+  const std::shared_ptr<CollectiveObserver>& observer() const { return observer_; }
+  /// Lives until this communicator is gone: the job that it is of.
+  void keep_alive(std::shared_ptr<void> job) { job_ = std::move(job); }
+  /// What this rank has received in reduce_scatter and all_gather_v since the communicator was made.
+  const Traffic& traffic() const { return traffic_; }
+
  protected:
   struct RowExchange {
     TensorView out;
@@ -71,13 +84,14 @@ class Communicator {
     TensorView in;
     std::vector<std::int64_t> send_rows;
   };
+  Traffic traffic_;
 
  private:
   // What a transport does; the arguments have been checked.
   virtual void do_all_reduce(TensorView x, ReduceOp op) = 0;
   virtual void do_all_gather(TensorView out, TensorView in) = 0;
-  virtual void do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) = 0;
-  virtual void do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) = 0;
+  virtual void do_all_gather_v(TensorView x, std::span<const RowRange> ranges) = 0;
+  virtual void do_reduce_scatter(TensorView x, std::span<const RowRange> ranges) = 0;
   virtual void do_broadcast(TensorView x, int root) = 0;
   /// The same object for both halves, which lives between them.
   virtual void do_all_to_all_v_start(const RowExchange& exchange) = 0;
@@ -88,8 +102,26 @@ class Communicator {
 
   void require_idle(std::string_view op) const;
 
+  std::shared_ptr<void> job_;  // goes last
+  std::shared_ptr<CollectiveObserver> observer_;
   RowExchange exchange_;  // kept when closed, so that later exchanges allocate nothing
   bool exchange_open_ = false;
+};
+
+/// Looks at the collectives of one communicator of one rank, on the rank's own thread.
+class CollectiveObserver {
+ public:
+  virtual ~CollectiveObserver() = default;
+  /// Before this rank begins to wait in a call that sends `bytes`; may throw, then the call is not made.
+  virtual void enter(std::string_view op, std::size_t bytes) = 0;
+  virtual void leave() noexcept = 0;
+  /// Before all_to_all_v_start, which waits for nobody.
+  virtual void start_exchange() {}
+  /// Inside split: the observer of the part, which may communicate on it. The parent was split with `color`.
+  virtual std::shared_ptr<CollectiveObserver> part(Communicator& part, int color) = 0;
+  /// The rank is at work (progress.h); any thread.
+  virtual void note_progress() noexcept {}
+  virtual void note_io(bool /*begins*/) noexcept {}
 };
 
 /// One rank.

@@ -17,6 +17,8 @@ void copy_bytes(void* to, const void* from, std::size_t bytes) {
   if (bytes != 0 && to != from) std::memcpy(to, from, bytes);
 }
 
+constexpr std::size_t kAllReducePiece = std::size_t{4} << 20;
+
 MPI_Datatype type_of(DType t) {
   switch (t) {
     case DType::F32:
@@ -33,23 +35,6 @@ MPI_Datatype type_of(DType t) {
   return MPI_BYTE;
 }
 
-/// Where each rank's block of rows lies.
-class Blocks {
- public:
-  Blocks(std::span<const std::int64_t> cuts, std::size_t row) : cuts_(cuts), row_(row) {}
-  std::size_t begin(int rank) const { return static_cast<std::size_t>(cuts_[static_cast<std::size_t>(rank)]) * row_; }
-  std::size_t bytes(int rank) const { return begin(rank + 1) - begin(rank); }
-  std::size_t largest() const {
-    std::size_t most = 0;
-    for (int r = 0; r + 1 < static_cast<int>(cuts_.size()); ++r) most = std::max(most, bytes(r));
-    return most;
-  }
-
- private:
-  std::span<const std::int64_t> cuts_;
-  std::size_t row_;
-};
-
 class MpiCommunicator final : public Communicator {
  public:
   MpiCommunicator(MpiComm comm, MpiTuning tuning)
@@ -57,7 +42,8 @@ class MpiCommunicator final : public Communicator {
         tuning_(tuning),
         rank_(comm_.rank()),
         size_(comm_.size()),
-        exchange_(comm_.get(), tuning.max_message) {
+        exchange_(comm_.get(), tuning.max_message),
+        rounds_{MpiExchange(comm_.get(), tuning.max_message), MpiExchange(comm_.get(), tuning.max_message)} {
     const MpiComm node =
         tuning.node < 0 ? MpiComm::shared_memory_part(comm_.get()) : MpiComm::split(comm_.get(), tuning.node, 0);
     // Inside a node the order is that of the ranks: its first rank is the lowest.
@@ -75,8 +61,8 @@ class MpiCommunicator final : public Communicator {
  private:
   void do_all_reduce(TensorView x, ReduceOp op) override;
   void do_all_gather(TensorView out, TensorView in) override;
-  void do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) override;
-  void do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) override;
+  void do_all_gather_v(TensorView x, std::span<const RowRange> ranges) override;
+  void do_reduce_scatter(TensorView x, std::span<const RowRange> ranges) override;
   void do_broadcast(TensorView x, int root) override;
   void do_all_to_all_v_start(const RowExchange& e) override;
   void do_all_to_all_v_finish(const RowExchange&) override { exchange_.wait(); }
@@ -88,6 +74,20 @@ class MpiCommunicator final : public Communicator {
 
   /// Of floats: MPI's own sum has an order that may follow the nodes, which another start of the job can change.
   void sum_in_rank_order(TensorView x);
+  /// Every member of the stage gets the sum of its part over the members, in their order.
+  void sum(TensorView x, const ShareStage& stage);
+  /// The pieces of round `round`: this rank's own from everybody, everybody's from this rank.
+  void start_round(TensorView x, const ShareStage& stage, const std::vector<std::vector<SharePiece>>& pieces,
+                   std::size_t round);
+  /// Every member gets the parts of all.
+  void gather(TensorView x, const ShareStage& stage);
+  bool on_this_node(int rank) const {
+    return nodes_[static_cast<std::size_t>(rank)] == nodes_[static_cast<std::size_t>(rank_)];
+  }
+  std::size_t staging_stride() const { return (tuning_.reduce_piece + 63) / 64 * 64; }  // aligned for any type
+  std::byte* staging(std::size_t round, std::size_t member, std::size_t members) {
+    return staging_.data() + (round % 2 * members + member) * staging_stride();
+  }
   /// The peer `step` places further: every rank starts with another one, so that no rank is everybody's first.
   int peer(int step) const { return (rank_ + step) % size_; }
 
@@ -97,6 +97,7 @@ class MpiCommunicator final : public Communicator {
   int size_;
   std::vector<int> nodes_;
   MpiExchange exchange_;            // messages under way: between the halves of all_to_all_v, or inside one call
+  MpiExchange rounds_[2];           // of a sum: one round is added up while the next one travels
   std::vector<std::byte> staging_;  // of sums; kept, so that later calls allocate nothing
 };
 
@@ -106,8 +107,9 @@ void MpiCommunicator::sum_in_rank_order(TensorView x) {
     std::vector<std::int64_t> cuts;
     for (int r = 0; r <= size_; ++r) cuts.push_back(x.numel() * r / size_);
     const TensorView flat = x.reshape({x.numel()});
-    do_reduce_scatter(flat, cuts);
-    do_all_gather_v(flat, cuts);
+    const ShareStage all = flat_stage(ranges_of(cuts), ranks, rank_);
+    sum(flat, all);
+    gather(flat, all);
     return;
   }
   if (block == 0) return;
@@ -123,7 +125,8 @@ void MpiCommunicator::sum_in_rank_order(TensorView x) {
 void MpiCommunicator::do_all_reduce(TensorView x, ReduceOp op) {
   if (op == ReduceOp::Sum && (x.dtype() == DType::F32 || x.dtype() == DType::F64)) return sum_in_rank_order(x);
   // In pieces: past the cache, MPI's temporary buffers cost more than the additional calls.
-  const auto piece = static_cast<std::int64_t>(std::max<std::size_t>(1, tuning_.reduce_piece / size_of(x.dtype())));
+  const std::size_t bytes = std::min(kAllReducePiece, 16 * tuning_.reduce_piece);
+  const auto piece = static_cast<std::int64_t>(std::max<std::size_t>(1, bytes / size_of(x.dtype())));
   for (std::int64_t begin = 0; begin < x.numel(); begin += piece) {
     std::byte* p = bytes_of(x) + static_cast<std::size_t>(begin) * size_of(x.dtype());
     const int count = static_cast<int>(std::min(piece, x.numel() - begin));
@@ -149,53 +152,71 @@ void MpiCommunicator::do_all_gather(TensorView out, TensorView in) {
   exchange_.wait();
 }
 
-void MpiCommunicator::do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) {
-  const Blocks blocks(cuts, row_bytes(x));
-  if (x.bytes() <= tuning_.max_message) {
-    std::vector<int> counts, offsets;
-    for (int r = 0; r < size_; ++r) {
-      counts.push_back(static_cast<int>(blocks.bytes(r)));
-      offsets.push_back(static_cast<int>(blocks.begin(r)));
+void MpiCommunicator::do_all_gather_v(TensorView x, std::span<const RowRange> ranges) {
+  for (const ShareStage& stage : gather_stages(ranges, nodes_, rank_)) gather(x, stage);
+}
+
+void MpiCommunicator::gather(TensorView x, const ShareStage& stage) {
+  const std::size_t members = stage.members.size(), row = row_bytes(x);
+  const auto pieces = [&](std::size_t member) { return pieces_of(stage.parts[member], row, 1, tuning_.max_message); };
+  // Every member starts with another one, so that nobody is everybody's first.
+  for (std::size_t step = 1; step < members; ++step) {
+    const std::size_t from = (stage.self + members - step) % members;
+    for (const SharePiece& p : pieces(from)) {
+      exchange_.receive(bytes_of(x) + p.begin, p.bytes, stage.members[from]);
+      traffic_.add(on_this_node(stage.members[from]), p.bytes);
     }
-    MPI_CHECK(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x.raw(), counts.data(), offsets.data(), MPI_BYTE,
-                             comm_.get()));
-    return;
   }
-  for (int step = 1; step < size_; ++step) {
-    const int from = peer(size_ - step);
-    exchange_.receive(bytes_of(x) + blocks.begin(from), blocks.bytes(from), from);
-  }
-  for (int step = 1; step < size_; ++step)
-    exchange_.send(bytes_of(x) + blocks.begin(rank_), blocks.bytes(rank_), peer(step));
+  const std::vector<SharePiece> own = pieces(stage.self);
+  for (std::size_t step = 1; step < members; ++step)
+    for (const SharePiece& p : own)
+      exchange_.send(bytes_of(x) + p.begin, p.bytes, stage.members[(stage.self + step) % members]);
   exchange_.wait();
 }
 
-void MpiCommunicator::do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) {
-  // Every rank collects its block from all ranks, piece by piece, and adds in rank order: each byte crosses the wire
-  // once, the sum has a fixed order, and the staging buffer stays small.
-  const Blocks blocks(cuts, row_bytes(x));
-  const std::size_t item = size_of(x.dtype());
-  const std::size_t ranks = static_cast<std::size_t>(size_);
-  const std::size_t piece = std::max<std::size_t>(tuning_.reduce_piece / ranks / item, 1) * item;
-  staging_.resize(std::max(staging_.size(), ranks * std::min(piece, blocks.bytes(rank_))));
-  std::vector<const void*> parts(ranks);
-  for (std::size_t begin = 0; begin < blocks.largest(); begin += piece) {
-    const auto size_in = [&](int r) { return begin < blocks.bytes(r) ? std::min(piece, blocks.bytes(r) - begin) : 0; };
-    const std::size_t bytes = size_in(rank_);
-    for (int step = 1; step < size_; ++step) {
-      const auto from = static_cast<std::size_t>(peer(size_ - step));
-      parts[from] = staging_.data() + from * bytes;
-      exchange_.receive(staging_.data() + from * bytes, bytes, static_cast<int>(from));
+void MpiCommunicator::do_reduce_scatter(TensorView x, std::span<const RowRange> ranges) {
+  for (const ShareStage& stage : sum_stages(ranges, nodes_, rank_)) sum(x, stage);
+}
+
+void MpiCommunicator::start_round(TensorView x, const ShareStage& stage,
+                                  const std::vector<std::vector<SharePiece>>& pieces, std::size_t round) {
+  MpiExchange& exchange = rounds_[round % 2];
+  const std::size_t members = stage.members.size(), self = stage.self;
+  for (std::size_t step = 1; step < members && round < pieces[self].size(); ++step) {
+    const std::size_t from = (self + members - step) % members;
+    exchange.receive(staging(round, from, members), pieces[self][round].bytes, stage.members[from]);
+    traffic_.add(on_this_node(stage.members[from]), pieces[self][round].bytes);
+  }
+  for (std::size_t step = 1; step < members; ++step) {
+    const std::size_t to = (self + step) % members;
+    if (round >= pieces[to].size()) continue;
+    const SharePiece& p = pieces[to][round];
+    exchange.send(bytes_of(x) + p.begin, p.bytes, stage.members[to]);
+  }
+}
+
+// Every rank collects its rows from all members, piece by piece, and adds in their order: each byte crosses the wire
+// once, the sum has a fixed order, and the staging buffer is two pieces for each member.
+void MpiCommunicator::sum(TensorView x, const ShareStage& stage) {
+  const std::size_t members = stage.members.size(), item = size_of(x.dtype());
+  std::vector<std::vector<SharePiece>> pieces;
+  std::size_t rounds = 0;
+  for (const auto& part : stage.parts) {
+    pieces.push_back(pieces_of(part, row_bytes(x), item, tuning_.reduce_piece));
+    rounds = std::max(rounds, pieces.back().size());
+  }
+  staging_.resize(std::max(staging_.size(), 2 * members * staging_stride()));
+  for (std::size_t round = 0; round < std::min<std::size_t>(rounds, 2); ++round) start_round(x, stage, pieces, round);
+  std::vector<const void*> parts(members);
+  for (std::size_t round = 0; round < rounds; ++round) {
+    rounds_[round % 2].wait();
+    if (round < pieces[stage.self].size()) {
+      const SharePiece& own = pieces[stage.self][round];
+      void* const mine = bytes_of(x) + own.begin;
+      for (std::size_t m = 0; m < members; ++m) parts[m] = m == stage.self ? mine : staging(round, m, members);
+      reduce_in_rank_order(parts, {&mine, 1}, static_cast<std::int64_t>(own.bytes / item), x.dtype(), ReduceOp::Sum);
     }
-    for (int step = 1; step < size_; ++step) {
-      const int to = peer(step);
-      if (size_in(to) != 0) exchange_.send(bytes_of(x) + blocks.begin(to) + begin, size_in(to), to);
-    }
-    exchange_.wait();
-    if (bytes == 0) continue;  // the others' blocks are longer
-    void* const mine = bytes_of(x) + blocks.begin(rank_) + begin;
-    parts[static_cast<std::size_t>(rank_)] = mine;
-    reduce_in_rank_order(parts, {&mine, 1}, static_cast<std::int64_t>(bytes / item), x.dtype(), ReduceOp::Sum);
+    if (round + 2 < rounds) start_round(x, stage, pieces, round + 2);
   }
 }
 

@@ -102,7 +102,8 @@ std::unique_ptr<Communicator> MpiWorld::world() {
   auto comm = make_mpi_communicator(MpiComm::duplicate(MPI_COMM_WORLD), {o.max_message, o.reduce_piece, node});
   if (!impl_->watchdog) return comm;
   const int nth = ++impl_->worlds;
-  return make_watched(std::move(comm), impl_->log, nth == 1 ? "world" : fmt::format("world{}", nth));
+  watch(*comm, impl_->log, nth == 1 ? "world" : fmt::format("world{}", nth));
+  return comm;
 }
 
 void MpiWorld::abort(int code) { abort_job(code); }

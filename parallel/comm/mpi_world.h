@@ -9,11 +9,11 @@
 namespace emox {
 
 struct MpiWorldOptions {
-  double watchdog_s = 0;                            ///< 0: no watchdog
-  double io_watchdog_s = 0;                         ///< of a rank in an IoPhase, where that is longer
-  int ranks_per_node = 0;                           ///< > 0: simulated nodes of that many ranks; 0: the real ones
-  std::size_t max_message = std::size_t{1} << 30;   ///< bytes of one message; tests lower it to see the cutting
-  std::size_t reduce_piece = std::size_t{4} << 20;  ///< bytes of one piece of a sum
+  double watchdog_s = 0;                      ///< 0: no watchdog
+  double io_watchdog_s = 0;                   ///< of a rank in an IoPhase, where that is longer
+  int ranks_per_node = 0;                     ///< > 0: simulated nodes of that many ranks; 0: the real ones
+  std::size_t max_message = kLongestMessage;  ///< bytes of one message; tests lower it to see the cutting
+  std::size_t reduce_piece = kSharePiece;     ///< bytes of one piece of a sum
 };
 
 /// Initialises MPI, and finalises it at the end: one object a process, which outlives all communicators. LaunchError

@@ -19,8 +19,8 @@ class PlannedCommunicator final : public Communicator {
   [[noreturn]] static void refuse() { fail<CommError>("the ranks of a plan do not run: nothing can be exchanged"); }
   void do_all_reduce(TensorView, ReduceOp) override { refuse(); }
   void do_all_gather(TensorView, TensorView) override { refuse(); }
-  void do_all_gather_v(TensorView, std::span<const std::int64_t>) override { refuse(); }
-  void do_reduce_scatter(TensorView, std::span<const std::int64_t>) override { refuse(); }
+  void do_all_gather_v(TensorView, std::span<const RowRange>) override { refuse(); }
+  void do_reduce_scatter(TensorView, std::span<const RowRange>) override { refuse(); }
   void do_broadcast(TensorView, int) override { refuse(); }
   void do_all_to_all_v_start(const RowExchange&) override { refuse(); }
   void do_all_to_all_v_finish(const RowExchange&) override { refuse(); }

@@ -25,12 +25,4 @@ class IoPhase {
   Communicator& comm_;
 };
 
-/// What a communicator with a watchdog is besides; for this folder only.
-class WatchedRank {
- public:
-  virtual ~WatchedRank() = default;
-  virtual void note_progress() noexcept = 0;
-  virtual void note_io(bool begins) noexcept = 0;
-};
-
 }  // namespace emox

@@ -20,8 +20,8 @@ class SelfCommunicator final : public Communicator {
  private:
   void do_all_reduce(TensorView, ReduceOp) override {}
   void do_all_gather(TensorView out, TensorView in) override { copy_bytes(out, in); }
-  void do_all_gather_v(TensorView, std::span<const std::int64_t>) override {}
-  void do_reduce_scatter(TensorView, std::span<const std::int64_t>) override {}
+  void do_all_gather_v(TensorView, std::span<const RowRange>) override {}
+  void do_reduce_scatter(TensorView, std::span<const RowRange>) override {}
   void do_broadcast(TensorView, int) override {}
   void do_all_to_all_v_start(const RowExchange&) override {}
   void do_all_to_all_v_finish(const RowExchange& e) override { copy_bytes(e.out, e.in); }

@@ -79,18 +79,21 @@ std::string ThreadBoard::mismatch(const ThreadGroup& group) const {
       return fmt::format("the ranks' calls differ: rank {} calls {}, rank {} calls {}", group.world_ranks[0],
                          describe(first), group.world_ranks[r], describe(group.calls[r]));
   }
-  return first.op == "all_to_all_v" ? row_mismatch(group) : cut_mismatch(group);
+  return first.op == "all_to_all_v" ? row_mismatch(group) : range_mismatch(group);
 }
 
-std::string ThreadBoard::cut_mismatch(const ThreadGroup& group) const {
+std::string ThreadBoard::range_mismatch(const ThreadGroup& group) const {
+  const auto text = [](std::span<const RowRange> ranges, std::size_t i) {
+    return i < ranges.size() ? fmt::format("rows [{}, {}) of rank {}", ranges[i].begin, ranges[i].end, ranges[i].owner)
+                             : std::string("none");
+  };
   const ThreadCall& first = group.calls.front();
   for (std::size_t r = 1; r < group.calls.size(); ++r) {
-    for (std::size_t i = 0; i < first.cuts.size(); ++i) {
-      if (group.calls[r].cuts[i] != first.cuts[i])
-        return fmt::format("the ranks' cuts differ: rank {} calls {} with cuts[{}] = {}, rank {} with {}",
-                           group.world_ranks[0], first.op, i, first.cuts[i], group.world_ranks[r],
-                           group.calls[r].cuts[i]);
-    }
+    const auto mine = first.ranges, theirs = group.calls[r].ranges;
+    for (std::size_t i = 0; i < std::max(mine.size(), theirs.size()); ++i)
+      if (i >= mine.size() || i >= theirs.size() || mine[i] != theirs[i])
+        return fmt::format("the ranks' ranges differ: rank {} calls {} with range {} = {}, rank {} with {}",
+                           group.world_ranks[0], first.op, i, text(mine, i), group.world_ranks[r], text(theirs, i));
   }
   return {};
 }

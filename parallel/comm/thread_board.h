@@ -29,7 +29,7 @@ struct ThreadCall {
   // What they give.
   const void* in = nullptr;
   void* out = nullptr;
-  std::span<const std::int64_t> cuts{};  ///< all ranks must agree on these as well
+  std::span<const RowRange> ranges{};  ///< all ranks must agree on these as well
   std::span<const std::int64_t> send_rows{};
   std::span<const std::int64_t> recv_rows{};
   int color = 0;
@@ -68,7 +68,7 @@ class ThreadBoard {
  private:
   void set_failure(std::string text);
   std::string mismatch(const ThreadGroup& group) const;
-  std::string cut_mismatch(const ThreadGroup& group) const;
+  std::string range_mismatch(const ThreadGroup& group) const;
   std::string row_mismatch(const ThreadGroup& group) const;
   void make_parts(ThreadGroup& group);
 

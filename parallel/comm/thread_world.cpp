@@ -49,13 +49,21 @@ class ThreadCommunicator final : public Communicator {
  private:
   void do_all_reduce(TensorView x, ReduceOp op) override;
   void do_all_gather(TensorView out, TensorView in) override;
-  void do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) override;
-  void do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) override;
+  void do_all_gather_v(TensorView x, std::span<const RowRange> ranges) override;
+  void do_reduce_scatter(TensorView x, std::span<const RowRange> ranges) override;
   void do_broadcast(TensorView x, int root) override;
   void do_all_to_all_v_start(const RowExchange&) override {}
   void do_all_to_all_v_finish(const RowExchange& e) override;
   void do_barrier() override { board_.meet(group_, rank_, {.op = "barrier"}); }
   std::unique_ptr<Communicator> do_split(int color, int key) override;
+
+  /// The tensor that a member of a stage has handed in.
+  const void* given_by(const ShareStage& stage, std::size_t member) const {
+    return group_.calls[static_cast<std::size_t>(stage.members[member])].in;
+  }
+  bool on_this_node(int rank) const {
+    return nodes_[static_cast<std::size_t>(rank)] == nodes_[static_cast<std::size_t>(rank_)];
+  }
 
   ThreadBoard& board_;
   ThreadGroup& group_;
@@ -87,32 +95,40 @@ void ThreadCommunicator::do_all_gather(TensorView out, TensorView in) {
   board_.part(group_);
 }
 
-void ThreadCommunicator::do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) {
+void ThreadCommunicator::do_all_gather_v(TensorView x, std::span<const RowRange> ranges) {
   const std::size_t row = row_bytes(x);
-  board_.meet(group_, rank_,
-              {.op = "all_gather_v", .bytes = x.bytes(), .dtype = x.dtype(), .in = x.raw(), .cuts = cuts});
-  // A rank's own rows are read by all and written by none.
-  for (std::size_t r = 0; r < group_.calls.size(); ++r) {
-    const std::size_t begin = static_cast<std::size_t>(cuts[r]) * row;
-    const std::size_t bytes = static_cast<std::size_t>(cuts[r + 1]) * row - begin;
-    if (bytes != 0) copy_memory(at(x.raw(), begin), at(group_.calls[r].in, begin), bytes);
+  for (const ShareStage& stage : gather_stages(ranges, nodes_, rank_)) {
+    board_.meet(group_, rank_,
+                {.op = "all_gather_v", .bytes = x.bytes(), .dtype = x.dtype(), .in = x.raw(), .ranges = ranges});
+    // A rank's own rows are read by all and written by none.
+    for (std::size_t m = 0; m < stage.members.size(); ++m) {
+      if (m == stage.self) continue;
+      for (const SharePiece& p : pieces_of(stage.parts[m], row, 1, kLongestMessage)) {
+        copy_memory(at(x.raw(), p.begin), at(given_by(stage, m), p.begin), p.bytes);
+        traffic_.add(on_this_node(stage.members[m]), p.bytes);
+      }
+    }
+    board_.part(group_);
   }
-  board_.part(group_);
 }
 
-void ThreadCommunicator::do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) {
-  board_.meet(group_, rank_,
-              {.op = "reduce_scatter", .bytes = x.bytes(), .dtype = x.dtype(), .in = x.raw(), .cuts = cuts});
-  // Nobody else looks at this rank's rows, on any rank.
-  const auto self = static_cast<std::size_t>(rank_);
-  const std::size_t begin = static_cast<std::size_t>(cuts[self]) * row_bytes(x);
-  if (const TensorView mine = x.rows(cuts[self], cuts[self + 1]); mine.bytes() != 0) {
-    std::vector<const void*> blocks;
-    for (const ThreadCall& call : group_.calls) blocks.push_back(at(call.in, begin));
-    void* const to = mine.raw();
-    reduce_in_rank_order(blocks, {&to, 1}, mine.numel(), x.dtype(), ReduceOp::Sum);
+void ThreadCommunicator::do_reduce_scatter(TensorView x, std::span<const RowRange> ranges) {
+  const std::size_t item = size_of(x.dtype());
+  for (const ShareStage& stage : sum_stages(ranges, nodes_, rank_)) {
+    board_.meet(group_, rank_,
+                {.op = "reduce_scatter", .bytes = x.bytes(), .dtype = x.dtype(), .in = x.raw(), .ranges = ranges});
+    // Nobody else looks at this rank's rows of the stage, on any rank.
+    for (const SharePiece& p : pieces_of(stage.parts[stage.self], row_bytes(x), item, kSharePiece)) {
+      std::vector<const void*> parts;
+      for (std::size_t m = 0; m < stage.members.size(); ++m) {
+        parts.push_back(at(given_by(stage, m), p.begin));
+        if (m != stage.self) traffic_.add(on_this_node(stage.members[m]), p.bytes);
+      }
+      void* const to = at(x.raw(), p.begin);
+      reduce_in_rank_order(parts, {&to, 1}, static_cast<std::int64_t>(p.bytes / item), x.dtype(), ReduceOp::Sum);
+    }
+    board_.part(group_);
   }
-  board_.part(group_);
 }
 
 void ThreadCommunicator::do_broadcast(TensorView x, int root) {
@@ -200,8 +216,8 @@ std::unique_ptr<Communicator> ThreadWorld::communicator(int rank) {
   require<CommError>(rank >= 0 && rank < size(), "rank {} of {}", rank, size());
   auto comm =
       std::make_unique<ThreadCommunicator>(impl_->board, impl_->board.world(), rank, impl_->options.ranks_per_node);
-  if (impl_->logs.empty()) return comm;
-  return make_watched(std::move(comm), *impl_->logs[static_cast<std::size_t>(rank)]);
+  if (!impl_->logs.empty()) watch(*comm, *impl_->logs[static_cast<std::size_t>(rank)]);
+  return comm;
 }
 
 void ThreadWorld::abort(int rank, const std::string& message) { impl_->board.abort(rank, message); }

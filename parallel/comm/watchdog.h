@@ -87,8 +87,8 @@ class Watchdog {
 std::string watchdog_report(int rank, double limit_s, const Overdue& late,
                             const std::vector<std::optional<RankStatus>>& replies);
 
-/// `inner`, with every collective noted in `log`; so are the communicators split from it. `log` must outlive them all.
-std::unique_ptr<Communicator> make_watched(std::unique_ptr<Communicator> inner, ActivityLog& log,
-                                           std::string name = "world");
+/// Every collective of `comm`, whose ranks are the world's, is noted in `log`; so are those of communicators split from
+/// it. `log` must outlive them all.
+void watch(Communicator& comm, ActivityLog& log, std::string name = "world");
 
 }  // namespace emox

@@ -28,6 +28,36 @@ int largest_node(const std::vector<int>& nodes) {
   return *std::max_element(size.begin(), size.end());
 }
 
+/// Whoever holds an expert is reached by all; `in_node`: by the ranks of its node.
+ExchangeHop::Reach expert_reach(std::span<const std::int32_t> rank_of_expert, const std::vector<int>& nodes, int self,
+                                bool in_node) {
+  const std::size_t ranks = nodes.size(), me = static_cast<std::size_t>(self);
+  std::vector<bool> holds(ranks, false);
+  for (const std::int32_t r : rank_of_expert) holds[static_cast<std::size_t>(r)] = true;
+  ExchangeHop::Reach reach{std::vector<std::int64_t>(ranks, 0), std::vector<std::int64_t>(ranks, 0)};
+  for (std::size_t r = 0; r < ranks; ++r) {
+    if (r == me || (in_node && nodes[r] != nodes[me])) continue;
+    reach.to[r] = holds[r] ? 1 : 0;
+    reach.from[r] = holds[me] ? 1 : 0;
+  }
+  return reach;
+}
+
+/// Each rank has one gateway on every node.
+ExchangeHop::Reach gateway_reach(std::span<const std::int32_t> rank_of_expert, const std::vector<int>& nodes,
+                                 int self) {
+  const std::size_t ranks = nodes.size();
+  ExchangeHop::Reach reach{std::vector<std::int64_t>(ranks, 0), std::vector<std::int64_t>(ranks, 0)};
+  for (std::size_t r = 0; r < ranks; ++r) {
+    const bool is_self = static_cast<int>(r) == self;
+    for (const std::int32_t gateway : gateways(rank_of_expert, nodes, static_cast<int>(r))) {
+      if (is_self && gateway != self) reach.to[static_cast<std::size_t>(gateway)] = 1;
+      if (!is_self && gateway == self) reach.from[r] = 1;
+    }
+  }
+  return reach;
+}
+
 class ExchangeDispatcher final : public TokenDispatcher {
  public:
   ExchangeDispatcher(DispatchKind kind, Communicator& comm, const ExpertPlacement& placement, std::int64_t layer,
@@ -47,11 +77,14 @@ class ExchangeDispatcher final : public TokenDispatcher {
     if (kind == DispatchKind::TwoLevel) {
       const std::int64_t node_count = *std::max_element(nodes.begin(), nodes.end()) + 1;
       destinations_.push_back(gateways(rank_of_expert_, nodes, comm.rank()));
-      hops_.emplace_back(comm, 0, std::min(top_k, node_count), staging, counters);
+      hops_.emplace_back(comm, gateway_reach(rank_of_expert_, nodes, comm.rank()), 0, std::min(top_k, node_count),
+                         staging, counters);
     }
-    const std::int64_t reach = kind == DispatchKind::TwoLevel ? largest_node(nodes) : comm.size();
+    const bool in_node = kind == DispatchKind::TwoLevel;
+    const std::int64_t fan = std::min<std::int64_t>(top_k, in_node ? largest_node(nodes) : comm.size());
     destinations_.push_back(rank_of_expert_);
-    hops_.emplace_back(comm, static_cast<int>(hops_.size()), std::min(top_k, reach), staging, counters);
+    hops_.emplace_back(comm, expert_reach(rank_of_expert_, nodes, comm.rank(), in_node), static_cast<int>(hops_.size()),
+                       fan, staging, counters);
   }
 
   std::int64_t expected_rows(std::int64_t tokens) const override {
@@ -77,7 +110,7 @@ class ExchangeDispatcher final : public TokenDispatcher {
     return h;
   }
 
-  void plan(Context& ctx, DispatchHandle& base, TensorView ids, const DocumentPools& pools) override {
+  void plan(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates, const DocumentPools& pools) override {
     const Span span(ctx, "dispatch.plan");
     auto& h = static_cast<ExchangeHandle&>(base);
     h.tokens = ids.dim(0);
@@ -85,10 +118,12 @@ class ExchangeDispatcher final : public TokenDispatcher {
     const std::int64_t top_k = ids.dim(1);
     require<ShapeError>(top_k <= top_k_, "{} picks a token, memory was reserved for {}", top_k, top_k_);
     ops::copy_to_host(ctx, ids_.data(), ids);
+    gates_.resize(ids_.size());
+    ops::copy_to_host(ctx, gates_.data(), gates);
     count_visits(h, top_k);
     picks_of_tokens(rows_, ids_, top_k);
     for (std::size_t i = 0; i < hops_.size(); ++i) {
-      hops_[i].plan(ctx, h.hops[i], rows_, destinations_[i], arrived_from_);
+      hops_[i].plan(ctx, h.hops[i], rows_, gates_, destinations_[i], arrived_from_);
       counters_[DispatchCounters::Rows] += static_cast<double>(h.hops[i].sent_away);
       if (i == 0) check_reach(ctx, h.hops[0], pools);
     }
@@ -104,14 +139,13 @@ class ExchangeDispatcher final : public TokenDispatcher {
     ops::copy_from_host(ctx, h.expert_row->rows(h.rows), order_.row.data());
     ops::copy_from_host(ctx, h.expert_pick->rows(h.rows), order_.pick.data());
     ops::copy_from_host(ctx, h.held->rows(rows_.rows()), order_.held.data());
+    arrived_gates_ = staging_.pick_arrive[hops_.size() - 1]->rows(h.rows);
+    ops::copy_from_host(ctx, arrived_gates_, gates_.data());
   }
 
-  void dispatch_start(Context& ctx, TensorView x, TensorView gates, DispatchHandle& base) override {
+  void dispatch_start(Context& ctx, TensorView x, DispatchHandle& base) override {
     const Span span(ctx, "phase.dispatch");
-    auto& h = static_cast<ExchangeHandle&>(base);
-    arrived_gates_ = gates;
-    for (std::size_t i = 0; i < hops_.size(); ++i) arrived_gates_ = hops_[i].send_picks(ctx, h.hops[i], arrived_gates_);
-    start_rows(ctx, h, x);
+    start_rows(ctx, static_cast<ExchangeHandle&>(base), x);
   }
   void dispatch_finish(Context& ctx, TensorView rows, TensorView row_gates, DispatchHandle& base) override {
     const Span span(ctx, "phase.dispatch");
@@ -246,6 +280,7 @@ class ExchangeDispatcher final : public TokenDispatcher {
   // Host side of the plan, kept so that a step allocates nothing.
   std::vector<std::int32_t> ids_, segments_;
   std::vector<std::uint8_t> pool_, free_tokens_;
+  std::vector<float> gates_;
   std::vector<std::int64_t> arrived_from_, rank_seen_, node_seen_;
   RowPicks rows_;
   ExpertOrder order_;

@@ -63,8 +63,8 @@ void ExchangeHop::count_bytes(const std::vector<std::int64_t>& items, std::size_
   }
 }
 
-void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector<std::int32_t>& destination,
-                       std::vector<std::int64_t>& arrived_from) {
+void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, std::vector<float>& gates,
+                       const std::vector<std::int32_t>& destination, std::vector<std::int64_t>& arrived_from) {
   const int ranks = comm_.size(), self = comm_.rank();
   const auto n = static_cast<std::size_t>(ranks), me = static_cast<std::size_t>(self);
   plan_send(send_, in, destination, self, ranks, fan_);
@@ -77,25 +77,24 @@ void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector
   p.sent_away = p.sent - own_rows;
   p.picks_away = p.picks - own_picks;
 
-  // One pair of counts a peer, whether it is reached or not.
-  ones_.assign(n, 1);
-  counts_out_.resize(2 * n);
-  counts_in_.resize(2 * n);
-  for (std::size_t r = 0; r < n; ++r) {
-    counts_out_[2 * r] = p.send_rows[r];
-    counts_out_[2 * r + 1] = p.send_picks[r];
-  }
+  // One pair of counts for each peer that can be reached, whether it is or not.
+  counts_out_.clear();
+  for (std::size_t r = 0; r < n; ++r)
+    if (reach_.to[r] != 0) counts_out_.insert(counts_out_.end(), {p.send_rows[r], p.send_picks[r]});
+  const std::int64_t to = sum(reach_.to), from = sum(reach_.from);
+  counts_in_.resize(static_cast<std::size_t>(2 * from));
   {
     const Exposed exposed(ctx, counters_);
-    comm_.all_to_all_v(host_view(counts_in_, 0, 2 * n, {ranks, 2}), ones_, host_view(counts_out_, 0, 2 * n, {ranks, 2}),
-                       ones_);
+    comm_.all_to_all_v(host_view(counts_in_, 0, counts_in_.size(), {from, 2}), reach_.from,
+                       host_view(counts_out_, 0, counts_out_.size(), {to, 2}), reach_.to);
   }
-  count_bytes(ones_, 2 * sizeof(std::int64_t));
-  p.recv_rows.resize(n);
-  p.recv_picks.resize(n);
-  for (std::size_t r = 0; r < n; ++r) {
-    p.recv_rows[r] = counts_in_[2 * r];
-    p.recv_picks[r] = counts_in_[2 * r + 1];
+  count_bytes(reach_.to, 2 * sizeof(std::int64_t));
+  p.recv_rows.assign(n, 0);
+  p.recv_picks.assign(n, 0);
+  for (std::size_t r = 0, at = 0; r < n; ++r) {
+    if (reach_.from[r] == 0) continue;
+    p.recv_rows[r] = counts_in_[at++];
+    p.recv_picks[r] = counts_in_[at++];
   }
   p.arrived_away = sum(p.recv_rows);
   p.arrived_picks_away = sum(p.recv_picks);
@@ -107,15 +106,7 @@ void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector
           p.arrived_picks, p.arrived, self, kMostPicks);
   arrived_from = p.recv_rows;
   arrived_from[me] = own_rows;
-  place_own_wire(p);
-  {
-    const Exposed exposed(ctx, counters_);
-    const auto away = static_cast<std::size_t>(p.picks_away), here = static_cast<std::size_t>(p.arrived_picks_away);
-    comm_.all_to_all_v(host_view(wire_in_, 0, here, {p.arrived_picks_away}), p.recv_picks,
-                       host_view(send_.wire, 0, away, {p.picks_away}), p.send_picks);
-  }
-  count_bytes(p.send_picks, sizeof(std::int32_t));
-  picks_of_wire(in, wire_in_, p.arrived);
+  exchange_picks(ctx, p, in, gates);
 
   p.grown = p.row->ensure(p.sent);
   p.grown += p.pick->ensure(p.picks);
@@ -129,10 +120,25 @@ void ExchangeHop::plan(Context& ctx, HopPlan& p, RowPicks& in, const std::vector
   p.grown += staging_.pick_arrive[index_]->ensure(std::max(p.picks, p.arrived_picks));
 }
 
-// Room for the lists of the others; this rank's own follow without travelling.
-void ExchangeHop::place_own_wire(const HopPlan& p) {
-  wire_in_.resize(static_cast<std::size_t>(p.arrived_picks));
-  std::copy(send_.wire.begin() + p.picks_away, send_.wire.end(), wire_in_.begin() + p.arrived_picks_away);
+// Picks and gates in one message. This rank's own follow those of the others, without travelling.
+void ExchangeHop::exchange_picks(Context& ctx, const HopPlan& p, RowPicks& in, std::vector<float>& gates) {
+  static_assert(sizeof(PickOnWire) == 8);
+  const auto picks = static_cast<std::size_t>(p.picks), arrived = static_cast<std::size_t>(p.arrived_picks);
+  wire_out_.resize(picks);
+  for (std::size_t i = 0; i < picks; ++i)
+    wire_out_[i] = {send_.wire[i], gates[static_cast<std::size_t>(send_.pick[i])]};
+  wire_in_.resize(arrived);
+  std::copy(wire_out_.begin() + p.picks_away, wire_out_.end(), wire_in_.begin() + p.arrived_picks_away);
+  {
+    const Exposed exposed(ctx, counters_);
+    comm_.all_to_all_v({wire_in_.data(), DType::I64, {p.arrived_picks_away}}, p.recv_picks,
+                       {wire_out_.data(), DType::I64, {p.picks_away}}, p.send_picks);
+  }
+  count_bytes(p.send_picks, sizeof(PickOnWire));
+  picks_in_.resize(arrived);
+  gates.resize(arrived);
+  for (std::size_t i = 0; i < arrived; ++i) picks_in_[i] = wire_in_[i].expert, gates[i] = wire_in_[i].gate;
+  picks_of_wire(in, picks_in_, p.arrived);
 }
 
 void ExchangeHop::send_start(Context& ctx, const HopPlan& p, TensorView in) {
@@ -148,18 +154,6 @@ TensorView ExchangeHop::send_finish(Context& ctx, const HopPlan& p) {
   const Exposed exposed(ctx, counters_);
   comm_.all_to_all_v_finish();
   return staging_.arrive[index_]->rows(p.arrived);
-}
-
-TensorView ExchangeHop::send_picks(Context& ctx, const HopPlan& p, TensorView in) {
-  const TensorView out = staging_.pick_send->rows(p.picks_away),
-                   arrive = staging_.pick_arrive[index_]->rows(p.arrived_picks);
-  ops::gather_elements(ctx, out, in, p.pick->rows(0, p.picks_away));
-  ops::gather_elements(ctx, arrive.rows(p.arrived_picks_away, p.arrived_picks), in,
-                       p.pick->rows(p.picks_away, p.picks));
-  const Exposed exposed(ctx, counters_);
-  comm_.all_to_all_v(arrive.rows(0, p.arrived_picks_away), p.recv_picks, out, p.send_picks);
-  count_bytes(p.send_picks, sizeof(float));
-  return arrive;
 }
 
 void ExchangeHop::return_start(Context& ctx, const HopPlan& p, TensorView rows, TensorView table) {

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "parallel/comm/communicator.h"
@@ -31,23 +32,33 @@ struct HopPlan {
   GrowingTensor* places = nullptr;  ///< i32 [input rows, fan] places in send order, -1: none
 };
 
+/// A pick as it travels: SendPlan::wire, and its gate.
+struct PickOnWire {
+  std::int32_t expert;
+  float gate;
+};
+
 class ExchangeHop {
  public:
+  /// The other ranks that rows of this hop can go to, and come from, whatever is picked: [ranks], 1 or 0. Only they
+  /// tell each other how many do.
+  struct Reach {
+    std::vector<std::int64_t> to, from;
+  };
   /// `index`: which of the staging's buffers arrived rows use. `fan`: the most destinations of a row.
-  ExchangeHop(Communicator& comm, int index, std::int64_t fan, ExchangeStaging& staging, DispatchCounters& counters)
-      : comm_(comm), index_(index), fan_(fan), staging_(staging), counters_(counters) {}
+  ExchangeHop(Communicator& comm, Reach reach, int index, std::int64_t fan, ExchangeStaging& staging,
+              DispatchCounters& counters)
+      : comm_(comm), reach_(std::move(reach)), index_(index), fan_(fan), staging_(staging), counters_(counters) {}
 
   HopPlan reserve(Arena& arena, std::int64_t rows, std::int64_t picks) const;
-  /// Collective: plans the rows of `in`, tells the other ranks, and replaces `in` by the rows that arrive.
-  /// arrived_from[ranks]: rows by source, this rank's own included.
-  void plan(Context& ctx, HopPlan& plan, RowPicks& in, const std::vector<std::int32_t>& destination,
-            std::vector<std::int64_t>& arrived_from);
+  /// Collective: plans the rows of `in`, tells the other ranks, and replaces `in` and the gates [picks] of its picks by
+  /// those of the rows that arrive. arrived_from[ranks]: rows by source, this rank's own included.
+  void plan(Context& ctx, HopPlan& plan, RowPicks& in, std::vector<float>& gates,
+            const std::vector<std::int32_t>& destination, std::vector<std::int64_t>& arrived_from);
 
   /// in[input rows, D] -> arrived rows, in staging.
   void send_start(Context& ctx, const HopPlan& plan, TensorView in);
   TensorView send_finish(Context& ctx, const HopPlan& plan);
-  /// in f32 [input picks] (any shape) -> arrived picks, in staging.
-  TensorView send_picks(Context& ctx, const HopPlan& plan, TensorView in);
 
   /// The way back. An arrived row's value is the sum of rows[...] at its entries of table[arrived, m] (-1: none); it
   /// returns to where it came from.
@@ -60,16 +71,18 @@ class ExchangeHop {
  private:
   struct Exposed;
   void count_bytes(const std::vector<std::int64_t>& items, std::size_t item_bytes);
-  void place_own_wire(const HopPlan& plan);
+  void exchange_picks(Context& ctx, const HopPlan& plan, RowPicks& in, std::vector<float>& gates);
   Communicator& comm_;
+  Reach reach_;
   int index_;
   std::int64_t fan_;
   ExchangeStaging& staging_;
   DispatchCounters& counters_;
   // Host side, kept so that a step allocates nothing.
   SendPlan send_;
-  std::vector<std::int64_t> ones_, counts_out_, counts_in_;
-  std::vector<std::int32_t> wire_in_;
+  std::vector<std::int64_t> counts_out_, counts_in_;
+  std::vector<PickOnWire> wire_out_, wire_in_;
+  std::vector<std::int32_t> picks_in_;
 };
 
 }  // namespace emox

@@ -37,7 +37,7 @@ class LocalDispatcher final : public TokenDispatcher {
   }
 
   // Counting sort by expert; rows of one expert keep the order of their tokens.
-  void plan(Context& ctx, DispatchHandle& base, TensorView ids, const DocumentPools& pools) override {
+  void plan(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates, const DocumentPools& pools) override {
     const Span span(ctx, "dispatch.plan");
     auto& handle = static_cast<LocalHandle&>(base);
     const std::int64_t tokens = ids.dim(0), rows = ids.numel(), top_k = ids.dim(1);
@@ -47,6 +47,7 @@ class LocalDispatcher final : public TokenDispatcher {
     slot_of_row_.resize(static_cast<std::size_t>(rows));
     row_of_slot_.resize(static_cast<std::size_t>(rows));
     ops::copy_to_host(ctx, ids_.data(), ids);
+    gates_ = gates;
     offsets_.assign(static_cast<std::size_t>(experts_ + 1), 0);
     for (const std::int32_t id : ids_) ++offsets_[static_cast<std::size_t>(id) + 1];
     for (std::size_t e = 1; e < offsets_.size(); ++e) offsets_[e] += offsets_[e - 1];
@@ -76,7 +77,7 @@ class LocalDispatcher final : public TokenDispatcher {
   }
 
   // Nothing travels, so nothing can overlap: start keeps its arguments, finish does the work.
-  void dispatch_start(Context&, TensorView x, TensorView gates, DispatchHandle&) override { open_ = {x, gates}; }
+  void dispatch_start(Context&, TensorView x, DispatchHandle&) override { open_ = {x, gates_}; }
   void dispatch_finish(Context& ctx, TensorView rows, TensorView row_gates, DispatchHandle& base) override {
     const Span span(ctx, "phase.dispatch");
     const auto& h = static_cast<LocalHandle&>(base);
@@ -115,6 +116,7 @@ class LocalDispatcher final : public TokenDispatcher {
   std::int64_t experts_, top_k_;
   DispatchCounters* counters_;
   Open open_;
+  TensorView gates_;  ///< of the planned picks
   // Host side of the plan, kept so that a step allocates nothing.
   std::vector<std::int32_t> ids_, token_of_row_, slot_of_row_, row_of_slot_;
   std::vector<std::int64_t> offsets_, next_;

@@ -46,11 +46,13 @@ class TokenDispatcher {
   virtual std::shared_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const = 0;
 
   /// Decides where rows go from the picks ids i32 [T,k], k at most what the dispatcher was made for; afterwards
-  /// handle.rows is known and memory for the rows must be made before dispatch_finish.
-  virtual void plan(Context& ctx, DispatchHandle& handle, TensorView ids, const DocumentPools& pools) = 0;
+  /// handle.rows is known and memory for the rows must be made before dispatch_finish. The picks' gates [T,k] go with
+  /// them, and stay as they are until dispatch_finish.
+  virtual void plan(Context& ctx, DispatchHandle& handle, TensorView ids, TensorView gates,
+                    const DocumentPools& pools) = 0;
 
-  /// rows[R,D], row_gates[R] in expert order from x[T,D], gates[T,k].
-  virtual void dispatch_start(Context& ctx, TensorView x, TensorView gates, DispatchHandle& handle) = 0;
+  /// rows[R,D], row_gates[R] in expert order from x[T,D] and the planned gates.
+  virtual void dispatch_start(Context& ctx, TensorView x, DispatchHandle& handle) = 0;
   virtual void dispatch_finish(Context& ctx, TensorView rows, TensorView row_gates, DispatchHandle& handle) = 0;
   /// out[T,D] += sum of the token's (already gated) rows[R,D].
   virtual void combine_start(Context& ctx, TensorView rows, DispatchHandle& handle) = 0;

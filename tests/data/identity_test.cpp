@@ -71,6 +71,29 @@ TEST_F(IdentityTest, NamesEveryKindOfDifference) {
   EXPECT_EQ(difference(two, a), "");  // the tokens are the same
 }
 
+// Documents of one source file are not independent: the intervals of an evaluation depend on that list.
+TEST_F(IdentityTest, HeldOutTextIsAlsoWhichSourceFileADocumentIsFrom) {
+  const auto held_out = [&](const std::string& folder, const std::string& part,
+                            const std::vector<std::int64_t>& files) {
+    fs::create_directory(directory_.path() / folder);
+    const auto path = npy(folder + "/" + part + ".npy", tokens(100));
+    write_npy(directory_.path() / folder / (part + ".docs.npy"),
+              std::span<const std::int64_t>(std::vector<std::int64_t>{0, 30, 60, 100}));
+    if (!files.empty()) write_npy(directory_.path() / folder / (part + ".files.npy"), std::span(files));
+    return path;
+  };
+  const auto a = held_out("a", "heldout", {0, 0, 1});
+  EXPECT_EQ(difference(a, held_out("same", "heldout", {0, 0, 1})), "");
+  const auto b = held_out("b", "heldout", {0, 1, 2});
+  EXPECT_EQ(difference(a, b), "has other source files of its documents (" +
+                                  (directory_.path() / "b" / "heldout.files.npy").string() + ")");
+  EXPECT_NE(difference(held_out("a", "tune", {0, 0, 1}), held_out("b", "tune", {0, 1, 2})), "");
+  EXPECT_EQ(difference(held_out("a", "train", {0, 0, 1}), held_out("b", "train", {0, 1, 2})), "");
+  EXPECT_EQ(difference(a, held_out("none", "heldout", {})), "");  // an older corpus does not know
+  EXPECT_EQ(file_identity_from(to_json(identify(a))).files, identify(a).files);
+  EXPECT_THROW((void)identify(held_out("short", "heldout", {0, 1})), UsageError);
+}
+
 // A large file is sampled: its ends, and what lies between, in a fixed and small number of places.
 TEST_F(IdentityTest, ALargeFileIsSampledFromItsFirstToItsLastByte) {
   const auto path = directory_.path() / "large.bin";

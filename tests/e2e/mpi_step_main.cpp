@@ -34,10 +34,10 @@ int run(const std::string& how, const std::string& name, int number, DispatchKin
     const int last = session.comm().size() - 1;
     std::int64_t step = 0;
     int count = 0;
-    const auto comm = test::make_interrupted(session.comm(), [&](std::string_view n) {
+    test::interrupt(session.comm(), [&](std::string_view n) {
       if (step == 2 && session.comm().rank() == last && n == name && ++count == number) go_wrong(how, n);
     });
-    test::StepRank rank(*comm, recipe);
+    test::StepRank rank(session.comm(), recipe);
     while (++step <= 3) {
       rank.step(step);
       if (session.root()) std::fprintf(stderr, "step %d is done\n", static_cast<int>(step));

@@ -9,6 +9,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
+#include "launch/config/unused_keys.h"
 #include "runtime/core/error.h"
 #include "tests/support/messages.h"
 #include "tests/support/support.h"
@@ -210,6 +211,35 @@ TEST(Nearest, KeysByTheirNamesElsewhere) {
                {"unknown key train.lr on the command line", "did you mean train.learning_rate?"});
   expect_parts(usage_error([] { parse_recipe("[train]\nbatch_size = 4\n", "r.ini"); }),
                {"unknown key train.batch_size in r.ini:2", "did you mean train.batch_sequences?"});
+}
+
+// A key that is set and read by nothing is rarely what was meant.
+TEST(UnusedKeys, AreSaidWithTheKeyThatTurnsThemOff) {
+  const auto unused = [](const std::vector<std::string>& overrides) {
+    return unused_keys(parse_recipe(kGood, "r.ini", overrides));
+  };
+  using Lines = std::vector<std::string>;
+  EXPECT_EQ(unused({}), Lines{});
+  EXPECT_EQ(unused({"--train.decay_steps=4"}),
+            Lines{"train.decay_steps = 4 has no effect with train.schedule = cosine"});
+  EXPECT_EQ(unused({"--train.decay_steps=4", "--train.schedule=wsd"}), Lines{});
+  EXPECT_EQ(unused({"--moe.pool_size=9"}), Lines{"moe.pool_size = 9 has no effect with moe.pool = uniform"});
+  EXPECT_EQ(unused({"--moe.pool_from_step=10"}),
+            Lines{"moe.pool_from_step = 10 has no effect but to leave out all pools: the run ends at step 10"});
+  EXPECT_EQ(unused({"--moe.bias_rate=1", "--moe.balance=none", "--moe.balance_weight=1"}),
+            (Lines{"moe.bias_rate = 1 has no effect with moe.balance = none",
+                   "moe.balance_weight = 1 has no effect with moe.balance = none"}));
+  EXPECT_EQ(unused({"--parallel.placement_seed=3"}),
+            Lines{"parallel.placement_seed = 3 has no effect with parallel.placement = block"});
+  EXPECT_EQ(unused({"--model.dense_ff=64"}), Lines{"model.dense_ff = 64 has no effect in a model with experts"});
+  EXPECT_EQ(unused({"--moe.pool_size=9", "--moe.pool=off"}), Lines{});  // compared with EMO, it keeps its keys
+}
+
+TEST(RecipeErrors, AByteOrderMarkIsNoPartOfTheFirstLine) {
+  test::TemporaryDirectory directory;
+  const auto path = directory.path() / "r.ini";
+  std::ofstream(path) << "\xEF\xBB\xBF" << kGood;
+  EXPECT_EQ(load_recipe(path.string(), {}).train.steps, 10);
 }
 
 TEST(Nearest, AliasesAreNoKeysAndMeanKeys) {

@@ -203,16 +203,16 @@ TEST_F(CheckpointTool, VerifyNamesEverythingThatIsDamaged) {
 TEST_F(CheckpointTool, AnotherFormatVersionIsNeitherDamagedNorPruned) {
   const fs::path manifest = checkpoint(6) / "manifest.json";
   json content = json::parse(std::ifstream(manifest));
-  content["version"] = 4;
+  content["version"] = 5;
   std::ofstream(manifest) << signed_text(content);
   expect(tool("verify " + run_.string()), 1,
-         {checkpoint(4).string() + ": intact: ", checkpoint(6).string() + ": NOT VERIFIED", "in format version 4"});
+         {checkpoint(4).string() + ": intact: ", checkpoint(6).string() + ": NOT VERIFIED", "in format version 5"});
   const json j = json_of(tool("verify --json " + checkpoint(6).string()));
   EXPECT_TRUE(j.at("checkpoints")[0].at("damage").empty());
   EXPECT_EQ(j.at("checkpoints")[0].at("not_verified").size(), 1U);
   for (const char* command : {"info ", "info --no-norms "})
-    expect(tool(command + run_.string()), 2, {"in format version 4", "neither passed over nor replaced"});
-  expect(tool("prune --keep-last=1 " + run_.string()), 2, {"in format version 4"});
+    expect(tool(command + run_.string()), 2, {"in format version 5", "neither passed over nor replaced"});
+  expect(tool("prune --keep-last=1 " + run_.string()), 2, {"in format version 5"});
   EXPECT_TRUE(fs::exists(checkpoint(2)) && fs::exists(checkpoint(6)));
 }
 

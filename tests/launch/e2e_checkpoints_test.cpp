@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/config/recipe_file.h"
-#include "launch/train/run_directory.h"
+#include "launch/train/model_pieces.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
 
@@ -107,7 +107,7 @@ TEST_F(ProgramRuns, ANaNIsTracedToItsTensor) {
     LanguageModel model(recipe_.model, ctx, true);
     ProcessMesh mesh(*comm, 1);
     const Optimizer optimizer(ctx, model.parameters(), mesh);
-    const auto pieces = optimizer.owned_pieces();
+    const auto pieces = owned_pieces(optimizer);
     const Manifest m = load_checkpoint(*comm, checkpoint(5), pieces);
     for (const CheckpointPiece& p : pieces)
       if (p.name == poisoned && p.role == "weight") p.view.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();

@@ -134,8 +134,9 @@ TEST_F(SelectCommand, EvaluatesWithTheChosenExperts) {
   EXPECT_EQ(kept.at("data"), "as trained");
   EXPECT_EQ(full.at("part"), "report");
   EXPECT_EQ(kept.at("part"), "report");
+  EXPECT_EQ(kept.at("load").at("files_opened"), 2);  // the shard and the index, each once
   nlohmann::json losses = full;
-  losses.erase("data"), losses.erase("part");  // said once, of both
+  losses.erase("data"), losses.erase("part"), losses.erase("load");  // said once, of both
   EXPECT_EQ(kept.at("full"), losses);
   ASSERT_EQ(kept.at("domains").size(), full.at("domains").size());
   // A model that the command line changes is not the run's, and experts of another run are others.

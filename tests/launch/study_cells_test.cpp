@@ -183,6 +183,9 @@ TEST(StudyCells, ModelsMayHaveTheirOwnValues) {
   refused({"emo:train.steps=4", "emo,standard:train.steps=5"}, "train.steps of emo has been set already");
   refused({"emo:train.learning_rate=fast"}, "--set emo:train.learning_rate");
   refused({"emo:train.learning_rate=-1"}, "0 to 10");
+  refused({"standard:moe.pool=uniform"}, "--set standard:moe.pool=uniform makes another model of the cell standard");
+  refused({"emo:moe.pool=off"}, "--set emo:moe.pool=off makes another model");
+  refused({"standard:moe.num_experts=0"}, "--set standard:moe.num_experts=0 makes another model");
 }
 
 TEST(StudyCells, AllAreThoseThatTheRecipeHas) {

@@ -68,10 +68,9 @@ class DamageTable : public ::testing::Test {
     const fs::path log_file = directory_.path() / "log.txt";
     fs::remove(log_file);
     test::run_ranks(2, [&](Communicator& comm) {
-      const TinyModel model(77), untouched(77);
+      const TinyModel model(77);
       const std::string text = io_error_of([&] { load_checkpoint(comm, damaged, model.pieces()); });
       EXPECT_NE(text.find(named), std::string::npos) << text;
-      EXPECT_TRUE(test::same_bits(model.pieces(), untouched.pieces()));
       Log log(1, comm.rank() == 0 ? log_file.string() : "");  // rank 1 keeps off the console
       const auto found = find_latest(comm, root(), &log);
       ASSERT_TRUE(found.has_value());
@@ -141,7 +140,7 @@ TEST_F(DamageTable, EveryByte) {
   constexpr std::size_t kMost = 3000;
 #endif
   const auto comm = make_self_communicator();
-  const TinyModel saved(5), untouched(77);
+  const TinyModel saved(5);
   const fs::path path = save_checkpoint(*comm, directory_.path() / "one", 3, saved.pieces(), {});
   const TinyModel model(77);
   std::size_t places = 0, files = 0;
@@ -152,7 +151,6 @@ TEST_F(DamageTable, EveryByte) {
       test::flip_byte(entry.path(), at);
       const std::string text = io_error_of([&] { load_checkpoint(*comm, path, model.pieces()); });
       ASSERT_NE(text.find(entry.path().string()), std::string::npos) << text;
-      ASSERT_TRUE(test::same_bits(model.pieces(), untouched.pieces()));
       ASSERT_FALSE(find_latest(*comm, path.parent_path(), nullptr).has_value());
       test::flip_byte(entry.path(), at);
     }

@@ -91,19 +91,21 @@ class CheckpointFault : public ::testing::Test {
 };
 
 TEST_F(CheckpointFault, ANewerFormatVersion) {
-  set_version(newest(), 4);
-  expect_refused<OtherVersionError>({(newest() / "manifest.json").string(), "by emox 9.8 in format version 4",
-                                     "reads version 3", "or with a newer one"});
+  set_version(newest(), 5);
+  expect_refused<OtherVersionError>({(newest() / "manifest.json").string(), "by emox 9.8 in format version 5",
+                                     "reads versions 3 to 4", "or with a newer one"});
 }
 
 // Whatever its checksum: another version may compute it in another way.
 TEST_F(CheckpointFault, ANewerFormatVersionWithAnotherChecksum) {
   const fs::path file = newest() / "manifest.json";
   std::string text = content_of(file);
-  const std::string key = "\"version\": 3";
-  text.replace(text.rfind(key), key.size(), "\"version\": 4");
+  const std::string key = "\"version\": 4";
+  text.replace(text.rfind(key), key.size(), "\"version\": 5");
+  const std::string checksum = "\"checksum\": \"";
+  text.replace(text.find(checksum) + checksum.size(), 32, std::string(32, 'a'));
   std::ofstream(file, std::ios::binary) << text;
-  expect_refused<OtherVersionError>({file.string(), "in format version 4"});
+  expect_refused<OtherVersionError>({file.string(), "in format version 5"});
 }
 
 TEST_F(CheckpointFault, AnOlderFormatVersion) {
@@ -113,11 +115,16 @@ TEST_F(CheckpointFault, AnOlderFormatVersion) {
 
 TEST_F(CheckpointFault, AVersionThatIsDamagedIsNoOtherVersion) {
   const std::string key = "\"version\": ";
-  test::flip_byte(newest() / "manifest.json", content_of(newest() / "manifest.json").find(key) + key.size());
-  test::run_ranks(2, [&](Communicator& comm) {
-    EXPECT_THROW(verify_checkpoint(comm, newest()), DamagedError);
-    EXPECT_EQ(find_latest(comm, root(), nullptr)->path, at(10));
-  });
+  const std::string good = content_of(newest() / "manifest.json");
+  for (const char wrong : {'2', '3', '5'}) {
+    std::string text = good;
+    text[text.find(key) + key.size()] = wrong;
+    std::ofstream(newest() / "manifest.json", std::ios::binary) << text;
+    test::run_ranks(2, [&](Communicator& comm) {
+      EXPECT_THROW(verify_checkpoint(comm, newest()), DamagedError);
+      EXPECT_EQ(find_latest(comm, root(), nullptr)->path, at(10));
+    });
+  }
 }
 
 TEST_F(CheckpointFault, AShardThatMayNotBeRead) {
@@ -278,9 +285,9 @@ class RunFault : public ::testing::Test {
 };
 
 TEST_F(RunFault, NeitherAnotherVersionNorWhatMayNotBeReadIsReplaced) {
-  set_version(newest(), 4);
+  set_version(newest(), 5);
   const auto then = contents(checkpoints());
-  expect_refused({"in format version 4", "newer"});
+  expect_refused({"in format version 5", "newer"});
   EXPECT_EQ(contents(checkpoints()), then);
   set_version(newest(), 3);
 

@@ -133,9 +133,9 @@ TEST_F(CheckpointManifest, PlacementAndMesh) {
 TEST_F(CheckpointManifest, OtherFormatsAndVersions) {
   const std::string written = std::string("it was written by emox ") + kVersion + " in format version ";
   const std::string reads =
-      std::string(", this emox (") + kVersion + ") reads version 3: go on with the emox that wrote it";
+      std::string(", this emox (") + kVersion + ") reads versions 3 to 4: go on with the emox that wrote it";
   EXPECT_EQ(refusal("/version", 1), written + "1" + reads);
-  EXPECT_EQ(refusal("/version", 4), written + "4" + reads + ", or with a newer one");
+  EXPECT_EQ(refusal("/version", 5), written + "5" + reads + ", or with a newer one");
   EXPECT_EQ(refusal("/format", "other"), "it is not the manifest of an emox checkpoint");
   std::ofstream(file()) << "[1, 2]";
   EXPECT_NE(io_error_of([&] { read_manifest(path()); }).find("the content is [1,2]: not an object"), std::string::npos);
@@ -180,44 +180,77 @@ TEST_F(CheckpointManifest, NamesWithAZeroInThem) {
             "tensors[2].dataset is \"/x/weight\\u0000\": not the path of a dataset");
 }
 
-TEST_F(CheckpointManifest, AWholePieceIsComparedWithItsOwnChecksumAndAPartIsNot) {
+// Whatever is wanted: the file passes by from its first byte to its last.
+TEST_F(CheckpointManifest, EveryDatasetIsComparedWithItsOwnChecksum) {
   json content = good_;
   content["tensors"][1]["xxh3_128"] = std::string(32, '0');
   write(content);
   const auto comm = make_self_communicator();
-  const auto load = [&](const std::vector<std::pair<std::int64_t, std::int64_t>>& ranges) {
+  for (const auto& [begin, end] : {std::pair<std::int64_t, std::int64_t>{0, 11}, {8, 12}, {7, 12}, {0, 12}, {0, 0}}) {
     const Tensor memory({}, DType::F32, {6, 2});
-    std::vector<CheckpointPiece> wanted;
-    for (const auto& [begin, end] : ranges) wanted.push_back(part_of(whole("x.weight", memory), begin, end));
-    load_checkpoint(*comm, path(), wanted);
-    for (const CheckpointPiece& p : wanted)
-      EXPECT_TRUE(test::same_bits(p.view, part_of(whole("x.weight", x_), p.begin, p.end).view));
-  };
-  load({{0, 11}});
-  load({{8, 12}});
-  load({{7, 9}, {10, 12}});
-  const std::vector<std::vector<std::pair<std::int64_t, std::int64_t>>> all_of_it = {
-      {{7, 12}}, {{0, 12}}, {{6, 9}, {9, 12}}, {{10, 12}, {7, 10}}, {{7, 10}, {8, 9}, {7, 10}, {9, 12}}};
-  for (const auto& ranges : all_of_it) {
-    const std::string text = io_error_of([&] { load(ranges); });
+    const CheckpointPiece wanted = part_of(whole("x.weight", memory), begin, end);
+    const std::string text = io_error_of([&] { load_checkpoint(*comm, path(), std::span(&wanted, 1)); });
     EXPECT_NE(text.find("x.weight (weight), elements [7, 12), in shard-00001-of-00002.h5 is damaged"),
               std::string::npos)
         << text;
   }
 }
 
+TEST_F(CheckpointManifest, OffsetsLieInTheirFiles) {
+  const json file = good_["files"][1];
+  ASSERT_EQ(good_["tensors"][1]["file"], file["name"]);
+  const std::int64_t bytes = file["bytes"];
+  EXPECT_NE(refusal("/tensors/1/offset", bytes - 19).find("x.weight (weight): its 20 bytes from"), std::string::npos);
+  EXPECT_NE(refusal("/tensors/1/offset", bytes + 1).find("tensors[1].offset"), std::string::npos);
+  EXPECT_NE(refusal("/tensors/1/offset", -1).find("tensors[1].offset"), std::string::npos);
+  json content = good_;
+  content["tensors"][1].erase("offset");
+  write(content);
+  EXPECT_NE(io_error_of([&] { read_manifest(path()); }).find("offset"), std::string::npos);
+  // Elsewhere in the file are other elements, which the dataset's checksum tells.
+  content = good_;
+  content["tensors"][1]["offset"] = content["tensors"][1]["offset"].get<std::int64_t>() - 4;
+  write(content);
+  const Tensor memory({}, DType::F32, {6, 2});
+  const CheckpointPiece wanted = whole("x.weight", memory);
+  const auto comm = make_self_communicator();
+  EXPECT_NE(io_error_of([&] { load_checkpoint(*comm, path(), std::span(&wanted, 1)); }).find("is damaged"),
+            std::string::npos);
+}
+
+/// As checkpoints were before they said where their elements lie.
+json version_3(json content) {
+  content["version"] = 3;
+  for (json& t : content["tensors"]) t.erase("offset");
+  return content;
+}
+
+TEST_F(CheckpointManifest, VersionThreeLoads) {
+  write(version_3(good_));
+  EXPECT_EQ(read_manifest(path()).version, 3);
+  for (const int ranks : {1, 2, 3})
+    test::run_ranks(ranks, [&](Communicator& comm) {
+      const Tensor memory({}, DType::F32, {6, 2});
+      const CheckpointPiece wanted = whole("x.weight", memory);
+      const CheckpointPiece mine = part_of(wanted, 12 * comm.rank() / ranks, 12 * (comm.rank() + 1) / ranks);
+      load_checkpoint(comm, path(), std::span(&mine, 1));
+      EXPECT_TRUE(test::same_bits(mine.view, part_of(whole("x.weight", x_), mine.begin, mine.end).view)) << ranks;
+    });
+}
+
+// Older checkpoints are found by the names of their datasets.
 TEST_F(CheckpointManifest, ADatasetThatIsNotWhatTheManifestSays) {
   const auto comm = make_self_communicator();
   const Tensor memory({}, DType::F32, {6, 2});
   const auto load = [&](const char* key, const json& value) {
-    json content = good_;
+    json content = version_3(good_);
     content["tensors"][1][key] = value;
     write(content);
     const CheckpointPiece wanted = whole("x.weight", memory);
     return io_error_of([&] { load_checkpoint(*comm, path(), std::span(&wanted, 1)); });
   };
   EXPECT_NE(load("dataset", "/z/weight").find("cannot find /z/weight in"), std::string::npos);
-  json content = good_;
+  json content = version_3(good_);
   for (const int i : {0, 1}) content["tensors"][i]["dtype"] = "i32";
   write(content);
   const Tensor integers({}, DType::I32, {6, 2});

@@ -96,30 +96,18 @@ void check_blocks_of(Communicator& comm, std::int64_t scale, std::int64_t width)
     const auto self = static_cast<std::size_t>(comm.rank());
     const std::int64_t n = cuts.back(), begin = cuts[self] * width, end = cuts[self + 1] * width;
     std::vector<T> x = contribution<T>(comm.rank(), n * width);
-    comm.reduce_scatter(TensorView(x.data(), dtype_of<T>(), {n, width}), cuts);
+    comm.reduce_scatter(TensorView(x.data(), dtype_of<T>(), {n, width}), ranges_of(cuts));
     const std::vector<T> mine(x.begin() + begin, x.begin() + end);
     expect_values(mine, "reduce_scatter", [&](std::int64_t i) { return sum_at<T>(comm.size(), begin + i); });
 
     std::fill(x.begin(), x.end(), T{77});
     for (std::int64_t i = begin; i < end; ++i) x[static_cast<std::size_t>(i)] = value_at<T>(comm.rank(), i);
-    comm.all_gather_v(TensorView(x.data(), dtype_of<T>(), {n, width}), cuts);
+    comm.all_gather_v(TensorView(x.data(), dtype_of<T>(), {n, width}), ranges_of(cuts));
     expect_values(x, "all_gather_v", [&](std::int64_t i) {
       const auto block = std::upper_bound(cuts.begin(), cuts.end(), i / width) - cuts.begin() - 1;
       return value_at<T>(static_cast<int>(block), i);
     });
   }
-}
-
-/// 1e8 + 1 - 1e8 in f32 is 0 in rank order, 1 in another.
-inline void check_rank_order(Communicator& comm) {
-  if (comm.size() < 3) return;
-  std::vector<std::int64_t> cuts(1, 0);
-  for (int r = 0; r < comm.size(); ++r) cuts.push_back(cuts.back() + r + 1);
-  const float mine = comm.rank() == 0 ? 1e8F : comm.rank() == 1 ? 1.0F : comm.rank() == 2 ? -1e8F : 0.0F;
-  std::vector<float> x(static_cast<std::size_t>(cuts.back()), mine);
-  comm.reduce_scatter(view_of(x), cuts);
-  const auto first = x.begin() + cuts[static_cast<std::size_t>(comm.rank())];
-  expect_values(std::vector<float>(first, first + comm.rank() + 1), "rank order", [](std::int64_t) { return 0.0F; });
 }
 
 /// Numbers of both signs and of many sizes, so that nearly every sum depends on its order.
@@ -142,6 +130,83 @@ void check_sum_order_of(Communicator& comm, std::int64_t n) {
     for (int r = 1; r < comm.size(); ++r) sum += uneven_value<T>(r, i);
     return sum;
   });
+}
+
+/// Ranges that are dealt out in turns, of unequal lengths, with rows between them that nobody owns; one rank owns none.
+inline std::vector<RowRange> dealt_ranges(int ranks, std::int64_t scale) {
+  std::vector<RowRange> ranges;
+  std::int64_t at = 1;
+  for (int i = 0; i < 3 * ranks; ++i) {
+    const std::int64_t rows = scale * (1 + i % 3);
+    const int owner = (i * 5 + 1) % ranks;
+    if (rows > 0 && (ranks == 1 || owner != ranks - 1)) ranges.push_back({at, at + rows, owner});
+    at += rows + i % 2;
+  }
+  return ranges;
+}
+
+/// The sum of one element in the order that shares.h states: inside each node, then over the nodes, where all nodes
+/// have as many ranks.
+template <typename T>
+T sum_by_nodes(const std::vector<int>& nodes, std::int64_t i) {
+  std::vector<T> of_node;
+  std::vector<int> count;
+  T flat{};
+  for (int r = 0; r < static_cast<int>(nodes.size()); ++r) {
+    const auto node = static_cast<std::size_t>(nodes[static_cast<std::size_t>(r)]);
+    if (node >= of_node.size()) of_node.resize(node + 1), count.resize(node + 1);
+    const T value = uneven_value<T>(r, i);
+    of_node[node] = count[node]++ == 0 ? value : of_node[node] + value;
+    flat = r == 0 ? value : flat + value;
+  }
+  const bool even = count.front() > 1 &&
+                    std::count(count.begin(), count.end(), count.front()) == static_cast<std::ptrdiff_t>(count.size());
+  if (!even) return flat;
+  for (std::size_t n = 1; n < of_node.size(); ++n) of_node[0] += of_node[n];
+  return of_node[0];
+}
+
+/// Sums reach the owners of ranges with exactly these bits, come back to all, and what nobody owns stays as it was.
+/// What travelled is what the counting says.
+template <typename T>
+void check_ranges_of(Communicator& comm, std::int64_t scale, std::int64_t width, bool default_pieces) {
+  const std::vector<RowRange> ranges = dealt_ranges(comm.size(), scale);
+  const std::int64_t n = 12 * comm.size() * scale + 3 * comm.size() + 2;
+  std::vector<T> x;
+  for (std::int64_t i = 0; i < n * width; ++i) x.push_back(uneven_value<T>(comm.rank(), i));
+  const TensorView view(x.data(), dtype_of<T>(), {n, width});
+  const Traffic before = comm.traffic();
+  comm.reduce_scatter(view, ranges);
+  for (const RowRange& r : ranges)
+    for (std::int64_t i = r.begin * width; i < r.end * width && r.owner == comm.rank(); ++i)
+      if (x[static_cast<std::size_t>(i)] != sum_by_nodes<T>(comm.nodes(), i))
+        throw std::runtime_error(fmt::format("reduce_scatter: element {} of a range is {}, expected {}", i,
+                                             x[static_cast<std::size_t>(i)], sum_by_nodes<T>(comm.nodes(), i)));
+  comm.all_gather_v(view, ranges);
+  std::vector<bool> owned(x.size());
+  for (const RowRange& r : ranges) std::fill(owned.begin() + r.begin * width, owned.begin() + r.end * width, true);
+  expect_values(x, "ranges", [&](std::int64_t i) {
+    return owned[static_cast<std::size_t>(i)] ? sum_by_nodes<T>(comm.nodes(), i) : uneven_value<T>(comm.rank(), i);
+  });
+  if (!default_pieces) return;
+  Traffic counted = before;
+  const std::size_t row = static_cast<std::size_t>(width) * sizeof(T);
+  counted += traffic_of_sum(ranges, comm.nodes(), comm.rank(), row, sizeof(T));
+  counted += traffic_of_gather(ranges, comm.nodes(), comm.rank(), row);
+  if (comm.size() > 1 && !(comm.traffic() == counted))
+    throw std::runtime_error(
+        fmt::format("{} messages and {} bytes between nodes, {} and {} inside them; counted {}, "
+                    "{}, {} and {}",
+                    comm.traffic().messages_inter_node, comm.traffic().bytes_inter_node,
+                    comm.traffic().messages_intra_node, comm.traffic().bytes_intra_node, counted.messages_inter_node,
+                    counted.bytes_inter_node, counted.messages_intra_node, counted.bytes_intra_node));
+}
+
+inline void check_ranges(Communicator& comm, bool default_pieces = true) {
+  check_ranges_of<float>(comm, 1, 1, default_pieces);
+  check_ranges_of<double>(comm, 5, 3, default_pieces);
+  check_ranges_of<float>(comm, 9001, 7, default_pieces);  // up to three pieces a range
+  check_ranges_of<float>(comm, 0, 2, default_pieces);     // nobody owns anything
 }
 
 inline void check_sum_orders(Communicator& comm) {
@@ -213,8 +278,8 @@ inline void check_open_exchange(Communicator& comm) {
   check_all_to_all_of<float>(comm, 9, 5, [&] {
     refused("all_reduce", [&] { comm.all_reduce(view); });
     refused("all_gather", [&] { comm.all_gather(view, view.rows(0, 1)); });
-    refused("all_gather_v", [&] { comm.all_gather_v(view, cuts); });
-    refused("reduce_scatter", [&] { comm.reduce_scatter(view, cuts); });
+    refused("all_gather_v", [&] { comm.all_gather_v(view, ranges_of(cuts)); });
+    refused("reduce_scatter", [&] { comm.reduce_scatter(view, ranges_of(cuts)); });
     refused("broadcast", [&] { comm.broadcast(view, 0); });
     refused("all_to_all_v", [&] { comm.all_to_all_v(view, ones, view, ones); });
     refused("a second start", [&] { comm.all_to_all_v_start(view, ones, view, ones); });
@@ -267,7 +332,7 @@ inline void check_split(Communicator& comm) {
   comm.barrier();
 }
 
-inline void check_everything(Communicator& comm) {
+inline void check_everything(Communicator& comm, bool default_pieces = true) {
   for (const std::int64_t n : {std::int64_t{0}, std::int64_t{1}, std::int64_t{2}, std::int64_t{1237}}) {
     check_type<float>(comm, n);
     check_type<double>(comm, n);
@@ -282,7 +347,7 @@ inline void check_everything(Communicator& comm) {
   check_all_to_all_of<float>(comm, 700, 257);
   check_all_to_all_of<std::uint8_t>(comm, 3, 5);
   check_repeatable(comm, 100003);
-  check_rank_order(comm);
+  check_ranges(comm, default_pieces);
   check_sum_orders(comm);
   check_open_exchange(comm);
   check_split(comm);

@@ -16,11 +16,15 @@ namespace {
 TEST(SelfCommunicator, ComputesWhatOneRankMust) {
   const auto self = make_self_communicator();
   check_everything(*self);
+  EXPECT_EQ(self->traffic(), Traffic{});
 }
 
 class ThreadRanks : public ::testing::TestWithParam<int> {};
 
-TEST_P(ThreadRanks, ComputeTheClosedForms) { run_ranks(GetParam(), check_everything, 120); }
+TEST_P(ThreadRanks, ComputeTheClosedForms) {
+  run_ranks(
+      GetParam(), [](Communicator& comm) { check_everything(comm); }, 120);
+}
 
 TEST_P(ThreadRanks, ManySmallCallsInARow) {
   run_ranks(GetParam(), [](Communicator& comm) {
@@ -41,6 +45,43 @@ TEST(ThreadWorld, SumsInRankOrder) {
     comm.all_reduce(view_of(x));
     expect_values(x, "rank order", [](std::int64_t) { return 0.0F; });
   });
+}
+
+// Nodes of two, three and four ranks, nodes that are not alike, and ranks of a node that are not neighbours.
+TEST(ThreadWorld, AddsUpNodesFirst) {
+  for (const auto& [ranks, a_node] : {std::pair{4, 2}, {6, 3}, {8, 4}, {8, 2}, {5, 2}, {7, 7}}) {
+    ThreadWorld world(ranks, {.ranks_per_node = a_node});
+    run_ranks(world, [&](Communicator& comm) {
+      EXPECT_EQ(adds_up_nodes(comm.nodes()), ranks % a_node == 0 && ranks > a_node);
+      check_ranges(comm);
+      check_ranges(*comm.split(0, comm.rank() % a_node * ranks + comm.rank()));  // places first, then nodes
+    });
+  }
+}
+
+// What leaves a node does not grow with its ranks, and the length of messages not with the job: at 64 ranks on 8 nodes
+// every rank receives each byte of its share once from each node.
+TEST(ThreadWorld, SixtyFourRanksReceiveAShareFromEachNode) {
+  constexpr int kRanks = 64, kNode = 8;
+  const std::int64_t n = 64 * 65536 * 2;  // two pieces a rank
+  std::vector<std::int64_t> cuts;
+  for (int r = 0; r <= kRanks; ++r) cuts.push_back(n / kRanks * r);
+  const auto ranges = ranges_of(cuts);
+  ThreadWorld world(kRanks, {.ranks_per_node = kNode});
+  run_ranks(
+      world,
+      [&](Communicator& comm) {
+        std::vector<float> x(static_cast<std::size_t>(n), static_cast<float>(comm.rank()));
+        comm.reduce_scatter(view_of(x), ranges);
+        const Traffic sum = comm.traffic();
+        EXPECT_EQ(sum.bytes_inter_node, 7 * n / kRanks * 4);  // the other nodes' sums of its share
+        EXPECT_EQ(sum.messages_inter_node, 7 * 2);
+        EXPECT_EQ(sum.bytes_intra_node, 7 * n / kNode * 4);  // its neighbours' parts of what its place owns
+        EXPECT_EQ(sum.messages_intra_node, 7 * 16);
+        const auto mine = static_cast<std::size_t>(cuts[static_cast<std::size_t>(comm.rank())]);
+        EXPECT_EQ(x[mine], static_cast<float>(kRanks * (kRanks - 1) / 2));
+      },
+      120);
 }
 
 TEST(ThreadWorld, SimulatesNodes) {
@@ -100,17 +141,17 @@ TEST(ThreadWorld, RowCountsThatDoNotMeetFailOnAllRanks) {
   for (const std::string& e : errors) EXPECT_TRUE(contains(e, "rank 1 calls all_to_all_v with 1 rows for rank 0")) << e;
 }
 
-TEST(ThreadWorld, CutsThatDifferFailOnAllRanks) {
+TEST(ThreadWorld, RangesThatDifferFailOnAllRanks) {
   for (const bool gather : {false, true}) {
     ThreadWorld world(2);
     const auto errors = comm_errors(world, [&](Communicator& comm) {
       std::vector<float> x(4);
       const std::vector<std::int64_t> cuts{0, comm.rank() == 0 ? 3 : 2, 4};
-      gather ? comm.all_gather_v(view_of(x), cuts) : comm.reduce_scatter(view_of(x), cuts);
+      gather ? comm.all_gather_v(view_of(x), ranges_of(cuts)) : comm.reduce_scatter(view_of(x), ranges_of(cuts));
     });
     for (const std::string& e : errors) {
-      EXPECT_TRUE(contains(e, "the ranks' cuts differ: rank 0 calls ")) << e;
-      EXPECT_TRUE(contains(e, " with cuts[1] = 3, rank 1 with 2")) << e;
+      EXPECT_TRUE(contains(e, "the ranks' ranges differ: rank 0 calls ")) << e;
+      EXPECT_TRUE(contains(e, " with range 0 = rows [0, 3) of rank 0, rank 1 with rows [0, 2) of rank 0")) << e;
     }
   }
 }
@@ -169,14 +210,14 @@ TEST(Arguments, AreCheckedBeforeAnythingIsSent) {
     const std::vector<std::int64_t> two{2, 2}, negative{-1, 5}, one{4};
     EXPECT_THROW(comm.all_reduce(view_of(bytes)), ShapeError);
     EXPECT_THROW(comm.all_gather(view_of(three), view_of(four)), ShapeError);
-    for (const std::vector<std::int64_t>& cuts :
-         std::vector<std::vector<std::int64_t>>{{0, 4}, {0, 2, 3, 4}, {1, 2, 4}, {0, 2, 5}, {0, 5, 4}, {0, -1, 4}}) {
-      EXPECT_THROW(comm.reduce_scatter(view_of(four), cuts), ShapeError);
-      EXPECT_THROW(comm.all_gather_v(view_of(four), cuts), ShapeError);
+    using Ranges = std::vector<RowRange>;
+    for (const Ranges& ranges : {Ranges{{0, 5, 0}}, Ranges{{-1, 2, 0}}, Ranges{{2, 2, 0}}, Ranges{{0, 3, 0}, {2, 4, 1}},
+                                 Ranges{{2, 4, 0}, {0, 2, 1}}, Ranges{{0, 4, 2}}, Ranges{{0, 4, -1}}}) {
+      EXPECT_THROW(comm.reduce_scatter(view_of(four), ranges), ShapeError);
+      EXPECT_THROW(comm.all_gather_v(view_of(four), ranges), ShapeError);
     }
-    EXPECT_THROW(comm.reduce_scatter(view_of(bytes), std::vector<std::int64_t>{0, 2, 4}), ShapeError);
-    EXPECT_THROW(comm.all_gather_v(TensorView(four.data(), DType::F32, {}), std::vector<std::int64_t>{0, 0, 1}),
-                 ShapeError);
+    EXPECT_THROW(comm.reduce_scatter(view_of(bytes), Ranges{{0, 4, 0}}), ShapeError);
+    EXPECT_THROW(comm.all_gather_v(TensorView(four.data(), DType::F32, {}), Ranges{{0, 1, 0}}), ShapeError);
     EXPECT_THROW(comm.all_gather(view_of(bytes), view_of(four)), ShapeError);
     EXPECT_THROW(comm.broadcast(view_of(four), 2), CommError);
     EXPECT_THROW(comm.all_to_all_v(view_of(three), two, view_of(four), two), ShapeError);

@@ -88,8 +88,9 @@ TEST(FreeTokensReach, OnlyAFreeTokenMayLeaveThePool) {
       const Tensor ids = test::tensor_of(std::vector<std::int32_t>{1, 2}, {2, 1}),
                    pool = test::tensor_of(std::vector<std::uint8_t>{1, 1, 0, 0}, {1, 4}),
                    segments = test::tensor_of(std::vector<std::int32_t>{0, 2}, {2}),
+                   gates = test::tensor_of(std::vector<float>{0.5F, 0.25F}, {2, 1}),
                    free = test::tensor_of(flags, {static_cast<std::int64_t>(flags.size())});
-      dispatcher->plan(ctx, *handle, ids, {pool, segments, flags.empty() ? TensorView{} : free.view()});
+      dispatcher->plan(ctx, *handle, ids, gates, {pool, segments, flags.empty() ? TensorView{} : free.view()});
       if (comm.rank() == 1) rows = handle->rows;
     });
     return rows;

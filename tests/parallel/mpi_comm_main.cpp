@@ -2,6 +2,7 @@
 //   emox_mpi_comm check|chunks|nodes|messages|abandon|late|slow|auto|mpi|self
 //   emox_mpi_comm hang|part|rows|early|stopped|stuck|io|throw|leave|kill
 //   emox_mpi_comm traffic BYTES TIMES
+//   emox_mpi_comm sums FLOATS TIMES
 #include <signal.h>
 #include <unistd.h>
 
@@ -78,7 +79,7 @@ void check_messages(Communicator& comm) {
   cuts[0] = 0;
   std::vector<float> x(8, 1);
   before = message_count();
-  comm.reduce_scatter(view_of(x), cuts);
+  comm.reduce_scatter(view_of(x), ranges_of(cuts));
   expect_messages(before, comm.rank() == 0 ? 0 : 1, comm.rank() == 0 ? ranks - 1 : 0);
 }
 
@@ -146,6 +147,27 @@ int run_traffic(std::int64_t bytes, std::int64_t times) {
   return 0;
 }
 
+/// Sums of `floats` numbers, shared out evenly and gathered again, `times` times; rank 0 prints what all received from
+/// other nodes.
+int run_sums(std::int64_t floats, std::int64_t times) {
+  MpiWorld job;
+  const auto comm = job.world();
+  std::vector<std::int64_t> cuts;
+  for (int r = 0; r <= comm->size(); ++r) cuts.push_back(floats * r / comm->size());
+  const std::vector<RowRange> ranges = ranges_of(cuts);
+  std::vector<float> x(static_cast<std::size_t>(floats), 1.0F);
+  for (std::int64_t i = 0; i < times; ++i) {
+    comm->reduce_scatter(view_of(x), ranges);
+    comm->all_gather_v(view_of(x), ranges);
+  }
+  std::vector<std::int64_t> received{comm->traffic().bytes_inter_node, comm->traffic().messages_inter_node};
+  comm->all_reduce(view_of(received));
+  if (comm->rank() == 0)
+    std::printf("between nodes: %lld bytes in messages: %lld\n", static_cast<long long>(received[0]),
+                static_cast<long long>(received[1]));
+  return 0;
+}
+
 int run(const std::string& mode) {
   MpiWorldOptions options;
   if (mode == "chunks") options.max_message = 1000, options.reduce_piece = 700;
@@ -167,11 +189,12 @@ int run(const std::string& mode) {
       check_type<double>(*comm, 9999);
       check_all_to_all_of<std::uint8_t>(*comm, 1000, 1);  // exact multiples of a message
       check_blocks_of<double>(*comm, 777, 11);            // many pieces, blocks of other lengths
-      check_rank_order(*comm);
+      check_ranges(*comm, /*default_pieces=*/false);
       check_sum_orders(*comm);
       check_open_exchange(*comm);
     } else if (mode == "nodes") {
       check_nodes(*comm);
+      check_ranges(*comm);
       check_sum_orders(*comm);
     } else if (mode == "messages") {
       check_messages(*comm);
@@ -221,6 +244,7 @@ int main(int argc, char** argv) {
   try {
     if (mode == "auto" || mode == "mpi" || mode == "self") return emox::test::run_factory(mode);
     if (mode == "traffic" && argc == 4) return emox::test::run_traffic(std::stoll(argv[2]), std::stoll(argv[3]));
+    if (mode == "sums" && argc == 4) return emox::test::run_sums(std::stoll(argv[2]), std::stoll(argv[3]));
     return emox::test::run(mode);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "failed: %s\n", e.what());

@@ -9,6 +9,7 @@
 
 #include "launch/train/sharding.h"
 #include "model/transformer/language_model.h"
+#include "parallel/comm/thread_world.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 
@@ -86,9 +87,9 @@ void set_gradients(const ParameterStore& store, ProcessMesh& mesh, std::int64_t 
   }
 }
 
-std::vector<Piece> copied(const std::vector<CheckpointPiece>& pieces) {
+std::vector<Piece> copied(const std::vector<OwnedPart>& pieces) {
   std::vector<Piece> out;
-  for (const CheckpointPiece& p : pieces) {
+  for (const OwnedPart& p : pieces) {
     EXPECT_EQ(p.view.numel(), p.end - p.begin);
     out.push_back({p.name, p.role, p.shape, p.begin, p.end, test::values_of<float>(p.view)});
   }
@@ -111,19 +112,21 @@ RankResult run_rank(const ModelConfig& config, const Mesh& m, Communicator& comm
     r.square_sums.push_back(optimizer.owned_square_sum(ctx));
     optimizer.update(ctx, kAdamW, kLearningRate, 0.37, step);
   }
-  r.pieces = copied(optimizer.owned_pieces());
+  r.pieces = copied(optimizer.owned_parts());
   for (const NamedParameter& p : store.named()) r.weights[p.name] = test::values_of<float>(store.weight(p.slot));
   r.state_bytes = optimizer.state_bytes();
   for (const ParameterGroup g : kParameterGroups) r.flat[static_cast<std::size_t>(g)] = store.flat_size(g);
-  for (const ParameterSlot& s : store.expert_tensors()) r.expert_elements += s.shape.numel();
+  for (const auto& layer : store.expert_layers())
+    for (const ParameterSlot& s : layer) r.expert_elements += s.shape.numel();
   r.elements = store.element_count();
   return r;
 }
 
-std::vector<RankResult> run(const ModelConfig& config, const Mesh& m, std::int64_t steps) {
+std::vector<RankResult> run(const ModelConfig& config, const Mesh& m, std::int64_t steps, int ranks_per_node = 0) {
   std::vector<RankResult> results(static_cast<std::size_t>(m.ranks));
+  ThreadWorld world(m.ranks, {.ranks_per_node = ranks_per_node});
   test::run_ranks(
-      m.ranks,
+      world,
       [&](Communicator& comm) { results[static_cast<std::size_t>(comm.rank())] = run_rank(config, m, comm, steps); },
       kTimeout);
   return results;
@@ -204,9 +207,12 @@ TEST_P(ShardedOptimizer, KeepsEveryMomentOnce) {
     const auto slots = static_cast<std::int64_t>(ranks[0].weights.size());
     EXPECT_GE(sum, 8 * elements);
     EXPECT_LE(sum, 8 * (elements + 15 * slots));
-    // The fullest rank: its share, and where experts do not divide, one expert of each layer more than others at most.
-    const bool even = !config.is_moe() || config.routed_experts() % m.ranks == 0;
-    const std::int64_t uneven = even ? 0 : config.layers * 3 * config.d_model * config.expert_ff;
+    // The fullest rank: its share, and where experts do not divide, one expert more than others at most, of each layer
+    // where expert-parallel ranks have unequal numbers.
+    const std::int64_t one = config.is_moe() ? 3 * config.d_model * config.expert_ff : 0;
+    const bool alike = config.is_moe() && config.routed_experts() % m.expert_parallel == 0;
+    const std::int64_t experts = alike ? config.routed_experts() / m.expert_parallel * config.layers : 0;
+    const std::int64_t uneven = alike ? (experts % replicas == 0 ? 0 : one) : config.layers * one;
     EXPECT_LE(most, sum / m.ranks + 8 * (uneven + 2 * 16));
   }
 }
@@ -217,17 +223,18 @@ std::string name_of(const testing::TestParamInfo<std::int64_t>& info) {
 // 12 go evenly on all meshes but one; 5 do not, and are fewer than 6 replicas; 2 are fewer than most.
 INSTANTIATE_TEST_SUITE_P(Models, ShardedOptimizer, testing::Values(0, 2, 5, 12), name_of);
 
-// More dense parameters than one bucket holds.
-TEST(Optimizer, SeveralBuckets) {
+// Parameters of many pieces of a sum, on nodes that are added up first: a rank has one stretch of the dense ones.
+TEST(Optimizer, ManyPiecesAndNodes) {
   ModelConfig config = model_of(0);
-  config.layers = 1, config.vocab_size = 100003;
-  const std::vector<RankResult> one = run(config, {1, 1}, 2), many = run(config, {3, 1}, 2);
-  ASSERT_GT(one[0].flat[0], std::int64_t{4} << 20);
-  const auto& pieces = many[1].pieces;
-  EXPECT_GE(std::count_if(pieces.begin(), pieces.end(),
-                          [](const Piece& p) { return p.name == "lm_head.weight" && p.role == "weight"; }),
-            2)
-      << "a part of each bucket";
+  config.layers = 1, config.vocab_size = 30011;
+  const std::vector<RankResult> one = run(config, {1, 1}, 2), many = run(config, {4, 1}, 2, 2);
+  ASSERT_GT(one[0].flat[0] / 4 * 4, 2 * static_cast<std::int64_t>(kSharePiece));
+  for (const RankResult& r : many) {
+    const auto cut = std::count_if(r.pieces.begin(), r.pieces.end(), [](const Piece& p) {
+      return p.role == "weight" && (p.begin > 0 || p.end < p.shape.numel());
+    });
+    EXPECT_LE(cut, 2) << "only where its stretch begins and ends";
+  }
   EXPECT_TRUE(joined(many) == joined(one));
   for (const RankResult& r : many) EXPECT_TRUE(r.weights == one[0].weights);
 }

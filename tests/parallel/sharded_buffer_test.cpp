@@ -16,24 +16,10 @@ namespace {
 
 constexpr std::int64_t kAlign = 16;
 
-// Buckets of all members, end to end from begin to end.
-void expect_tiles(const std::vector<Bucket>& buckets, std::int64_t begin, std::int64_t end, int members) {
-  std::int64_t at = begin;
-  for (const Bucket& b : buckets) {
-    ASSERT_EQ(b.cuts.size(), static_cast<std::size_t>(members) + 1);
-    EXPECT_EQ(b.cuts.front(), at);
-    EXPECT_GT(b.cuts.back(), b.cuts.front());
-    EXPECT_TRUE(std::is_sorted(b.cuts.begin(), b.cuts.end()));
-    at = b.cuts.back();
-  }
-  EXPECT_EQ(at, end);
-}
-
-// The sizes of one bucket's parts.
-std::vector<std::int64_t> parts_of(const Bucket& b) {
-  std::vector<std::int64_t> sizes;
-  for (std::size_t r = 0; r + 1 < b.cuts.size(); ++r) sizes.push_back(b.cuts[r + 1] - b.cuts[r]);
-  return sizes;
+std::vector<std::int64_t> elements_of(const std::vector<RowRange>& ranges, int members) {
+  std::vector<std::int64_t> held(static_cast<std::size_t>(members));
+  for (const RowRange& r : ranges) held[static_cast<std::size_t>(r.owner)] += r.end - r.begin;
+  return held;
 }
 
 std::int64_t spread(const std::vector<std::int64_t>& sizes) {
@@ -41,94 +27,88 @@ std::int64_t spread(const std::vector<std::int64_t>& sizes) {
   return *most - *least;
 }
 
-TEST(ShardedBuffer, EvenBucketsTileTheBuffer) {
+TEST(ShardedBuffer, EvenRangesTileTheBuffer) {
   for (const std::int64_t begin : {0, 16, 4096})
     for (const std::int64_t size : {0, 1, 15, 16, 17, 63, 64, 100, 1000, 1024, 4097, 100003})
-      for (const std::int64_t bucket : {16, 64, 1024, 1 << 20})
-        for (int members = 1; members <= 9; ++members) {
-          SCOPED_TRACE(testing::Message() << size << " elements from " << begin << ", buckets of " << bucket << ", "
-                                          << members << " members");
-          const auto buckets = even_buckets(begin, begin + size, members, bucket);
-          expect_tiles(buckets, begin, begin + size, members);
-          EXPECT_EQ(static_cast<std::int64_t>(buckets.size()), (size + bucket - 1) / bucket);
-          for (const Bucket& b : buckets) {
-            EXPECT_LE(b.cuts.back() - b.cuts.front(), bucket);
-            // Even but for one aligned step, and what is left over at the end.
-            EXPECT_LT(spread(parts_of(b)), 2 * kAlign);
-            for (std::size_t r = 0; r + 1 < b.cuts.size(); ++r) EXPECT_EQ(b.cuts[r] % kAlign, 0);
-          }
+      for (int members = 1; members <= 9; ++members) {
+        SCOPED_TRACE(testing::Message() << size << " elements from " << begin << ", " << members << " members");
+        const auto ranges = even_ranges(begin, begin + size, members);
+        std::int64_t at = begin;
+        int owner = -1;
+        for (const RowRange& r : ranges) {
+          EXPECT_EQ(r.begin, at);
+          EXPECT_EQ(r.begin % kAlign, 0);
+          EXPECT_GT(r.owner, owner) << "one stretch each";
+          at = r.end, owner = r.owner;
         }
+        EXPECT_EQ(at, begin + size);
+        EXPECT_LE(ranges.size(), static_cast<std::size_t>(members));
+        // Even but for one aligned step, and what is left over at the end.
+        EXPECT_LT(spread(elements_of(ranges, members)), 2 * kAlign);
+      }
 }
 
-struct Tensor3 {
-  std::int64_t rows, columns;
-};
-
-TEST(ShardedBuffer, EnoughExpertsAreOwnedWhole) {
-  const Tensor3 up{2 * 24, 32}, down{32, 24}, odd{3, 7};
-  for (const std::int64_t experts : {1, 2, 3, 5, 8, 12, 127})
-    for (int members = 1; members <= std::min<std::int64_t>(experts, 9); ++members) {
-      SCOPED_TRACE(testing::Message() << experts << " experts, " << members << " members");
-      std::vector<std::vector<std::int64_t>> experts_of_tensor;
-      for (const Tensor3& t : {up, down, odd}) {
-        const std::int64_t offset = 160, one = t.rows * t.columns;
-        const auto buckets = expert_buckets(offset, experts, t.rows, t.columns, members);
-        expect_tiles(buckets, offset, offset + experts * one, members);
-        ASSERT_EQ(buckets.size(), 1U);
-        std::vector<std::int64_t> first;  // expert that each member begins with
-        for (const std::int64_t c : buckets[0].cuts) {
-          EXPECT_EQ((c - offset) % one, 0) << "cut inside an expert";
-          first.push_back((c - offset) / one);
-        }
-        std::vector<std::int64_t> held = parts_of(buckets[0]);
-        EXPECT_GE(*std::min_element(held.begin(), held.end()), one) << "a member without an expert";
-        EXPECT_LE(spread(held), one);
-        experts_of_tensor.push_back(std::move(first));
-      }
-      // An expert's owner is the same in each of its tensors.
-      EXPECT_EQ(experts_of_tensor[0], experts_of_tensor[1]);
-      EXPECT_EQ(experts_of_tensor[0], experts_of_tensor[2]);
+std::vector<ExpertLayer> layers_of(std::int64_t layers, std::int64_t experts, std::int64_t& size) {
+  std::vector<ExpertLayer> all;
+  for (std::int64_t l = 0; l < layers; ++l) {
+    ExpertLayer layer{experts, {}};
+    for (const std::int64_t one : {2 * 24 * 32, 32 * 24, 21}) {
+      layer.tensors.push_back({size, one});
+      size += experts * one + 5;  // a gap that belongs to nobody
     }
+    all.push_back(std::move(layer));
+  }
+  return all;
 }
 
-TEST(ShardedBuffer, FewerExpertsThanMembersAreCutByRows) {
-  for (const std::int64_t experts : {1, 2, 3, 5, 7})
-    for (int members = static_cast<int>(experts) + 1; members <= 12; ++members)
-      for (const Tensor3& t : {Tensor3{48, 32}, Tensor3{32, 24}, Tensor3{3, 7}, Tensor3{1, 5}}) {
-        SCOPED_TRACE(testing::Message() << experts << " experts of " << t.rows << " x " << t.columns << ", " << members
-                                        << " members");
-        const std::int64_t offset = 32, one = t.rows * t.columns;
-        const auto buckets = expert_buckets(offset, experts, t.rows, t.columns, members);
-        expect_tiles(buckets, offset, offset + experts * one, members);
-        ASSERT_EQ(buckets.size(), static_cast<std::size_t>(experts));
-        for (const Bucket& b : buckets) {
-          EXPECT_EQ(b.cuts.back() - b.cuts.front(), one);
-          for (const std::int64_t c : b.cuts) EXPECT_EQ((c - offset) % t.columns, 0) << "cut inside a row";
-          EXPECT_LE(spread(parts_of(b)), t.columns);
-        }
+// Every expert of every layer has one owner for all its tensors, and the owners' numbers of experts are even.
+TEST(ShardedBuffer, ExpertsAreDealtWhole) {
+  for (const std::int64_t experts : {1, 2, 3, 5, 8, 12, 127})
+    for (const std::int64_t layers : {1, 2, 7})
+      for (int members = 1; members <= 12; ++members) {
+        SCOPED_TRACE(testing::Message() << layers << " layers of " << experts << " experts, " << members << " members");
+        std::int64_t size = 32;
+        const auto all = layers_of(layers, experts, size);
+        const auto ranges = expert_ranges(all, members);
+        EXPECT_TRUE(std::is_sorted(ranges.begin(), ranges.end(),
+                                   [](const RowRange& a, const RowRange& b) { return a.end <= b.begin; }));
+        const auto owner = [&](std::int64_t element) {
+          const auto at =
+              std::find_if(ranges.begin(), ranges.end(), [&](const RowRange& r) { return element < r.end; });
+          return at == ranges.end() || element < at->begin ? -1 : at->owner;
+        };
+        std::vector<std::int64_t> held(static_cast<std::size_t>(members));
+        for (const ExpertLayer& layer : all)
+          for (std::int64_t e = 0; e < experts; ++e) {
+            const int first = owner(layer.tensors[0].offset + e * layer.tensors[0].elements);
+            ASSERT_GE(first, 0);
+            ++held[static_cast<std::size_t>(first)];
+            for (const ExpertLayer::Tensor& t : layer.tensors) {
+              ASSERT_EQ(owner(t.offset + e * t.elements), first);
+              ASSERT_EQ(owner(t.offset + (e + 1) * t.elements - 1), first);
+            }
+          }
+        EXPECT_LE(spread(held), 1);
+        std::int64_t covered = 0;
+        for (const RowRange& r : ranges) covered += r.end - r.begin;
+        EXPECT_EQ(covered, layers * experts * (2 * 24 * 32 + 32 * 24 + 21)) << "nothing twice, no gap";
       }
 }
 
-// A buffer with an even part, experts of two tensors, and gaps that belong to no bucket.
+// A buffer with an even part, experts of two layers, and gaps that belong to nobody.
 struct Layout {
-  std::vector<Bucket> buckets;
-  std::int64_t size = 0;
+  std::vector<RowRange> ranges;
+  std::int64_t size = 1008;
   std::vector<bool> covered;  ///< [size]
 };
 
 Layout layout_for(int members, std::int64_t experts) {
   Layout l;
-  const auto add = [&](std::vector<Bucket> more, std::int64_t gap) {
-    for (Bucket& b : more) {
-      l.covered.resize(static_cast<std::size_t>(b.cuts.back()), true);
-      l.buckets.push_back(std::move(b));
-    }
-    l.covered.resize(l.covered.size() + static_cast<std::size_t>(gap), false);
-    l.size = static_cast<std::int64_t>(l.covered.size());
-  };
-  add(even_buckets(0, 1000, members, 256), 8);
-  add(expert_buckets(l.size, experts, 6, 9, members), 5);
-  add(expert_buckets(l.size, experts, 3, 9, members), 3);
+  l.ranges = even_ranges(0, 1000, members);
+  const auto layers = layers_of(2, experts, l.size);
+  for (const RowRange& r : expert_ranges(layers, members)) l.ranges.push_back(r);
+  l.covered.resize(static_cast<std::size_t>(l.size));
+  for (const RowRange& r : l.ranges) std::fill(l.covered.begin() + r.begin, l.covered.begin() + r.end, true);
   return l;
 }
 
@@ -143,7 +123,7 @@ float sum_of(int members, std::int64_t i) {
 
 void reduce_and_gather(const Layout& layout, int members, Communicator& comm,
                        std::vector<std::vector<ShardedBuffer::Owned>>& owned) {
-  ShardedBuffer shards(comm, layout.buckets);
+  ShardedBuffer shards(comm, layout.ranges);
   owned[static_cast<std::size_t>(comm.rank())] = shards.owned();
   std::vector<float> mine(static_cast<std::size_t>(layout.size));
   for (std::int64_t i = 0; i < layout.size; ++i) mine[static_cast<std::size_t>(i)] = value_of(comm.rank(), i);

@@ -96,7 +96,7 @@ Outputs run_rank(const Layout& l, const Inputs& in, Communicator& comm, Dispatch
                dout = test::tensor_of(in.dout[me], {tokens, kWidth}), ids = test::tensor_of(in.ids[me], {tokens, k});
   const Tensor out({}, DType::F32, {tokens, kWidth}), dx({}, DType::F32, {tokens, kWidth}),
       dgates({}, DType::F32, {tokens, k});
-  dispatcher->plan(ctx, *handle, ids, {});
+  dispatcher->plan(ctx, *handle, ids, gates, {});
   const std::int64_t rows = handle->rows;
   const Tensor in_rows({}, DType::F32, {rows, kWidth}), row_gates({}, DType::F32, {rows}),
       drow_gates({}, DType::F32, {rows});
@@ -106,7 +106,7 @@ Outputs run_rank(const Layout& l, const Inputs& in, Communicator& comm, Dispatch
     for (std::size_t e = 0; e < held.size(); ++e)
       for (std::int64_t r = offsets[e]; r < offsets[e + 1]; ++r) visit(in.scale[static_cast<std::size_t>(held[e])], r);
   };
-  dispatcher->dispatch_start(ctx, x, gates, *handle);
+  dispatcher->dispatch_start(ctx, x, *handle);
   dispatcher->dispatch_finish(ctx, in_rows, row_gates, *handle);
   float* row = in_rows.view().data<float>();
   const float* gate = row_gates.view().data<float>();
@@ -178,8 +178,17 @@ Bytes expected_bytes(const Layout& l, const Inputs& in, DispatchKind kind) {
     if (from != to) (node(from) == node(to) ? b.intra : b.inter) += bytes;
   };
   for (int s = 0; s < l.ranks; ++s) {
-    const int hops = kind == DispatchKind::TwoLevel ? 2 : 1;
-    for (int d = 0; d < l.ranks; ++d) add(s, d, hops * 16.0);  // two counts for every peer and hop
+    // Two counts for every peer that can be reached: all that hold an expert, or one gateway on each of their nodes and
+    // those of the own node.
+    std::set<int> holders(rank_of.begin(), rank_of.end()), gateways;
+    for (const int d : holders) {
+      int members = 0;
+      for (int r = 0; r < l.ranks; ++r) members += node(r) == node(d) ? 1 : 0;
+      gateways.insert(node(d) * l.per_node + s % l.per_node % members);
+      if (kind == DispatchKind::Flat || node(d) == node(s)) add(s, d, 16.0);
+    }
+    if (kind == DispatchKind::TwoLevel)
+      for (const int g : gateways) add(s, g, 16.0);
     const auto me = static_cast<std::size_t>(s);
     for (std::int64_t t = 0; t < l.tokens[me]; ++t) {
       std::set<int> ranks, nodes;

@@ -129,8 +129,9 @@ TEST(TrainAgain, TheSameRanksGiveTheSameBits) {
   }
 }
 
-// After a requeue the same ranks may lie on other nodes. (two_level goes by way of the nodes: there they are part of
-// the dispatch.)
+// After a requeue the same ranks may lie on other nodes. Gradients are added up inside nodes first where all have as
+// many ranks, several each: then rounding depends on how many, and only on that. (two_level goes by way of the nodes:
+// there they are part of the dispatch.)
 TEST(TrainAgain, OtherNodesGiveTheSameBits) {
   const test::TemporaryDirectory directory;
   Recipe r = test::tiny_recipe(test::make_text_sources(directory.path()));
@@ -139,14 +140,19 @@ TEST(TrainAgain, OtherNodesGiveTheSameBits) {
     const auto run = [&](int per_node) {
       return train_on_threads(r, {.ranks = 4, .ranks_per_node = per_node, .steps = 5});
     };
-    const TrainingRun one = run(0);
-    for (const int per_node : {1, 2, 3}) {
-      const TrainingRun other = run(per_node);
-      for (std::size_t s = 0; s < one.steps.size(); ++s) {
-        EXPECT_EQ(other.steps[s].loss(), one.steps[s].loss()) << "step " << s + 1;
-        EXPECT_EQ(other.steps[s].grad_norm, one.steps[s].grad_norm) << "step " << s + 1;
+    const auto expect_same = [&](const TrainingRun& a, const TrainingRun& b) {
+      for (std::size_t s = 0; s < a.steps.size(); ++s) {
+        EXPECT_EQ(b.steps[s].loss(), a.steps[s].loss()) << "step " << s + 1;
+        EXPECT_EQ(b.steps[s].grad_norm, a.steps[s].grad_norm) << "step " << s + 1;
       }
-      EXPECT_EQ(other.weights, one.weights);
+      EXPECT_EQ(b.weights, a.weights);
+    };
+    const TrainingRun one = run(0), twos = run(2);
+    for (const int per_node : {1, 3}) expect_same(one, run(per_node));
+    expect_same(twos, run(2));
+    for (std::size_t s = 0; s < one.steps.size(); ++s) {
+      EXPECT_NEAR(twos.steps[s].loss(), one.steps[s].loss(), 1e-5) << "step " << s + 1;
+      EXPECT_NEAR(twos.steps[s].grad_norm, one.steps[s].grad_norm, 1e-5 * one.steps[s].grad_norm) << "step " << s + 1;
     }
   }
 }

@@ -1,5 +1,6 @@
 // Runs that begin with another run's checkpoint, on ranks as threads.
 #include "launch/train/warm_start.h"
+#include "launch/train/model_pieces.h"
 
 #include <gtest/gtest.h>
 
@@ -86,7 +87,7 @@ class WarmStart : public testing::Test {
       LanguageModel model(r.model, session.ctx(), true, sharding.experts());
       Optimizer optimizer(session.ctx(), model.parameters(), sharding.mesh());
       warm_start(session, r, model, optimizer);
-      auto pieces = optimizer.owned_pieces();
+      auto pieces = owned_pieces(optimizer);
       if (session.root()) {
         steps = optimizer.steps_before();
         for (CheckpointPiece& p : bias_pieces(model)) pieces.push_back(p);

@@ -8,64 +8,37 @@
 namespace emox::test {
 namespace {
 
-class InterruptedCommunicator final : public Communicator {
+class Interruption final : public CollectiveObserver {
  public:
-  InterruptedCommunicator(Communicator& inner, BeforeCollective before) : inner_(inner), before_(std::move(before)) {}
-  InterruptedCommunicator(std::unique_ptr<Communicator> inner, BeforeCollective before)
-      : owned_(std::move(inner)), inner_(*owned_), before_(std::move(before)) {}
-  int rank() const override { return inner_.rank(); }
-  int size() const override { return inner_.size(); }
-  const std::vector<int>& nodes() const override { return inner_.nodes(); }
-  std::string_view transport() const override { return inner_.transport(); }
+  Interruption(BeforeCollective before, std::shared_ptr<CollectiveObserver> next)
+      : before_(std::move(before)), next_(std::move(next)) {}
+  void enter(std::string_view op, std::size_t bytes) override {
+    before_(op == "all_to_all_v" ? "all_to_all_v_finish" : op);
+    if (next_) next_->enter(op, bytes);
+  }
+  void leave() noexcept override {
+    if (next_) next_->leave();
+  }
+  void start_exchange() override { before_("all_to_all_v_start"); }
+  std::shared_ptr<CollectiveObserver> part(Communicator& part, int color) override {
+    return std::make_shared<Interruption>(before_, next_ ? next_->part(part, color) : nullptr);
+  }
+  void note_progress() noexcept override {
+    if (next_) next_->note_progress();
+  }
+  void note_io(bool begins) noexcept override {
+    if (next_) next_->note_io(begins);
+  }
 
  private:
-  void do_all_reduce(TensorView x, ReduceOp op) override {
-    before_("all_reduce");
-    inner_.all_reduce(x, op);
-  }
-  void do_all_gather(TensorView out, TensorView in) override {
-    before_("all_gather");
-    inner_.all_gather(out, in);
-  }
-  void do_all_gather_v(TensorView x, std::span<const std::int64_t> cuts) override {
-    before_("all_gather_v");
-    inner_.all_gather_v(x, cuts);
-  }
-  void do_reduce_scatter(TensorView x, std::span<const std::int64_t> cuts) override {
-    before_("reduce_scatter");
-    inner_.reduce_scatter(x, cuts);
-  }
-  void do_broadcast(TensorView x, int root) override {
-    before_("broadcast");
-    inner_.broadcast(x, root);
-  }
-  void do_all_to_all_v_start(const RowExchange& e) override {
-    before_("all_to_all_v_start");
-    inner_.all_to_all_v_start(e.out, e.recv_rows, e.in, e.send_rows);
-  }
-  void do_all_to_all_v_finish(const RowExchange&) override {
-    before_("all_to_all_v_finish");
-    inner_.all_to_all_v_finish();
-  }
-  void do_all_to_all_v_abandon() noexcept override { inner_.all_to_all_v_abandon(); }
-  void do_barrier() override {
-    before_("barrier");
-    inner_.barrier();
-  }
-  std::unique_ptr<Communicator> do_split(int color, int key) override {
-    before_("split");
-    return std::make_unique<InterruptedCommunicator>(inner_.split(color, key), before_);
-  }
-
-  std::unique_ptr<Communicator> owned_;  // of a part; the world belongs to somebody else
-  Communicator& inner_;
   BeforeCollective before_;
+  std::shared_ptr<CollectiveObserver> next_;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_interrupted(Communicator& inner, BeforeCollective before) {
-  return std::make_unique<InterruptedCommunicator>(inner, std::move(before));
+void interrupt(Communicator& comm, BeforeCollective before) {
+  comm.observe(std::make_shared<Interruption>(std::move(before), comm.observer()));
 }
 
 StepRank::StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory)

@@ -17,8 +17,8 @@ namespace emox::test {
 /// Called before each collective, by its name; "all_to_all_v_start" and "all_to_all_v_finish" are two. May throw.
 using BeforeCollective = std::function<void(std::string_view name)>;
 
-/// `inner`, which must outlive it, and everything split from it, with `before` called first.
-std::unique_ptr<Communicator> make_interrupted(Communicator& inner, BeforeCollective before);
+/// `before` is called first in every collective of `comm`, and of what is split from it.
+void interrupt(Communicator& comm, BeforeCollective before);
 
 /// One rank of an EMO run with experts sharded over all ranks, on made-up tokens: it reads no files.
 class StepRank {
