@@ -8,8 +8,8 @@
 #include <cmath>
 #include <vector>
 
-#include "launch/bench/gemm_rate.h"
 #include "launch/bench/median.h"
+#include "launch/train/gemm_rate.h"
 #include "launch/train/sharding.h"
 #include "launch/train/training_step.h"
 #include "model/transformer/flops.h"

@@ -9,11 +9,11 @@
 #include <string>
 #include <thread>
 
-#include "launch/bench/gemm_rate.h"
 #include "launch/commands/command.h"
 #include "launch/commands/on_ranks.h"
 #include "launch/config/recipe_file.h"
 #include "launch/plan/memory.h"
+#include "launch/train/gemm_rate.h"
 #include "launch/train/session.h"
 #include "parallel/checkpoint/versions.h"
 #include "parallel/comm/mpi_launcher.h"

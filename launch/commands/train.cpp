@@ -28,6 +28,9 @@ int run_train(const std::vector<std::string>& args) {
   for (const char* option : {"--trace", "--record-pools"})
     require<UsageError>(!a.has(option) || !a.value(option).empty(), "emox train: {} needs a file: write {}=FILE",
                         option, option);
+  require<UsageError>(!a.has("--trace") || a.value("--trace") != a.value("--record-pools"),
+                      "emox train: --trace and --record-pools name the same file, {}: each needs its own",
+                      a.value("--trace"));
   TrainOptions options{a.value("--trace"), a.value("--record-pools")};
   options.force = a.has("--force");
   options.rate = sets_key(a.positional[0], a.overrides, "train.learning_rate") ? RateGiven::Yes : RateGiven::No;

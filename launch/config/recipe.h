@@ -114,7 +114,8 @@ struct TrainConfig {
     v.real("lm_z_weight", lm_z_weight, 0.0, 1e3, "weight of the squared log-sum of the vocabulary logits");
     v.choice("micro_batch_memory", micro_batch_memory, kMicroBatchMemoryNames,
              "several micro-batches under balance_scope = step: hold all activations, or run the forward pass twice");
-    v.integer("threads", threads, 0, 4096, "threads of a rank; 0 = OMP_NUM_THREADS, else cores / ranks on the node");
+    v.integer("threads", threads, 0, 4096,
+              "threads of a rank; 0 = OMP_NUM_THREADS, else its share of the cores that it may use");
   }
 };
 

@@ -14,6 +14,7 @@
 #include "launch/train/run_directory.h"
 #include "launch/train/same_on_ranks.h"
 #include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/fault.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -64,7 +65,18 @@ LoadedModel::LoadedModel(Session& session, const std::filesystem::path& where,
     for (CheckpointPiece& piece : bias_pieces(*model)) pieces.push_back(std::move(piece));
     return pieces;
   };
-  load_found(session, where, pieces_for, &read);
+  try {
+    load_found(session, where, pieces_for, &read);
+  } catch (const DamagedError&) {
+    throw;
+  } catch (const UnreadableError&) {
+    throw;
+  } catch (const OtherVersionError&) {
+    throw;
+  } catch (const IoError& e) {  // names and shapes that are not the checkpoint's
+    if (overrides.empty()) throw;
+    fail<UsageError>("{}; leave out the keys that make another model of it", e.message());
+  }
   shards->gather_weights();
   memory = std::make_unique<InferenceMemory>(session.ctx(), *model,
                                              recipe.train.micro_batch_sequences * recipe.model.sequence_length);

@@ -264,4 +264,10 @@ std::string report_html(const std::vector<RetentionRow>& rows, const std::string
   return html + page.beside_the_paper() + "</body>\n</html>\n";
 }
 
+std::string retention_svg(const std::vector<RetentionRow>& rows, const StudyNotes& notes) {
+  const Page page{rows, notes};
+  const auto selections = page.c.selections();
+  return selections.empty() ? "" : svg_file(page.plot_of(selections.front(), ""));
+}
+
 }  // namespace emox

@@ -14,6 +14,9 @@ namespace emox {
 /// Well-formed as XML, too. Figures that the rows lack are shown as missing. UsageError for rows without any.
 std::string report_html(const std::vector<RetentionRow>& rows, const std::string& title, const StudyNotes& notes = {});
 
+/// The first of its retention curves, the mean over domains, as an SVG file; empty when no experts were left out.
+std::string retention_svg(const std::vector<RetentionRow>& rows, const StudyNotes& notes = {});
+
 /// What the rows say, for a terminal of 80 columns: the full models, and what a quarter, an eighth ... of the experts
 /// costs them.
 std::string report_summary(const std::vector<RetentionRow>& rows, const StudyNotes& notes = {});

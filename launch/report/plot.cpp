@@ -221,4 +221,12 @@ std::string plot_style() {
       light, dark, rules);
 }
 
+std::string svg_file(const Plot& plot) {
+  constexpr const char* kBackground =
+      "svg{background:#fff;color:#1a1a1a}@media (prefers-color-scheme:dark){svg{background:#16181c;color:#e6e6e6}}\n";
+  std::string svg = to_svg(plot);
+  svg.insert(svg.find("<title>"), fmt::format("<style>{}{}</style>\n", plot_style(), kBackground));
+  return svg;
+}
+
 }  // namespace emox

@@ -27,6 +27,8 @@ struct Plot {
 /// Colours, dashes and markers are those of classes s0 .. s11, which plot_style() defines for light and dark pages.
 std::string to_svg(const Plot& plot);
 std::string plot_style();
+/// The same as a file of its own: with its style, and a background for light and dark pages.
+std::string svg_file(const Plot& plot);
 
 /// & < > " as entities; bytes that are no UTF-8, and control characters, as U+FFFD: XML can hold neither.
 std::string escape_markup(const std::string& text);

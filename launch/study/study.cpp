@@ -144,6 +144,8 @@ void write_results(const CellsRequest& request, const std::vector<StudyCell>& ce
   write_file_atomically(directory / "retention.csv", write_retention(outcome.rows));
   write_file_atomically(directory / "chance.csv", write_chance(outcome.notes.chance));
   write_file_atomically(directory / "repeats.csv", write_retention(outcome.notes.repeats));
+  if (const std::string svg = retention_svg(outcome.rows, outcome.notes); !svg.empty())
+    write_file_atomically(directory / "retention.svg", svg);
   write_file_atomically(directory / "report.html",
                         report_html(outcome.rows, "Study " + request.base.run.name, outcome.notes));
 }

@@ -1,9 +1,12 @@
 #include "launch/train/session.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -11,6 +14,7 @@
 
 #include "parallel/comm/factory.h"
 #include "runtime/core/error.h"
+#include "runtime/cpu/affinity.h"
 #include "runtime/cpu/processor.h"
 
 namespace emox {
@@ -19,7 +23,9 @@ Session::Session(const ParallelConfig& parallel, std::int64_t threads)
     : comm_(make_communicator(parse_transport(kCommunicatorNames[static_cast<std::size_t>(parallel.communicator)]),
                               parallel.watchdog_s, parallel.io_watchdog_s)),
       log_(comm_->rank()) {
-  start(threads > 0 ? static_cast<int>(threads) : default_threads(comm_->node_size()));
+  const int wanted = threads > 0 ? static_cast<int>(threads) : default_threads(*comm_);
+  start(wanted);
+  warn_if_bound(wanted);
 }
 
 Session::Session(std::unique_ptr<Communicator> comm, int threads) : comm_(std::move(comm)), log_(comm_->rank()) {
@@ -46,10 +52,56 @@ void Session::start(int threads) {
   ctx_.telemetry = &telemetry_;
 }
 
+namespace {
+
+int threads_by_environment() {
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  return text == nullptr ? 0 : std::max(std::atoi(text), 0);
+}
+
+/// Somebody tells OpenMP where its threads run: it may have bound this one already, to a core that says nothing of the
+/// others.
+bool threads_are_placed() {
+  const char* bind = std::getenv("OMP_PROC_BIND");
+  return (bind != nullptr && std::string(bind) != "false") || std::getenv("OMP_PLACES") != nullptr ||
+         std::getenv("GOMP_CPU_AFFINITY") != nullptr;
+}
+
+}  // namespace
+
+// Open MPI binds each of one or two ranks to a single core: all threads of a rank then take turns on it.
+void Session::warn_if_bound(int threads) {
+  const int cores = cpu::count_of(cpu::allowed_cores());
+  std::int64_t bound = threads > cores && !threads_are_placed() ? 1 : 0;
+  comm_->all_reduce(TensorView(&bound, DType::I64, {1}));
+  if (bound == 0 || !root()) return;
+  log_.warn(
+      "{} of {} rank(s) have more threads than cores that they may use (rank 0: {} threads, {} core(s)), which take "
+      "turns "
+      "there: start mpirun with --bind-to none, or srun with --cpus-per-task",
+      bound, comm_->size(), threads, cores);
+}
+
+int default_threads(Communicator& comm) {
+  // Where OpenMP places threads, its masks say nothing: the share of the machine then.
+  cpu::CoreMask mine = threads_are_placed() ? cpu::CoreMask{} : cpu::allowed_cores();
+  const auto bytes = static_cast<std::int64_t>(mine.size());
+  std::vector<std::uint8_t> all(static_cast<std::size_t>(comm.size()) * mine.size());
+  comm.all_gather(TensorView(all.data(), DType::U8, {comm.size(), bytes}), TensorView(mine.data(), DType::U8, {bytes}));
+  int sharing = 0;  // ranks of this node that may use just the same cores
+  for (int r = 0; r < comm.size(); ++r) {
+    const bool here = comm.nodes()[static_cast<std::size_t>(r)] == comm.nodes()[static_cast<std::size_t>(comm.rank())];
+    const auto theirs = all.begin() + r * bytes;
+    if (here && std::equal(mine.begin(), mine.end(), theirs)) ++sharing;
+  }
+  const int wanted = threads_by_environment();
+  const int cores = threads_are_placed() ? static_cast<int>(std::thread::hardware_concurrency()) : cpu::count_of(mine);
+  return wanted > 0 ? wanted : std::max(cores / sharing, 1);
+}
+
 int default_threads(int ranks_on_node) {
-  if (const char* text = std::getenv("OMP_NUM_THREADS"); text != nullptr && std::atoi(text) > 0) return std::atoi(text);
-  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  return cores / ranks_on_node > 0 ? cores / ranks_on_node : 1;
+  const int wanted = threads_by_environment();
+  return wanted > 0 ? wanted : std::max(cpu::count_of(cpu::allowed_cores()) / ranks_on_node, 1);
 }
 
 void check_processor() {

@@ -27,13 +27,17 @@ class Session {
 
  private:
   void start(int threads);
+  void warn_if_bound(int threads);
   std::unique_ptr<Communicator> comm_;
   Log log_;
   Telemetry telemetry_;
   Context ctx_;
 };
 
-/// Threads of a rank when the recipe leaves the choice (0).
+/// Threads of a rank when the recipe leaves the choice (0) and so does OMP_NUM_THREADS: as many as the cores that it
+/// may use, or its share of them where other ranks of its node may use the same ones. Collective.
+int default_threads(Communicator& comm);
+/// The same for ranks that do not run, on nodes like this one.
 int default_threads(int ranks_on_node);
 /// Throws UsageError if the ops were compiled for instructions that this processor lacks.
 void check_processor();

@@ -9,12 +9,12 @@
 #include <optional>
 
 #include "data/loader/loader.h"
-#include "launch/bench/gemm_rate.h"
 #include "launch/config/recipe_file.h"
 #include "launch/train/balance_group.h"
 #include "launch/train/divergence.h"
 #include "launch/train/failure.h"
 #include "launch/train/find_checkpoint.h"
+#include "launch/train/gemm_rate.h"
 #include "launch/train/lease.h"
 #include "launch/train/model_pieces.h"
 #include "launch/train/progress.h"

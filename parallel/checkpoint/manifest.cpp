@@ -165,6 +165,25 @@ std::string emox_of(const json& content) {
   return version.is_string() ? " by emox " + version.get<std::string>() : "";
 }
 
+ManifestTensor tensor_from(const StrictJson& j) {
+  ManifestTensor t{.name = j.at("name").text(),
+                   .role = j.at("role").text(),
+                   .dtype = dtype_from(j.at("dtype")),
+                   .shape = shape_from(j.at("shape")),
+                   .file = file_name_from(j.at("file")),
+                   .dataset = j.at("dataset").text(),
+                   .checksum = checksum_from(j.at("xxh3_128"))};
+  if (!is_tensor_name(t.name)) j.at("name").reject("the name of a tensor");
+  if (!is_role(t.role)) j.at("role").reject("weight, exp_avg or exp_avg_sq");
+  if (!t.dataset.starts_with("/") || t.dataset.find('\0') != std::string::npos)
+    j.at("dataset").reject("the path of a dataset");
+  const std::int64_t n = t.shape.numel();
+  // An empty array is [0, 0); no other piece is empty.
+  t.begin = j.at("begin").integer(0, std::max<std::int64_t>(n - 1, 0));
+  t.end = j.at("end").integer(n == 0 ? 0 : t.begin + 1, n);
+  return t;
+}
+
 Manifest from_content(const StrictJson& j) {
   Manifest m;
   m.version = static_cast<int>(j.at("version").integer(Manifest::kOldestVersion, Manifest::kFormatVersion));
@@ -188,7 +207,7 @@ Manifest from_content(const StrictJson& j) {
       f.reject("a file of its own: another has its name");
   }
   for (const StrictJson& t : j.at("tensors").elements()) {
-    m.tensors.push_back(tensor_from_json(t.json(), t.place()));
+    m.tensors.push_back(tensor_from(t));
     const ManifestTensor& last = m.tensors.back();
     const auto file = files.find(last.file);
     if (file == files.end()) t.at("file").reject("one of \"files\"");
@@ -231,25 +250,7 @@ json to_json(const ManifestTensor& t) {
   return j;
 }
 
-ManifestTensor tensor_from_json(const json& value, const std::string& place) {
-  const StrictJson j(value, place);
-  ManifestTensor t{.name = j.at("name").text(),
-                   .role = j.at("role").text(),
-                   .dtype = dtype_from(j.at("dtype")),
-                   .shape = shape_from(j.at("shape")),
-                   .file = file_name_from(j.at("file")),
-                   .dataset = j.at("dataset").text(),
-                   .checksum = checksum_from(j.at("xxh3_128"))};
-  if (!is_tensor_name(t.name)) j.at("name").reject("the name of a tensor");
-  if (!is_role(t.role)) j.at("role").reject("weight, exp_avg or exp_avg_sq");
-  if (!t.dataset.starts_with("/") || t.dataset.find('\0') != std::string::npos)
-    j.at("dataset").reject("the path of a dataset");
-  const std::int64_t n = t.shape.numel();
-  // An empty array is [0, 0); no other piece is empty.
-  t.begin = j.at("begin").integer(0, std::max<std::int64_t>(n - 1, 0));
-  t.end = j.at("end").integer(n == 0 ? 0 : t.begin + 1, n);
-  return t;
-}
+ManifestTensor tensor_from_json(const json& value, const std::string& place) { return tensor_from({value, place}); }
 
 void check_placement_and_mesh(const json& placement, const json& mesh) {
   if (!placement.is_null()) check_placement({placement, "placement"});
@@ -287,7 +288,9 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
     require<IoError>(has_own_checksum(text), "{}", kWrongChecksum);
     return from_content(j);
   } catch (const json::exception& e) {
-    fail<DamagedError>("{} is damaged: {}", where, e.what());
+    const std::string what = e.what();  // "[json.exception.parse_error.101] parse error at line 1, column 1: ..."
+    const std::size_t name = what.find("] ");
+    fail<DamagedError>("{} is damaged: {}", where, name == std::string::npos ? what : what.substr(name + 2));
   } catch (const OtherVersionError& e) {
     fail<OtherVersionError>("{} cannot be used: {}", where, e.message());
   } catch (const IoError& e) {

@@ -52,11 +52,12 @@ std::vector<fs::path> prunable_checkpoints(const fs::path& directory, int keep_l
   int complete = 0;
   for (const fs::path& path : all) {
     // A damaged one must not push a complete one out of the last few.
+    const std::int64_t step = *step_of_directory(path.filename().string());
     if (complete < keep_last) {
-      complete += look_at(path) == Look::Complete ? 1 : 0;
+      // What has just been saved need not be read again.
+      complete += step == intact || look_at(path) == Look::Complete ? 1 : 0;
       continue;
     }
-    const std::int64_t step = *step_of_directory(path.filename().string());
     if (keep_every_steps <= 0 || step % keep_every_steps != 0) candidates.push_back(path);
   }
   if (candidates.empty()) return {};

@@ -6,25 +6,46 @@
 
 namespace emox {
 
+StrictJson::StrictJson(const nlohmann::json& value, std::string place) : value_(&value) {
+  place_.name = std::move(place);
+}
+
+std::string StrictJson::place_of(const Place& place) {
+  if (!place.parent) return place.name;
+  const std::string outer = place_of(*place.parent);
+  if (place.key == nullptr) return fmt::format("{}[{}]", outer, place.index);
+  return outer.empty() ? place.key : outer + "." + place.key;
+}
+
+std::string StrictJson::place_or_content() const {
+  const std::string text = place();
+  return text.empty() ? "the content" : text;
+}
+
+std::shared_ptr<const StrictJson::Place> StrictJson::shared_place() const {
+  if (!shared_) shared_ = std::make_shared<const Place>(place_);
+  return shared_;
+}
+
 void StrictJson::reject(const std::string& what) const {
   constexpr std::size_t kLongest = 60;
   std::string value = value_->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   if (value.size() > kLongest) value = value.substr(0, kLongest) + "...";
-  fail<IoError>("{} is {}: not {}", place_.empty() ? "the content" : place_, value, what);
+  fail<IoError>("{} is {}: not {}", place_or_content(), value, what);
 }
 
 StrictJson StrictJson::at(const char* key) const {
   if (!value_->is_object()) reject(fmt::format("an object with \"{}\"", key));
   const auto found = value_->find(key);
-  require<IoError>(found != value_->end(), "{} has no \"{}\"", place_.empty() ? "the content" : place_, key);
-  return {*found, place_.empty() ? key : place_ + "." + key};
+  if (found == value_->end()) fail<IoError>("{} has no \"{}\"", place_or_content(), key);
+  return {*found, Place{shared_place(), "", key, 0}};
 }
 
 std::vector<StrictJson> StrictJson::elements() const {
   if (!value_->is_array()) reject("a list");
   std::vector<StrictJson> list;
   list.reserve(value_->size());
-  for (const nlohmann::json& v : *value_) list.emplace_back(v, fmt::format("{}[{}]", place_, list.size()));
+  for (const nlohmann::json& v : *value_) list.push_back({v, Place{shared_place(), "", nullptr, list.size()}});
   return list;
 }
 

@@ -251,6 +251,26 @@ TEST_F(FailingDisk, EverythingIsSyncedBeforeItIsNamed) {
   EXPECT_FALSE(unsynced[""]);
 }
 
+// The names in a directory are synced by one rank for all of its node: of a thousand ranks, a thousand would wait
+// there.
+TEST_F(FailingDisk, DirectoriesAreNotSyncedByEveryRank) {
+  const auto directory_syncs = [&](int ranks, std::int64_t n) {
+    const FaultyDisk disk(root());
+    test::run_ranks(ranks, [&](Communicator& comm) {
+      const CheckpointModel saved(kNew, 1);
+      const auto mine = test::divide_among_ranks(saved.pieces(), comm.rank(), comm.size());
+      CheckpointSaver(comm, root(), mine, {}).save(n, {});
+    });
+    const std::vector<DiskCall> calls = disk.calls();
+    return std::count_if(calls.begin(), calls.end(), [](const DiskCall& c) {
+      return c.kind == DiskCallKind::Sync && c.path.find('/') == std::string::npos;
+    });
+  };
+  const auto two = directory_syncs(2, 3);
+  EXPECT_GE(two, 3);  // the shards' names, the manifest's, the checkpoint's
+  EXPECT_EQ(directory_syncs(6, 4), two);
+}
+
 TEST_F(FailingDisk, NoSpaceOnce) { every_call("ENOSPC once", DiskFaultKind::Once, ENOSPC); }
 TEST_F(FailingDisk, AnErrorOnce) { every_call("EIO once", DiskFaultKind::Once, EIO); }
 TEST_F(FailingDisk, NoSpaceFromThenOn) { every_call("ENOSPC from then on", DiskFaultKind::FromThenOn, ENOSPC); }

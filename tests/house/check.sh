@@ -78,8 +78,28 @@ check_words() {
   report "a path of somebody's machine" '(^|[^A-Za-z0-9_.~/-])/(work|home|root|srv|Users)/' "${list[@]}"
 }
 
+# Files that a README names exist: below its folder, or from the root. A name without a folder may lie deeper.
+check_named_files() {
+  local readme line name folder all file found
+  mapfile -t all < <(files . '*')
+  while read -r readme; do
+    folder=$(dirname "$readme")/
+    folder=${folder#./}
+    while IFS=: read -r line name; do
+      name=${name//\`/}
+      found=false
+      for file in "${all[@]}"; do
+        # shellcheck disable=SC2053  # a name may be a pattern
+        if [[ $file == $name || ($file == "$folder"* && /$file == */$name) ]]; then found=true && break; fi
+      done
+      $found || echo "$readme:$line: there is no $name"
+    done < <(grep -noE '`[A-Za-z0-9_./*-]+\.(h|cpp|sh|md|\*)`' "$readme" || true)
+  done < <(files . README.md)
+}
+
 check_tree() {
   cd "$1"
+  check_named_files
   check_directions
   # And the test that counts the messages below it.
   only_in "<mpi.h> and <nccl.h> belong in parallel/comm" '(mpi|nccl)\.h' '^(parallel/comm/|tests/parallel/mpi_messages\.cpp$)'
@@ -140,6 +160,8 @@ self_test() {
   expect "unfinished" launch/x.cpp "// ${word}DO: later\n"
   expect "unfinished" notes.md "FIX""ME\n"
   expect "somebody's machine" launch/x.sh "cd ${path}me/me/emox\n"
+  expect "there is no moe/gone.h" model/README.md 'See `good.cpp`, `good.*` and `model/good.cpp`\nand `moe/gone.h`.\n'
+  accept model/README.md 'See `README.md` and `std::x.y`.\n'
   accept parallel/comm/mpi.cpp '#include <mpi.h>\n#include "parallel/comm/mpi_support.h"\n'
   accept tests/parallel/mpi_messages.cpp '#include <mpi.h>\n'
   accept parallel/checkpoint/x.cpp '#include <hdf5.h>\nauto p = t.data<float>();\n'

@@ -72,6 +72,8 @@ TEST_F(ProgramErrors, ATraceThatCannotBeWritten) {
   expect(train("--trace=" + folder), 2, {"--trace=" + folder + " is a directory: name a file in it"});
   expect(train("--trace="), 2, {"--trace needs a file: write --trace=FILE"});
   expect(train("--trace"), 2, {"--trace needs a value"});
+  expect(train("--trace=" + folder + "/x --record-pools=" + folder + "/x"), 2,
+         {"name the same file", "each needs its own"});
   EXPECT_FALSE(fs::exists(directory_.path() / "run"));
 }
 

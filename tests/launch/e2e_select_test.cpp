@@ -201,6 +201,8 @@ TEST_F(SelectCommand, RefusesWhatMakesNoSense) {
   expect_refused(command + " --keep=4 --prompt=x --domain=" + label_, {"Give one of"});
   expect_refused(command + " --keep=4 --domain=nowhere", {"no domain nowhere", label_});
   expect_refused(command + " --keep=1 --prompt=x", {"keep 2 to 9 of 9"});
+  expect_refused("eval " + run().string() + " --keep=4 --model.layers=3",
+                 {"has no model.layers.2.", "leave out the keys that make another model"});
   expect_refused(command + " --keep=10 --prompt=x", {"keep 2 to 9 of 9"});
   expect_refused(command + " --layer-budgets=4,4,4 --prompt=x", {"gives 3 numbers", "each of the 2"});
   expect_refused(command + " --keep=4 --prompt=x --method=best", {"best is not a method", "layerwise, global"});

@@ -200,6 +200,15 @@ TEST(StudyReport, IsWellFormedOfflineAndTheSameEveryTime) {
   for (const char* outside : {"src=", "href=", "@import", "url(", "<script"})
     EXPECT_EQ(html.find(outside), std::string::npos) << outside;
   EXPECT_NE(html.find("prefers-color-scheme:dark"), std::string::npos);
+  // The first plot as a file of its own: the same lines, with the style that the page has.
+  const std::string svg = retention_svg(rows), lines = svg.substr(svg.find("<title>"));
+  EXPECT_EQ(ill_formed(svg), "");
+  EXPECT_TRUE(svg.starts_with("<svg xmlns=")) << svg.substr(0, 80);
+  EXPECT_NE(svg.find("<style>"), std::string::npos);
+  EXPECT_NE(html.find(lines), std::string::npos);
+  EXPECT_EQ(retention_svg({rows.begin(), std::find_if(rows.begin(), rows.end(),
+                                                      [](const RetentionRow& r) { return r.selection != "full"; })}),
+            "");
   // Seeds in another order are the same study.
   EXPECT_EQ(report_html(study_rows({2, 0, 1}), "a < b & \"c\""), html);
 }

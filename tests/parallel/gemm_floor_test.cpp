@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "launch/bench/gemm_rate.h"
+#include "launch/train/gemm_rate.h"
 
 namespace emox {
 namespace {

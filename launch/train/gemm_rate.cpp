@@ -1,4 +1,4 @@
-#include "launch/bench/gemm_rate.h"
+#include "launch/train/gemm_rate.h"
 
 #include <algorithm>
 #include <chrono>
