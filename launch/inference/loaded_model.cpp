@@ -14,7 +14,7 @@
 #include "launch/train/run_directory.h"
 #include "launch/train/same_on_ranks.h"
 #include "parallel/checkpoint/checkpoint.h"
-#include "parallel/checkpoint/fault.h"
+#include "parallel/checkpoint/load_plan.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -67,13 +67,7 @@ LoadedModel::LoadedModel(Session& session, const std::filesystem::path& where,
   };
   try {
     load_found(session, where, pieces_for, &read);
-  } catch (const DamagedError&) {
-    throw;
-  } catch (const UnreadableError&) {
-    throw;
-  } catch (const OtherVersionError&) {
-    throw;
-  } catch (const IoError& e) {  // names and shapes that are not the checkpoint's
+  } catch (const MisfitError& e) {
     if (overrides.empty()) throw;
     fail<UsageError>("{}; leave out the keys that make another model of it", e.message());
   }

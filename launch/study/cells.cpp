@@ -87,25 +87,6 @@ void apply(const std::string& model, Recipe& r) {
   }
 }
 
-/// What a cell is called must still hold of it after its settings: two rows of one name would be compared otherwise.
-void check_is_still(const std::string& model, const Recipe& r) {
-  const ModelConfig& m = r.model;
-  PoolMode pool = model == "fixed-pool" ? PoolMode::Fixed : model == "label-pools" ? PoolMode::Label : m.pool;
-  const bool smaller = model == "quarter-experts" || model == "eighth-experts";
-  const bool pooled = model != "standard" && model != "dense" && !smaller;
-  if (!pooled) pool = PoolMode::Off;
-  const auto refuse = [&](const char* key, const auto& value) {
-    fail<UsageError>("emox study: --set {}:{}={} makes another model of the cell {}: leave it out, or use another cell",
-                     model, key, value, model);
-  };
-  const char* pool_name = kPoolModeNames[static_cast<std::size_t>(m.pool)];
-  if (m.pool != pool || (pooled && m.pool == PoolMode::Off)) refuse("moe.pool", pool_name);
-  if ((model == "dense") == m.is_moe()) refuse("moe.num_experts", m.num_experts);
-  if (model == "no-shared" && m.shared_experts != 0) refuse("moe.shared_experts", m.shared_experts);
-  if (model == "local-balance" && m.balance_scope != BalanceScope::Local)
-    refuse("moe.balance_scope", kBalanceScopeNames[static_cast<std::size_t>(m.balance_scope)]);
-}
-
 void check_base(const Recipe& base) {
   require<UsageError>(base.model.is_moe() && base.model.pool != PoolMode::Off,
                       "emox study: the recipe is to be that of EMO, with moe.num_experts > 0 and moe.pool not off; the "
@@ -118,6 +99,32 @@ Field field_of(Recipe& recipe, const std::string& key) {
   fail<UsageError>("unknown key {}: did you mean {}?", key, nearest_key(key, key_names()));
 }
 
+/// What a cell is called must still hold of it after its settings: two rows of one name would be compared otherwise.
+/// `made`: as the name makes it.
+void check_is_still(const std::string& model, Recipe made, Recipe r) {
+  const std::vector<std::string> free{"moe.pool_free_share", "moe.pool_free_tokens", "moe.pool_from_step",
+                                      "moe.pool_until_step", "moe.pool_from_layer"};
+  std::vector<std::string> keys;
+  if (model == "standard" || model == "quarter-experts" || model == "eighth-experts")
+    keys = {"moe.pool", "moe.num_experts"};
+  if (model == "dense") keys = {"moe.num_experts"};
+  if (model == "all-pooled" || model == "fixed-pool" || model == "quarter-free" || model == "label-pools") keys = free;
+  if (model == "fixed-pool" || model == "label-pools") keys.emplace_back("moe.pool");
+  if (model == "local-balance") keys = {"moe.balance_scope"};
+  if (model == "no-shared") keys = {"moe.shared_experts"};
+  if (model == "free-tokens") keys = {"moe.pool_free_share"};
+  const bool no_pools = made.model.pool != PoolMode::Off && r.model.pool == PoolMode::Off;
+  if (no_pools) keys.emplace_back("moe.pool");
+  if (model == "free-tokens" && r.model.pool_free_tokens == 0) keys.emplace_back("moe.pool_free_tokens");
+  for (const std::string& key : keys) {
+    const auto is = field_of(r, key).values();
+    require<UsageError>(
+        is == field_of(made, key).values(),
+        "emox study: --set {}:{}={} makes another model of the cell {}: leave it out, or use another cell", model, key,
+        is.front(), model);
+  }
+}
+
 StudyCell make_cell(const Recipe& base, const std::string& model, std::int64_t seed, int ranks,
                     const CellOptions& options, const std::vector<CellSetting>& more = {}) {
   StudyCell cell{model, seed, base, {}, false, ""};
@@ -126,10 +133,11 @@ StudyCell make_cell(const Recipe& base, const std::string& model, std::int64_t s
   require<UsageError>(model == kCellModels[0] || !list_changes(base, r).empty(),
                       "emox study: with this recipe the cell {} would be the same as emo; leave it out with --cells",
                       model);
+  const Recipe made = r;
   for (const auto& list : {options.settings, more})
     for (const CellSetting& s : list)
       if (s.model == model) field_of(r, s.key).set(s.value, fmt::format("--set {}:{}", s.model, s.key));
-  check_is_still(model, r);
+  check_is_still(model, made, r);
   const bool whole_step = ranks == 1 && r.train.micro_batch_sequences >= r.train.batch_sequences;
   require<UsageError>(model != "local-balance" || !whole_step,
                       "emox study: the cell local-balance on one rank with train.micro_batch_sequences = {} of {} "

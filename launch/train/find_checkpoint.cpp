@@ -78,9 +78,12 @@ FoundCheckpoint find_checkpoint(Session& session, const fs::path& argument, Glan
   return {found->path, std::move(found->manifest), false};
 }
 
+constexpr int kMostVanished = 10;  ///< checkpoints that are removed while they are being loaded
+
 std::optional<FoundCheckpoint> load_newest(Session& session, const fs::path& checkpoints, const PiecesFor& pieces_for,
                                            LoadReport* report) {
   Communicator& comm = session.comm();
+  int vanished = 0;
   for (std::optional<std::int64_t> before;;) {
     auto candidate =
         refusing_unusable([&] { return find_latest(comm, checkpoints, &session.log(), Glance::Sizes, before); });
@@ -90,7 +93,13 @@ std::optional<FoundCheckpoint> load_newest(Session& session, const fs::path& che
     const std::vector<CheckpointPiece> pieces = pieces_for(found);
     LoadReport read;
     const auto load = [&] { read = load_checkpoint(comm, {found.path, found.manifest}, pieces); };
-    if (!refusing_unusable([&] { return passes(comm, found.path, &session.log(), load); })) continue;
+    if (!refusing_unusable([&] { return passes(comm, found.path, &session.log(), load); })) {
+      // A job that goes on beside this one may have saved a newer one and removed this.
+      std::int64_t gone = session.root() && !fs::exists(found.path / "manifest.json") ? 1 : 0;
+      comm.broadcast(TensorView(&gone, DType::I64, {1}), 0);
+      if (gone != 0 && ++vanished <= kMostVanished) before.reset();
+      continue;
+    }
     if (report != nullptr) *report = read;
     return found;
   }

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/ops/basic.h"
+
 namespace emox {
 namespace {
 
@@ -46,13 +48,17 @@ bool holds(Communicator& comm, const Manifest& manifest, const std::function<boo
 
 bool is_selection_bias(const ManifestTensor& tensor) { return tensor.name.ends_with(kSelectionBiasName); }
 
-std::vector<CheckpointPiece> pieces_to_load(Communicator& comm, const LanguageModel& model, const Optimizer& optimizer,
-                                            const Manifest& found, const nlohmann::json& changes) {
+std::vector<CheckpointPiece> pieces_to_load(Context& ctx, Communicator& comm, const LanguageModel& model,
+                                            const Optimizer& optimizer, const Manifest& found,
+                                            const nlohmann::json& changes) {
   std::vector<CheckpointPiece> pieces = owned_pieces(optimizer);
   const bool changed = std::any_of(changes.begin(), changes.end(),
                                    [](const auto& change) { return change.value("key", "") == "moe.balance"; });
-  if (!changed || holds(comm, found, is_selection_bias))
+  if (!changed || holds(comm, found, is_selection_bias)) {
     for (CheckpointPiece& piece : bias_pieces(model)) pieces.push_back(std::move(piece));
+  } else if (!model.selection_bias().null()) {
+    ops::zero(ctx, model.selection_bias());
+  }
   return pieces;
 }
 

@@ -22,9 +22,11 @@ std::vector<CheckpointPiece> owned_pieces(const ParameterShards& shards);
 std::vector<CheckpointPiece> pieces_to_save(const LanguageModel& model, const Optimizer& optimizer, bool first_rank);
 
 /// Collective. What a rank reads to go on from a checkpoint: its share, and the selection bias, but for a run to which
-/// `changes` (of the run, as in its manifest) gave moe.balance = bias and whose checkpoint has none: it begins at 0.
-std::vector<CheckpointPiece> pieces_to_load(Communicator& comm, const LanguageModel& model, const Optimizer& optimizer,
-                                            const Manifest& found, const nlohmann::json& changes);
+/// `changes` (of the run, as in its manifest) gave moe.balance = bias and whose checkpoint has none: it is set to 0,
+/// whatever a checkpoint that turned out to be damaged has left there.
+std::vector<CheckpointPiece> pieces_to_load(Context& ctx, Communicator& comm, const LanguageModel& model,
+                                            const Optimizer& optimizer, const Manifest& found,
+                                            const nlohmann::json& changes);
 
 /// Collective. Whether the checkpoint, whose arrays rank 0 knows, holds one of which `is_it` is true.
 bool holds(Communicator& comm, const Manifest& manifest, const std::function<bool(const ManifestTensor&)>& is_it);

@@ -1,5 +1,7 @@
 #include "launch/train/session.h"
 
+#include <strings.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
@@ -63,7 +65,7 @@ int threads_by_environment() {
 /// others.
 bool threads_are_placed() {
   const char* bind = std::getenv("OMP_PROC_BIND");
-  return (bind != nullptr && std::string(bind) != "false") || std::getenv("OMP_PLACES") != nullptr ||
+  return (bind != nullptr && strcasecmp(bind, "false") != 0) || std::getenv("OMP_PLACES") != nullptr ||
          std::getenv("GOMP_CPU_AFFINITY") != nullptr;
 }
 

@@ -131,7 +131,7 @@ class Trainer {
           start_ = plan_resume(given_, c.manifest, c.path.string(),
                                {options.rate, s_.comm().size(), other.train, other.held_out});
           start_.identity = to_json(identity_to_keep(c.manifest, data_.identity));
-          return pieces_to_load(s_.comm(), model_, step_.optimizer(), c.manifest, start_.changes);
+          return pieces_to_load(s_.ctx(), s_.comm(), model_, step_.optimizer(), c.manifest, start_.changes);
         },
         &read);
     if (!found) {

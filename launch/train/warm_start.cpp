@@ -18,6 +18,7 @@
 #include "parallel/checkpoint/fit.h"
 #include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
+#include "runtime/ops/basic.h"
 
 namespace emox {
 namespace {
@@ -34,10 +35,14 @@ std::vector<std::int64_t> extents_of(const Shape& shape) {
 }
 
 // The arrays of the whole model, on rank 0: it has all but some of the experts itself.
-std::vector<WantedArray> wanted_arrays(Session& session, const LanguageModel& model, bool bias, bool moments) {
+std::vector<WantedArray> wanted_arrays(Session& session, const LanguageModel& model, const ParameterShards& shards,
+                                       bool bias, bool moments) {
+  // Of the ranks that hold the same experts, one says so.
+  const bool says_experts = shards.groups()[1].shards.rank() == 0;
   auto mine = nlohmann::json::array();
   for (const NamedParameter& p : model.parameters().named())
-    if (session.root() || p.slot.group == ParameterGroup::Expert) mine.push_back({p.name, extents_of(p.slot.shape)});
+    if (p.slot.group == ParameterGroup::Expert ? says_experts : session.root())
+      mine.push_back({p.name, extents_of(p.slot.shape)});
   std::vector<WantedArray> wanted;
   for (const std::string& text : gather_texts(session.comm(), mine.dump()))
     for (const auto& array : nlohmann::json::parse(text)) {
@@ -103,7 +108,8 @@ void warm_start(Session& session, const Recipe& recipe, const LanguageModel& mod
                         found.path.string());
     there = holds(session.comm(), found.manifest, is_selection_bias);
     const bool bias = there && here;
-    const auto wanted = wanted_arrays(session, model, bias, moments);
+    if (here && !there) ops::zero(session.ctx(), model.selection_bias());  // a damaged checkpoint may have been there
+    const auto wanted = wanted_arrays(session, model, optimizer.shards(), bias, moments);
     on_root(session, [&] { check_fit(found.manifest, found.path, wanted, bias); });
     std::vector<CheckpointPiece> pieces = moments ? owned_pieces(optimizer) : owned_pieces(optimizer.shards());
     if (bias)

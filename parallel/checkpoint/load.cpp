@@ -8,9 +8,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "parallel/checkpoint/agreement.h"
@@ -192,22 +195,41 @@ class Exchange {
   std::size_t out_ = 0;  ///< the first that is not behind the window
 };
 
+/// Runs `plan` on rank 0; what does not fit is a MisfitError on all ranks.
+void plan_together(Communicator& comm, const std::function<void()>& plan) {
+  try {
+    run_together(comm, [&] {
+      if (comm.rank() == 0) plan();
+    });
+  } catch (const IoError& e) {
+    fail<MisfitError>("{}", e.message());
+  }
+}
+
 /// Older checkpoints do not say where their elements lie: the HDF5 library does, once a file is known to be intact.
-void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& manifest) {
+/// `names`: the files that are looked at, on rank 0.
+void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& manifest,
+                  const std::vector<std::string>& names, LoadReport& report) {
   const Manifest whole = manifest_everywhere(comm, checkpoint, manifest);
+  const auto list = nlohmann::json::parse(broadcast_text(comm, nlohmann::json(names).dump(), 0));
+  const std::set<std::string> looked_at(list.begin(), list.end());
   std::string mine;
   run_together(comm, [&] {
     std::map<std::string, std::vector<std::size_t>> tensors;
     for (std::size_t i = 0; i < whole.tensors.size(); ++i) tensors[whole.tensors[i].file].push_back(i);
     for (auto f = static_cast<std::size_t>(comm.rank()); f < whole.files.size();
          f += static_cast<std::size_t>(comm.size())) {
-      check_file_size(checkpoint, whole.files[f]);
-      check_file_content(checkpoint, whole.files[f]);
+      const ManifestFile& file = whole.files[f];
+      if (!looked_at.contains(file.name)) continue;
+      check_file_size(checkpoint, file);
+      check_file_content(checkpoint, file);
+      report.bytes += file.bytes;
+      ++report.files;
       report_progress(comm);
-      const auto& of_file = tensors[whole.files[f].name];
+      const auto& of_file = tensors[file.name];
       if (of_file.empty()) continue;
-      Hdf5File file = Hdf5File::open(checkpoint / whole.files[f].name);
-      for (const std::size_t i : of_file) mine += fmt::format("{} {}\n", i, file.offset_of(whole.tensors[i]));
+      Hdf5File opened = Hdf5File::open(checkpoint / file.name);
+      for (const std::size_t i : of_file) mine += fmt::format("{} {}\n", i, opened.offset_of(whole.tensors[i]));
     }
   });
   for (const std::string& text : gather_texts(comm, mine)) {
@@ -222,24 +244,32 @@ void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& mani
 }
 
 LoadPlan make_plan(Communicator& comm, const CheckpointInfo& found, std::span<const CheckpointPiece> wanted,
-                   FilesToRead which) {
+                   FilesToRead which, LoadReport& report) {
   std::string text;
   run_together(comm, [&] {
     for (const CheckpointPiece& p : wanted) check_piece(p);
     text = text_of_wanted(wanted);
   });
   const std::vector<std::string> texts = gather_texts(comm, text);
+  const bool only_needed = which == FilesToRead::Needed;
   Manifest with_offsets;
   const Manifest* manifest = &found.manifest;
-  if (found.manifest.version == Manifest::kOldestVersion) {
+  std::int64_t old = found.manifest.version == Manifest::kOldestVersion ? 1 : 0;  // rank 0's counts
+  comm.broadcast(TensorView(&old, DType::I64, {1}), 0);
+  if (old != 0) {
     with_offsets = found.manifest;
-    find_offsets(comm, found.path, with_offsets);
+    std::vector<std::string> names;
+    plan_together(comm, [&] {
+      names = needed_files(with_offsets, found.path.string(), texts);
+      if (!only_needed) names.clear();
+      for (const ManifestFile& f : with_offsets.files)
+        if (!only_needed) names.push_back(f.name);
+    });
+    find_offsets(comm, found.path, with_offsets, names, report);
     manifest = &with_offsets;
   }
   std::vector<std::string> plans;
-  run_together(comm, [&] {
-    if (comm.rank() == 0) plans = plan_loads(*manifest, found.path.string(), texts, which == FilesToRead::Needed);
-  });
+  plan_together(comm, [&] { plans = plan_loads(*manifest, found.path.string(), texts, only_needed); });
   return load_plan_from(scatter_texts(comm, plans));
 }
 
@@ -247,7 +277,8 @@ LoadPlan make_plan(Communicator& comm, const CheckpointInfo& found, std::span<co
 
 LoadReport load_checkpoint(Communicator& comm, const CheckpointInfo& found, std::span<const CheckpointPiece> wanted,
                            FilesToRead which) {
-  const LoadPlan plan = make_plan(comm, found, wanted, which);
+  LoadReport report;
+  const LoadPlan plan = make_plan(comm, found, wanted, which, report);
   // Sizes are cheap: a missing or short file is told before gigabytes are read.
   run_together(comm, [&] {
     for (const LoadedFile& f : plan.files) check_file_size(found.path, f.file);
@@ -271,7 +302,8 @@ LoadReport load_checkpoint(Communicator& comm, const CheckpointInfo& found, std:
   run_together(comm, [&] {
     if (failure) std::rethrow_exception(failure);
   });
-  LoadReport report{stream.bytes(), stream.opened(), stream.bytes(), stream.opened()};
+  report.bytes += stream.bytes();
+  report.files += stream.opened();
   std::int64_t sums[] = {report.bytes, report.files};
   comm.all_reduce(TensorView(sums, DType::I64, {2}));
   report.all_bytes = sums[0], report.all_files = sums[1];

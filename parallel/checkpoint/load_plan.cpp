@@ -45,13 +45,13 @@ std::span<const ManifestTensor* const> saved_pieces(const Index& index, const Wa
                                       [&](const auto* t, const auto& a) { return array_of(t) < a; });
   const auto last =
       std::upper_bound(first, index.end(), array, [&](const auto& a, const auto* t) { return a < array_of(t); });
-  require<IoError>(first != last, "the checkpoint {} has no {} ({})", path, w.name, w.role);
+  require<MisfitError>(first != last, "the checkpoint {} has no {} ({})", path, w.name, w.role);
   const ManifestTensor& t = **first;
   const std::vector<std::int64_t> shape = extents_of(t.shape);
-  require<IoError>(shape == w.shape, "{} ({}) is {} in the checkpoint {}, {} here", w.name, w.role, text_of(shape),
-                   path, text_of(w.shape));
-  require<IoError>(name_of(t.dtype) == w.dtype, "{} ({}) holds {} in the checkpoint {}, {} here", w.name, w.role,
-                   name_of(t.dtype), path, w.dtype);
+  require<MisfitError>(shape == w.shape, "{} ({}) is {} in the checkpoint {}, {} here", w.name, w.role, text_of(shape),
+                       path, text_of(w.shape));
+  require<MisfitError>(name_of(t.dtype) == w.dtype, "{} ({}) holds {} in the checkpoint {}, {} here", w.name, w.role,
+                       name_of(t.dtype), path, w.dtype);
   return {first, last};
 }
 
@@ -79,6 +79,16 @@ void take(TakenOfFile& taken, const Index& index, const Wanted& w, int to, std::
   }
 }
 
+TakenOfFile taken_by(const Manifest& manifest, const std::string& checkpoint, const std::vector<std::string>& wanted) {
+  const Index index = in_order(manifest.tensors);
+  TakenOfFile taken;
+  for (std::size_t r = 0; r < wanted.size(); ++r) {
+    const std::vector<Wanted> pieces = wanted_from(wanted[r]);
+    for (std::size_t i = 0; i < pieces.size(); ++i) take(taken, index, pieces[i], static_cast<int>(r), i, checkpoint);
+  }
+  return taken;
+}
+
 json datasets_of(std::vector<const ManifestTensor*> tensors) {
   std::sort(tensors.begin(), tensors.end(), [](const auto* a, const auto* b) { return a->offset < b->offset; });
   json datasets = json::array();
@@ -100,12 +110,7 @@ std::string text_of_wanted(std::span<const CheckpointPiece> wanted) {
 
 std::vector<std::string> plan_loads(const Manifest& manifest, const std::string& checkpoint,
                                     const std::vector<std::string>& wanted, bool only_needed) {
-  const Index index = in_order(manifest.tensors);
-  TakenOfFile taken;
-  for (std::size_t r = 0; r < wanted.size(); ++r) {
-    const std::vector<Wanted> pieces = wanted_from(wanted[r]);
-    for (std::size_t i = 0; i < pieces.size(); ++i) take(taken, index, pieces[i], static_cast<int>(r), i, checkpoint);
-  }
+  TakenOfFile taken = taken_by(manifest, checkpoint, wanted);
   std::map<std::string, std::vector<const ManifestTensor*>> tensors;
   for (const ManifestTensor& t : manifest.tensors) tensors[t.file].push_back(&t);
 
@@ -136,6 +141,13 @@ std::vector<std::string> plan_loads(const Manifest& manifest, const std::string&
     texts.push_back(plan.dump());
   }
   return texts;
+}
+
+std::vector<std::string> needed_files(const Manifest& manifest, const std::string& checkpoint,
+                                      const std::vector<std::string>& wanted) {
+  std::vector<std::string> names;
+  for (const auto& [name, pieces] : taken_by(manifest, checkpoint, wanted)) names.push_back(name);
+  return names;
 }
 
 LoadPlan load_plan_from(const std::string& text) {

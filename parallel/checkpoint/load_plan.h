@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "parallel/checkpoint/checkpoint.h"
+#include "runtime/core/error.h"
 
 namespace emox {
 
@@ -46,13 +47,21 @@ struct LoadPlan {
   bool exchanges = false;          ///< some rank needs what another one reads
 };
 
+/// Pieces that are not the checkpoint's: a missing array, another shape, another element type.
+struct MisfitError : IoError {
+  using IoError::IoError;
+};
+
 /// The wanted pieces as text, for rank 0.
 std::string text_of_wanted(std::span<const CheckpointPiece> wanted);
 /// On rank 0: the plan of every rank as text. `wanted`: from every rank. File number i goes to rank i % ranks, so that
 /// as many ranks as saved read what each of them wrote. `only_needed`: files that hold nothing wanted are left out.
-/// IoError: a missing array, another shape (both shapes), another element type. The manifest's offsets must be known.
+/// MisfitError that names both shapes or types. The manifest's offsets must be known.
 std::vector<std::string> plan_loads(const Manifest& manifest, const std::string& checkpoint,
                                     const std::vector<std::string>& wanted, bool only_needed);
+/// On rank 0: the names of the files that hold something wanted. MisfitError as plan_loads.
+std::vector<std::string> needed_files(const Manifest& manifest, const std::string& checkpoint,
+                                      const std::vector<std::string>& wanted);
 LoadPlan load_plan_from(const std::string& text);
 
 }  // namespace emox

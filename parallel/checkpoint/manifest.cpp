@@ -216,7 +216,7 @@ Manifest from_content(const StrictJson& j) {
   }
   check_coverage(m.tensors, [](const ManifestTensor& t) { return t.file; });
   for (const ManifestTensor& t : m.tensors)
-    require<IoError>(t.offset + bytes_of(t) <= files.at(t.file),
+    require<IoError>(bytes_of(t) <= files.at(t.file) - t.offset,
                      "{} ({}): its {} bytes from {} on are more than {} holds ({})", t.name, t.role, bytes_of(t),
                      t.offset, t.file, files.at(t.file));
   return m;

@@ -3,8 +3,8 @@
 //
 // Every call is collective: all ranks of the communicator make the same calls in the same order. A call returns when
 // the result is in place. Sums of floats run in rank order (reduce_scatter: in rank order inside each node, then in the
-// order of the nodes, shares.h): the same ranks on as many nodes give the same bits. Arguments are checked here, before
-// anything is sent: ShapeError for tensors and counts that do not fit together, CommError for a call that this
+// order of the nodes, shares.h): ranks that share nodes in the same way give the same bits. Arguments are checked here,
+// before anything is sent: ShapeError for tensors and counts that do not fit together, CommError for a call that this
 // communicator cannot make now or a root that it does not have.
 #pragma once
 

@@ -78,15 +78,14 @@ class MpiCommunicator final : public Communicator {
   void sum(TensorView x, const ShareStage& stage);
   /// The pieces of round `round`: this rank's own from everybody, everybody's from this rank.
   void start_round(TensorView x, const ShareStage& stage, const std::vector<std::vector<SharePiece>>& pieces,
-                   std::size_t round);
+                   std::size_t round, std::size_t stride);
   /// Every member gets the parts of all.
   void gather(TensorView x, const ShareStage& stage);
   bool on_this_node(int rank) const {
     return nodes_[static_cast<std::size_t>(rank)] == nodes_[static_cast<std::size_t>(rank_)];
   }
-  std::size_t staging_stride() const { return (tuning_.reduce_piece + 63) / 64 * 64; }  // aligned for any type
-  std::byte* staging(std::size_t round, std::size_t member, std::size_t members) {
-    return staging_.data() + (round % 2 * members + member) * staging_stride();
+  std::byte* staging(std::size_t round, std::size_t member, std::size_t members, std::size_t stride) {
+    return staging_.data() + (round % 2 * members + member) * stride;
   }
   /// The peer `step` places further: every rank starts with another one, so that no rank is everybody's first.
   int peer(int step) const { return (rank_ + step) % size_; }
@@ -179,12 +178,13 @@ void MpiCommunicator::do_reduce_scatter(TensorView x, std::span<const RowRange> 
 }
 
 void MpiCommunicator::start_round(TensorView x, const ShareStage& stage,
-                                  const std::vector<std::vector<SharePiece>>& pieces, std::size_t round) {
+                                  const std::vector<std::vector<SharePiece>>& pieces, std::size_t round,
+                                  std::size_t stride) {
   MpiExchange& exchange = rounds_[round % 2];
   const std::size_t members = stage.members.size(), self = stage.self;
   for (std::size_t step = 1; step < members && round < pieces[self].size(); ++step) {
     const std::size_t from = (self + members - step) % members;
-    exchange.receive(staging(round, from, members), pieces[self][round].bytes, stage.members[from]);
+    exchange.receive(staging(round, from, members, stride), pieces[self][round].bytes, stage.members[from]);
     traffic_.add(on_this_node(stage.members[from]), pieces[self][round].bytes);
   }
   for (std::size_t step = 1; step < members; ++step) {
@@ -196,7 +196,7 @@ void MpiCommunicator::start_round(TensorView x, const ShareStage& stage,
 }
 
 // Every rank collects its rows from all members, piece by piece, and adds in their order: each byte crosses the wire
-// once, the sum has a fixed order, and the staging buffer is two pieces for each member.
+// once, the sum has a fixed order, and the staging buffer is two of this rank's pieces for each member.
 void MpiCommunicator::sum(TensorView x, const ShareStage& stage) {
   const std::size_t members = stage.members.size(), item = size_of(x.dtype());
   std::vector<std::vector<SharePiece>> pieces;
@@ -205,18 +205,27 @@ void MpiCommunicator::sum(TensorView x, const ShareStage& stage) {
     pieces.push_back(pieces_of(part, row_bytes(x), item, tuning_.reduce_piece));
     rounds = std::max(rounds, pieces.back().size());
   }
-  staging_.resize(std::max(staging_.size(), 2 * members * staging_stride()));
-  for (std::size_t round = 0; round < std::min<std::size_t>(rounds, 2); ++round) start_round(x, stage, pieces, round);
+  std::size_t stride = 0;  // as much as this rank's own pieces need, aligned for any type
+  for (const SharePiece& p : pieces[stage.self]) stride = std::max(stride, (p.bytes + 63) / 64 * 64);
+  staging_.resize(std::max(staging_.size(), 2 * members * stride));
   std::vector<const void*> parts(members);
-  for (std::size_t round = 0; round < rounds; ++round) {
-    rounds_[round % 2].wait();
-    if (round < pieces[stage.self].size()) {
-      const SharePiece& own = pieces[stage.self][round];
-      void* const mine = bytes_of(x) + own.begin;
-      for (std::size_t m = 0; m < members; ++m) parts[m] = m == stage.self ? mine : staging(round, m, members);
-      reduce_in_rank_order(parts, {&mine, 1}, static_cast<std::int64_t>(own.bytes / item), x.dtype(), ReduceOp::Sum);
+  try {
+    for (std::size_t round = 0; round < std::min<std::size_t>(rounds, 2); ++round)
+      start_round(x, stage, pieces, round, stride);
+    for (std::size_t round = 0; round < rounds; ++round) {
+      rounds_[round % 2].wait();
+      if (round < pieces[stage.self].size()) {
+        const SharePiece& own = pieces[stage.self][round];
+        void* const mine = bytes_of(x) + own.begin;
+        for (std::size_t m = 0; m < members; ++m)
+          parts[m] = m == stage.self ? mine : staging(round, m, members, stride);
+        reduce_in_rank_order(parts, {&mine, 1}, static_cast<std::int64_t>(own.bytes / item), x.dtype(), ReduceOp::Sum);
+      }
+      if (round + 2 < rounds) start_round(x, stage, pieces, round + 2, stride);
     }
-    if (round + 2 < rounds) start_round(x, stage, pieces, round + 2);
+  } catch (...) {  // the other round is still under way, to and from memory that is about to go
+    for (MpiExchange& round : rounds_) round.abandon();
+    throw;
   }
 }
 

@@ -35,7 +35,7 @@ ShareStage flat_stage(std::span<const RowRange> ranges, std::size_t ranks, int r
 /// Whether nodes are added up first: there are several, of the same number of ranks, more than one.
 bool adds_up_nodes(std::span<const int> nodes);
 /// The stages of a sum on `rank`: inside its node, then among the ranks at its place of each node; otherwise one stage
-/// among all. Sums run over the members of a stage in order, so the bits depend on how many ranks a node has, and on
+/// among all. Sums run over the members of a stage in order, so the bits depend on which ranks share a node, and on
 /// nothing else. `nodes`: of every rank, as Communicator::nodes().
 std::vector<ShareStage> sum_stages(std::span<const RowRange> ranges, std::span<const int> nodes, int rank);
 /// The same way back: an owner's rows first reach its place of each node, then the others there.

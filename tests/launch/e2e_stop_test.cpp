@@ -71,7 +71,7 @@ TEST_F(Stopping, AnIgnoredHangupIsLeftAlone) {
 TEST_F(Stopping, ASignalAtAnyMomentOfTheStartIsTaken) {
   for (const char* delay : {"0", "0.01", "0.03", "0.1"}) {
     const CommandResult r =
-        test::run_command("(trap \"\" USR1; exec " EMOX_BINARY " train " + path_ + ") & job=$!; sleep " + delay +
+        test::run_command("trap \"\" USR1; " EMOX_BINARY " train " + path_ + " & job=$!; sleep " + delay +
                           "; while kill -USR1 $job 2>/dev/null; do sleep 0.05; done; wait $job");
     expect(r, 0, {"stopped by SIGUSR1"});
   }

@@ -186,6 +186,20 @@ TEST(StudyCells, ModelsMayHaveTheirOwnValues) {
   refused({"standard:moe.pool=uniform"}, "--set standard:moe.pool=uniform makes another model of the cell standard");
   refused({"emo:moe.pool=off"}, "--set emo:moe.pool=off makes another model");
   refused({"standard:moe.num_experts=0"}, "--set standard:moe.num_experts=0 makes another model");
+  const auto refused_of = [](const std::string& cell, const std::string& setting) {
+    EXPECT_THROW((void)study_cells(base_recipe(), {"emo", cell}, 1, 3, {parse_settings({cell + ":" + setting})}),
+                 UsageError)
+        << cell << " " << setting;
+  };
+  refused_of("quarter-experts", "moe.num_experts=9");
+  refused_of("free-tokens", "moe.pool_free_tokens=0");
+  refused_of("quarter-free", "moe.pool_free_share=0.5");
+  refused_of("fixed-pool", "moe.pool=uniform");
+  refused_of("local-balance", "moe.balance_scope=step");
+  refused_of("no-shared", "moe.shared_experts=1");
+  EXPECT_EQ(study_cells(base_recipe(), {"fixed-pool"}, 1, 3, {parse_settings({"fixed-pool:moe.pool_size=3"})})[0]
+                .recipe.model.pool_size,
+            3);
 }
 
 TEST(StudyCells, AllAreThoseThatTheRecipeHas) {
