@@ -39,33 +39,19 @@ Cost cost_of(const Work& work) {
   return {std::chrono::duration<double>(Clock::now() - start).count(), heap() - before};
 }
 
-/// What rank `rank` wants of a checkpoint: what it wrote.
-std::string wanted_by(const Manifest& manifest, const std::string& file) {
-  nlohmann::json wanted = nlohmann::json::array();
-  for (const ManifestTensor& t : manifest.tensors) {
-    if (t.file != file) continue;
-    nlohmann::json shape = nlohmann::json::array();
-    for (int i = 0; i < t.shape.rank(); ++i) shape.push_back(t.shape[i]);
-    wanted.push_back({t.name, t.role, "f32", shape, t.begin, t.end});
-  }
-  return wanted.dump();
-}
-
-/// Of all ranks, in one pass.
+/// What every rank wants of a checkpoint: what it wrote.
 std::vector<std::string> wanted_by_all(const Manifest& manifest) {
-  std::map<std::string, Manifest> of_file;
-  for (const ManifestTensor& t : manifest.tensors) of_file[t.file].tensors.push_back(t);
+  std::map<std::string, std::vector<CheckpointPiece>> of_file;
+  for (const ManifestTensor& t : manifest.tensors)
+    of_file[t.file].push_back({t.name, t.role, t.shape, t.begin, t.end, {nullptr, t.dtype, {t.end - t.begin}}});
   std::vector<std::string> texts;
   for (const ManifestFile& f : manifest.files)
-    if (f.name != kIndexFileName) texts.push_back(wanted_by(of_file[f.name], f.name));
+    if (f.name != kIndexFileName) texts.push_back(text_of_wanted(of_file[f.name]));
   return texts;
 }
 
 nlohmann::ordered_json row_of(Recipe recipe, int ranks, int ranks_per_node) {
   recipe.train.batch_sequences = std::max<std::int64_t>(recipe.train.batch_sequences, ranks);
-  std::vector<int> nodes;
-  for (int r = 0; r < ranks; ++r) nodes.push_back(r / ranks_per_node);
-  const std::int64_t ep = resolved(recipe.parallel, recipe.model, nodes).expert_parallel;
   const StatePlan plan = plan_state(recipe, ranks, ranks_per_node);
 
   // Every rank's own work.
@@ -76,8 +62,8 @@ nlohmann::ordered_json row_of(Recipe recipe, int ranks, int ranks_per_node) {
   Context ctx;
   const MemoryMeasurement without_memory;
   const Cost mesh = cost_of([&] {
-    sharding = std::make_unique<Sharding>(ProcessMesh::planned(ranks, ep, ranks_per_node, last), recipe.model,
-                                          recipe.parallel);
+    sharding = std::make_unique<Sharding>(ProcessMesh::planned(ranks, plan.expert_parallel, ranks_per_node, last),
+                                          recipe.model, recipe.parallel);
   });
   model = std::make_unique<LanguageModel>(recipe.model, ctx, true, sharding->experts());
   std::vector<ParameterShards::Piece> owned;
@@ -106,7 +92,7 @@ nlohmann::ordered_json row_of(Recipe recipe, int ranks, int ranks_per_node) {
 
   return {{"ranks", ranks},
           {"nodes", (ranks + ranks_per_node - 1) / ranks_per_node},
-          {"expert_parallel", ep},
+          {"expert_parallel", plan.expert_parallel},
           {"pieces", plan.manifest.tensors.size()},
           {"pieces_of_a_rank", 3 * owned.size()},
           {"manifest_bytes", text.size()},

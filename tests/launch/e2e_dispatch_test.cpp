@@ -111,6 +111,25 @@ TEST_F(DispatchCommands, WhatCannotBeRecordedIsRefused) {
   EXPECT_EQ(missing.exit_code, 2) << missing.output;
 }
 
+// Of one rank everything is its own, and nothing travels; on two nodes the plan says the same as the benchmark.
+TEST_F(DispatchCommands, BenchScaleNeedsNoRanks) {
+  const json one = json_of("bench scale " + path_ + " --nodes 1 --ranks-per-node 1").at("rows").at(0);
+  EXPECT_GT(one.at("pieces"), 0);
+  EXPECT_EQ(one.at("pieces_of_a_rank"), one.at("pieces"));
+  EXPECT_EQ(one.at("gradients").at("bytes_intra_node"), 0);
+  EXPECT_EQ(one.at("weights").at("bytes_inter_node"), 0);
+  const std::string mesh = path_ + " --nodes 2 --ranks-per-node 2 --parallel.expert_parallel=2";
+  const json four = json_of("bench scale " + mesh).at("rows").at(0), plan = json_of("plan " + mesh).at("state");
+  EXPECT_GT(four.at("pieces"), one.at("pieces"));  // dense arrays are cut
+  EXPECT_LT(four.at("pieces_of_a_rank"), one.at("pieces"));
+  EXPECT_GT(four.at("gradients").at("bytes_inter_node"), 0);
+  for (const char* key : {"pieces", "manifest_bytes", "gradients", "weights"})
+    EXPECT_EQ(four.at(key), plan.at(key)) << key;
+  expect(emox("bench scale"), 2, {"Name a recipe"});
+  expect(emox("bench scale " + path_ + " --nodes 1 --ranks-per-node 3 --parallel.expert_parallel=2"), 2,
+         {"fits none of these numbers of ranks"});
+}
+
 TEST_F(DispatchCommands, APlanNeedsNoRanks) {
   const json plan = json_of("plan " + path_ + " --ranks 12 --parallel.expert_parallel=4");
   EXPECT_EQ(plan.at("data_parallel"), 3);
