@@ -1,5 +1,5 @@
 #include "launch/commands/command.h"
-#include "launch/train/signals.h"
+#include "launch/run/signals.h"
 
 int main(int argc, char** argv) {
   emox::hold_signals();

@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "launch/bench/median.h"
-#include "launch/train/failure.h"
-#include "launch/train/model_pieces.h"
-#include "launch/train/run_directory.h"
-#include "launch/train/saving.h"
-#include "launch/train/sharding.h"
+#include "launch/run/failure.h"
+#include "launch/run/model_pieces.h"
+#include "launch/run/run_directory.h"
+#include "launch/run/saving.h"
+#include "launch/run/sharding.h"
 #include "model/optim/optimizer.h"
 #include "parallel/checkpoint/file_rate.h"
 #include "parallel/checkpoint/layout.h"

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "launch/config/recipe.h"
-#include "launch/train/session.h"
+#include "launch/run/session.h"
 
 namespace emox {
 

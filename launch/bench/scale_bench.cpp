@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/plan/state_plan.h"
-#include "launch/train/sharding.h"
+#include "launch/run/sharding.h"
 #include "model/optim/parameter_shards.h"
 #include "model/transformer/language_model.h"
 #include "parallel/checkpoint/index_file.h"

@@ -1,4 +1,5 @@
 #include "launch/bench/step_bench.h"
+#include "launch/run/run_start.h"
 
 #include <sys/resource.h>
 #include <nlohmann/json.hpp>
@@ -9,9 +10,9 @@
 #include <vector>
 
 #include "launch/bench/median.h"
-#include "launch/train/gemm_rate.h"
-#include "launch/train/sharding.h"
-#include "launch/train/training_step.h"
+#include "launch/run/gemm_rate.h"
+#include "launch/run/sharding.h"
+#include "model/training/training_step.h"
 #include "model/transformer/flops.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
@@ -120,7 +121,7 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
   LanguageModel model(recipe.model, ctx, true, sharding.experts());
   model.initialize(ctx, 0);
   const auto pools = make_pool_sizes(recipe.model, 0);
-  TrainingStep step(ctx, recipe, model, sharding.mesh(), pools.get(), 1);
+  TrainingStep step(ctx, step_config(recipe), model, sharding.mesh(), pools.get(), 1);
   std::vector<double> rates, times;
   const auto measure_rate = [&] {
     for (int i = 0; i < 7; ++i) rates.push_back(gemm_rate(ctx, 1));

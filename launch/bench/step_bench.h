@@ -5,7 +5,7 @@
 #include <string>
 
 #include "launch/config/recipe.h"
-#include "launch/train/session.h"
+#include "launch/run/session.h"
 
 namespace emox {
 

@@ -9,8 +9,10 @@
 #include "launch/bench/scale_bench.h"
 #include "launch/bench/step_bench.h"
 #include "launch/commands/command.h"
-#include "launch/commands/on_ranks.h"
+#include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
+#include "launch/run/failure.h"
+#include "launch/run/on_ranks.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
 

@@ -9,13 +9,15 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
-#include "launch/commands/checkpoint_tool.h"
+#include "launch/checkpoint_tool/checkpoint_tool.h"
 #include "launch/commands/command.h"
-#include "launch/commands/on_ranks.h"
+#include "launch/config/arguments.h"
 #include "launch/config/nearest.h"
-#include "launch/train/find_checkpoint.h"
-#include "launch/train/lease.h"
-#include "launch/train/run_directory.h"
+#include "launch/run/failure.h"
+#include "launch/run/find_checkpoint.h"
+#include "launch/run/lease.h"
+#include "launch/run/on_ranks.h"
+#include "launch/run/run_directory.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"

@@ -10,8 +10,8 @@
 #include "launch/config/fields.h"
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
-#include "launch/train/failure.h"
-#include "launch/train/signals.h"
+#include "launch/run/failure.h"
+#include "launch/run/signals.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 
@@ -83,14 +83,6 @@ const std::vector<Command>& commands() {
       {"doctor", "what this build and this machine can do", run_doctor, help_doctor, false},
   };
   return table;
-}
-
-int guarded(const std::function<int()>& body) {
-  try {
-    return body();
-  } catch (const std::exception& error) {
-    return say_failure(error);
-  }
 }
 
 int cli_main(int argc, char** argv) {

@@ -8,6 +8,8 @@
 #include "data/corpus/overlap.h"
 #include "data/corpus/text_corpus.h"
 #include "launch/commands/command.h"
+#include "launch/config/arguments.h"
+#include "launch/run/failure.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/json_text.h"
 #include "runtime/telemetry/log.h"

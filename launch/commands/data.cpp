@@ -11,10 +11,12 @@
 #include <utility>
 
 #include "data/loader/verify_file.h"
-#include "launch/commands/checkpoint_tool.h"
+#include "launch/checkpoint_tool/checkpoint_tool.h"
 #include "launch/commands/command.h"
+#include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
-#include "launch/train/run_data.h"
+#include "launch/run/failure.h"
+#include "launch/run/run_data.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"

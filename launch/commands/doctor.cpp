@@ -10,11 +10,13 @@
 #include <thread>
 
 #include "launch/commands/command.h"
-#include "launch/commands/on_ranks.h"
+#include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
 #include "launch/plan/memory.h"
-#include "launch/train/gemm_rate.h"
-#include "launch/train/session.h"
+#include "launch/run/failure.h"
+#include "launch/run/gemm_rate.h"
+#include "launch/run/on_ranks.h"
+#include "launch/run/session.h"
 #include "parallel/checkpoint/versions.h"
 #include "parallel/comm/mpi_launcher.h"
 #include "runtime/core/error.h"

@@ -7,12 +7,14 @@
 #include <optional>
 #include <utility>
 
+#include "launch/analysis/inference/held_out_losses.h"
 #include "launch/commands/command.h"
-#include "launch/commands/on_ranks.h"
 #include "launch/commands/selection_arguments.h"
+#include "launch/config/arguments.h"
 #include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
-#include "launch/inference/held_out_losses.h"
+#include "launch/run/failure.h"
+#include "launch/run/on_ranks.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/json_text.h"
 

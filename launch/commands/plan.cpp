@@ -3,10 +3,12 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/commands/command.h"
+#include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
 #include "launch/plan/memory.h"
 #include "launch/plan/state_plan.h"
-#include "launch/train/session.h"
+#include "launch/run/failure.h"
+#include "launch/run/session.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
 

@@ -1,8 +1,8 @@
 // The arguments that say how many experts are kept, and how they are chosen: of `emox select` and `emox eval`.
 #pragma once
 
-#include "launch/commands/command.h"
-#include "launch/inference/loaded_model.h"
+#include "launch/analysis/inference/loaded_model.h"
+#include "launch/config/arguments.h"
 
 namespace emox {
 

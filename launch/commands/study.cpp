@@ -1,17 +1,19 @@
 // `emox study`: EMO against its baselines, and the tuning of each on its own.
-#include "launch/study/study.h"
+#include "launch/analysis/study/study.h"
 
 #include <fmt/format.h>
 
 #include <filesystem>
 #include <iterator>
 
+#include "launch/analysis/report/html.h"
+#include "launch/analysis/study/tune.h"
 #include "launch/commands/command.h"
-#include "launch/commands/on_ranks.h"
+#include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
-#include "launch/report/html.h"
-#include "launch/study/tune.h"
-#include "launch/train/signals.h"
+#include "launch/run/failure.h"
+#include "launch/run/on_ranks.h"
+#include "launch/run/signals.h"
 #include "runtime/core/error.h"
 
 namespace emox {

@@ -1,13 +1,15 @@
 // `emox subset`: a smaller model cut out of a checkpoint.
 #include <fmt/format.h>
 
-#include "launch/commands/checkpoint_tool.h"
+#include "launch/checkpoint_tool/checkpoint_tool.h"
 #include "launch/commands/command.h"
-#include "launch/commands/on_ranks.h"
 #include "launch/commands/selection_arguments.h"
+#include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
-#include "launch/train/cut_subset.h"
-#include "launch/train/find_checkpoint.h"
+#include "launch/run/cut_subset.h"
+#include "launch/run/failure.h"
+#include "launch/run/find_checkpoint.h"
+#include "launch/run/on_ranks.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
 

@@ -1,12 +1,14 @@
-#include "launch/train/trainer.h"
+#include "launch/run/trainer.h"
 
 #include <cstdio>
 
 #include "launch/commands/command.h"
-#include "launch/commands/on_ranks.h"
+#include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
-#include "launch/train/run_directory.h"
-#include "launch/train/signals.h"
+#include "launch/run/failure.h"
+#include "launch/run/on_ranks.h"
+#include "launch/run/run_directory.h"
+#include "launch/run/signals.h"
 #include "runtime/core/error.h"
 
 namespace emox {

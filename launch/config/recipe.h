@@ -10,13 +10,13 @@
 #include <vector>
 
 #include "model/optim/schedule.h"
+#include "model/training/step_config.h"
 #include "model/transformer/config.h"
 #include "parallel/expert/token_dispatcher.h"
 
 namespace emox {
 
 enum class WarmStartState : std::uint8_t { Weights, Optimizer };
-enum class MicroBatchMemory : std::uint8_t { Auto, Hold, Recompute };
 enum class TokenizerKind : std::uint8_t { Byte, Dolma2 };
 enum class TokenType : std::uint8_t { Auto, Uint16, Uint32 };
 enum class HeldOutPart : std::uint8_t { Report, Tune };

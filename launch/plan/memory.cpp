@@ -1,10 +1,11 @@
 #include "launch/plan/memory.h"
+#include "launch/run/run_start.h"
 
 #include <nlohmann/json.hpp>
 
-#include "launch/train/model_pieces.h"
-#include "launch/train/sharding.h"
-#include "launch/train/training_step.h"
+#include "launch/run/model_pieces.h"
+#include "launch/run/sharding.h"
+#include "model/training/training_step.h"
 
 namespace emox {
 namespace {
@@ -26,7 +27,7 @@ RankMemory plan_rank_memory(const Recipe& recipe, int ranks, int ranks_per_node,
                     recipe.model, recipe.parallel);
   LanguageModel model(recipe.model, ctx, true, sharding.experts());
   const auto pools = make_pool_sizes(recipe.model, 0);
-  TrainingStep step(ctx, recipe, model, sharding.mesh(), pools.get(),
+  TrainingStep step(ctx, step_config(recipe), model, sharding.mesh(), pools.get(),
                     static_cast<std::int64_t>(recipe.data.source.size()));
   RankMemory m;
   const ParameterStore& store = model.parameters();

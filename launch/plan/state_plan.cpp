@@ -7,7 +7,7 @@
 #include <tuple>
 #include <utility>
 
-#include "launch/train/sharding.h"
+#include "launch/run/sharding.h"
 #include "model/optim/parameter_shards.h"
 #include "model/transformer/language_model.h"
 #include "parallel/checkpoint/index_file.h"

@@ -9,8 +9,9 @@
 #include <string>
 #include <thread>
 
-#include "launch/commands/command.h"
-#include "launch/commands/on_ranks.h"
+#include "launch/config/arguments.h"
+#include "launch/run/failure.h"
+#include "launch/run/on_ranks.h"
 #include "parallel/comm/mpi_world.h"
 #include "runtime/core/error.h"
 #include "tests/support/interrupted.h"

@@ -3,7 +3,7 @@
 
 #include <fstream>
 
-#include "launch/report/retention.h"
+#include "launch/analysis/report/retention.h"
 #include "tests/e2e/mpi_job.h"
 
 namespace emox {

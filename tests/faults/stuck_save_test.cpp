@@ -14,9 +14,9 @@
 #include <string>
 #include <thread>
 
-#include "launch/train/failure.h"
-#include "launch/train/session.h"
-#include "launch/train/trainer.h"
+#include "launch/run/failure.h"
+#include "launch/run/session.h"
+#include "launch/run/trainer.h"
 #include "parallel/comm/communicator.h"
 #include "runtime/core/error.h"
 #include "tests/faults/faulty_disk.h"

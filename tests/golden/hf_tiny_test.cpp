@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "launch/train/sharding.h"
+#include "launch/run/sharding.h"
 #include "model/transformer/language_model.h"
 #include "runtime/ops/matmul.h"
 #include "tests/support/golden.h"

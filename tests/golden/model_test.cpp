@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <numeric>
 
-#include "launch/train/sharding.h"
-#include "launch/train/training_step.h"
+#include "launch/run/run_start.h"
+#include "launch/run/sharding.h"
+#include "model/training/training_step.h"
 #include "model/transformer/language_model.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_ranks.h"
 #include "tests/support/reference.h"
+#include "tests/support/training.h"
 
 namespace emox::test {
 namespace {
@@ -205,7 +207,8 @@ void run_on(GoldenCase& c, const ModelConfig& config, const Inputs& in, const Go
     load_golden_weights(ctx, model.parameters(), c.path_of(c.text("parameters")));
     ByHand(c, config, in, ctx, comm, model).run(results);
     if (!steps) return;
-    TrainingStep step(ctx, training_recipe(c, config, in), model, sharding.mesh(), &in.pools, 0, in.eos);
+    TrainingStep step(ctx, test::with_eos(step_config(training_recipe(c, config, in)), in.eos), model, sharding.mesh(),
+                      &in.pools, 0);
     const StepMetrics m = step.compute_gradients(0, part_of(sequences, comm).of(in.sequences));
     step.optimizer().gather_gradients(ctx);
     stepped.gradients[static_cast<std::size_t>(comm.rank())] = golden_gradients(model.parameters());

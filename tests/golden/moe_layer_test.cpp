@@ -6,7 +6,7 @@
 
 #include <numeric>
 
-#include "launch/train/sharding.h"
+#include "launch/run/sharding.h"
 #include "model/moe/moe_layer.h"
 #include "runtime/ops/basic.h"
 #include "tests/support/golden.h"

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "launch/train/sharding.h"
+#include "launch/run/sharding.h"
 #include "model/modularity/select_experts.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_model.h"

@@ -2,13 +2,15 @@
 // 2 and 4 ranks.
 #include <gtest/gtest.h>
 
-#include "launch/train/sharding.h"
-#include "launch/train/training_step.h"
+#include "launch/run/run_start.h"
+#include "launch/run/sharding.h"
 #include "model/optim/schedule.h"
+#include "model/training/training_step.h"
 #include "model/transformer/language_model.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_ranks.h"
 #include "tests/support/reference.h"
+#include "tests/support/training.h"
 
 namespace emox::test {
 namespace {
@@ -121,7 +123,7 @@ class Rank {
         sharding_(comm, t.model, parallel),
         model_(t.model, ctx, true, sharding_.experts()),
         held_(memory == MicroBatchMemory::Hold && t.model.balance_scope == BalanceScope::Step),
-        step_(ctx, recipe_of(memory), model_, sharding_.mesh(), &t.pools, 0, t.eos) {
+        step_(ctx, test::with_eos(step_config(recipe_of(memory)), t.eos), model_, sharding_.mesh(), &t.pools, 0) {
     load_golden_weights(ctx, model_.parameters(), t.parameters);
     Arena arena = Arena::measuring();
     (void)model_.reserve(arena, step_.max_tokens());

@@ -14,6 +14,16 @@ declare -A may_include=(
   [launch]="runtime parallel model data launch"
   [tests]="runtime parallel model data launch tests"
 )
+# Which folders of launch/ one of them may include, besides itself: what a command needs is below it.
+declare -A may_include_in_launch=(
+  [config]=""
+  [run]="config"
+  [analysis]="config run"
+  [plan]="config run"
+  [bench]="config run plan"
+  [checkpoint_tool]="config run"
+  [commands]="config run analysis plan bench checkpoint_tool"
+)
 max_lines=400
 
 # files DIRECTORY PATTERN...: files below DIRECTORY whose names match, without what is built or made.
@@ -44,6 +54,19 @@ check_directions() {
     { grep -nHE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"' "${list[@]}" || true; } |
       { grep -vE "include[[:space:]]*\"($allowed)/[^.]" || true; } |
       sed -E "s/^([^:]*:[0-9]+):.*include *(\"[^\"]*\").*/\1: $room may not include \2 (may: ${may_include[$room]}; from the project's root)/"
+  done
+}
+
+check_directions_in_launch() {
+  local folder list allowed
+  for folder in "${!may_include_in_launch[@]}"; do
+    mapfile -t list < <(sources "launch/$folder")
+    if ((${#list[@]} == 0)); then continue; fi
+    allowed="$folder ${may_include_in_launch[$folder]}"
+    allowed=${allowed% }
+    { grep -nHE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"launch/' "${list[@]}" || true; } |
+      { grep -vE "include[[:space:]]*\"launch/(${allowed// /|})/" || true; } |
+      sed -E "s#^([^:]*:[0-9]+):.*include *(\"[^\"]*\").*#\1: launch/$folder may not include \2#"
   done
 }
 
@@ -101,6 +124,7 @@ check_tree() {
   cd "$1"
   check_named_files
   check_directions
+  check_directions_in_launch
   # And the test that counts the messages below it.
   only_in "<mpi.h> and <nccl.h> belong in parallel/comm" '(mpi|nccl)\.h' '^(parallel/comm/|tests/parallel/mpi_messages\.cpp$)'
   only_in "<hdf5.h> belongs in parallel/checkpoint" '(hdf5|H5[A-Za-z0-9_]*)\.h' '^parallel/checkpoint/'
@@ -147,6 +171,12 @@ self_test() {
     set -- $room_below
     expect "$1 may not include" "$1/x/y.h" "#pragma once\n  #  include \"$2/x/y.h\"\n"
   done
+  for room_below in 'config run' 'run analysis' 'run bench' 'analysis plan' 'checkpoint_tool commands' 'plan bench'; do
+    # shellcheck disable=SC2086  # two words
+    set -- $room_below
+    expect "launch/$1 may not include" "launch/$1/x/y.h" "#include \"launch/$2/x.h\"\n"
+  done
+  accept launch/commands/x.cpp '#include "launch/bench/x.h"\n#include "launch/commands/y.h"\n#include "model/x.h"\n'
   expect "from the project's root" model/moe/x.cpp '#include "router.h"\n'
   expect "from the project's root" model/moe/x.cpp '#include "../launch/x.h"\n'
   expect "belong in parallel/comm" tests/parallel/x.cpp '#include <mpi.h>\n'

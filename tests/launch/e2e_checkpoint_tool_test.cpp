@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "launch/commands/checkpoint_tool.h"
+#include "launch/checkpoint_tool/checkpoint_tool.h"
 #include "launch/config/recipe_file.h"
-#include "launch/train/lease.h"
+#include "launch/run/lease.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"

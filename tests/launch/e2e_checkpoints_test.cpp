@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/config/recipe_file.h"
-#include "launch/train/model_pieces.h"
+#include "launch/run/model_pieces.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
 

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "launch/train/lease_holder.h"
-#include "launch/train/trainer.h"
+#include "launch/run/lease_holder.h"
+#include "launch/run/trainer.h"
 #include "parallel/comm/factory.h"
 #include "runtime/core/error.h"
 #include "tests/support/support.h"

@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "launch/train/signals.h"
+#include "launch/run/signals.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/matmul.h"
 #include "tests/support/support.h"

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "launch/train/lease.h"
+#include "launch/run/lease.h"
 #include "runtime/core/error.h"
 #include "tests/support/support.h"
 

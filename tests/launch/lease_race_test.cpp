@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "launch/train/lease.h"
+#include "launch/run/lease.h"
 #include "runtime/core/error.h"
 #include "tests/launch/lease_directory.h"
 

@@ -1,5 +1,5 @@
-// Who has a run directory: every rule of launch/train/lease.h.
-#include "launch/train/lease.h"
+// Who has a run directory: every rule of launch/run/lease.h.
+#include "launch/run/lease.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>

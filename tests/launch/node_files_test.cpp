@@ -1,5 +1,5 @@
 // Copies of a token file on the disks of nodes: the same content is fine, anything else is an error with names.
-#include "launch/train/node_files.h"
+#include "launch/run/node_files.h"
 
 #include <gtest/gtest.h>
 

@@ -6,7 +6,7 @@
 
 #include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
-#include "launch/train/run_start.h"
+#include "launch/run/run_start.h"
 #include "runtime/core/error.h"
 #include "tests/support/messages.h"
 

@@ -8,12 +8,12 @@
 #include <sstream>
 #include <string>
 
-#include "launch/report/curves.h"
-#include "launch/report/figures.h"
-#include "launch/report/html.h"
-#include "launch/report/paper.h"
-#include "launch/report/plot.h"
-#include "launch/study/cells.h"
+#include "launch/analysis/report/curves.h"
+#include "launch/analysis/report/figures.h"
+#include "launch/analysis/report/html.h"
+#include "launch/analysis/report/paper.h"
+#include "launch/analysis/report/plot.h"
+#include "launch/analysis/study/cells.h"
 #include "runtime/core/error.h"
 
 namespace emox {

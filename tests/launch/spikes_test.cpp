@@ -1,5 +1,5 @@
 // Which steps are spikes: by hand for small windows, over a resume, and in a run whose data holds one.
-#include "launch/train/spikes.h"
+#include "launch/run/spikes.h"
 
 #include <gtest/gtest.h>
 

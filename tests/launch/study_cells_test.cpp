@@ -5,8 +5,8 @@
 #include <map>
 #include <set>
 
-#include "launch/study/cells.h"
-#include "launch/study/tune.h"
+#include "launch/analysis/study/cells.h"
+#include "launch/analysis/study/tune.h"
 #include "model/transformer/flops.h"
 #include "model/transformer/language_model.h"
 #include "model/transformer/parameter_count.h"

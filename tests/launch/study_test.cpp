@@ -9,12 +9,12 @@
 #include <set>
 
 #include "data/loader/loader.h"
+#include "launch/analysis/inference/loaded_model.h"
+#include "launch/analysis/report/retention.h"
+#include "launch/analysis/study/cell_retention.h"
+#include "launch/analysis/study/tune.h"
 #include "launch/config/recipe_file.h"
-#include "launch/inference/loaded_model.h"
-#include "launch/report/retention.h"
-#include "launch/study/cell_retention.h"
-#include "launch/study/tune.h"
-#include "launch/train/run_directory.h"
+#include "launch/run/run_directory.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"

@@ -13,8 +13,10 @@
 #include <optional>
 #include <random>
 
-#include "launch/train/training_step.h"
+#include "launch/run/run_start.h"
+#include "model/training/training_step.h"
 #include "tests/support/support.h"
+#include "tests/support/training.h"
 
 namespace emox {
 namespace {
@@ -31,7 +33,7 @@ class Objective {
         mesh_(*comm_, 1),
         model_(recipe.model, ctx_, true),
         pools_(make_pool_sizes(recipe.model, 4)),
-        step_(ctx_, recipe, model_, mesh_, pools_.get(), 2, kEos) {
+        step_(ctx_, test::with_eos(step_config(recipe), kEos), model_, mesh_, pools_.get(), 2) {
     model_.initialize(ctx_, 8);
     // Weights of a useful size: experts that disagree, attention that attends, a router that chooses.
     for (const NamedParameter& p : model_.parameters().named())

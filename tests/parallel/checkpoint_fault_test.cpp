@@ -8,8 +8,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "launch/train/session.h"
-#include "launch/train/trainer.h"
+#include "launch/run/session.h"
+#include "launch/run/trainer.h"
 #include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/layout.h"

@@ -1,5 +1,5 @@
 // A model cut out of a checkpoint on any ranks: the whole model with the same experts kept, bit for bit, and a run.
-#include "launch/train/cut_subset.h"
+#include "launch/run/cut_subset.h"
 
 #include <gtest/gtest.h>
 
@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/config/recipe_file.h"
-#include "launch/train/model_pieces.h"
-#include "launch/train/run_directory.h"
-#include "launch/train/trainer.h"
+#include "launch/run/model_pieces.h"
+#include "launch/run/run_directory.h"
+#include "launch/run/trainer.h"
 #include "model/transformer/inference_memory.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "runtime/core/error.h"

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "launch/train/session.h"
-#include "launch/train/trainer.h"
+#include "launch/run/session.h"
+#include "launch/run/trainer.h"
 #include "parallel/expert/dispatch_plan.h"
 #include "parallel/expert/expert_parallel.h"
 #include "parallel/expert/pool_trace.h"

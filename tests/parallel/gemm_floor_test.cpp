@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "launch/train/gemm_rate.h"
+#include "launch/run/gemm_rate.h"
 
 namespace emox {
 namespace {

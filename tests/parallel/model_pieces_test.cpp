@@ -1,13 +1,13 @@
 // What a run takes from a checkpoint, when the first one that was tried turned out to be damaged.
-#include "launch/train/model_pieces.h"
+#include "launch/run/model_pieces.h"
 
 #include <gtest/gtest.h>
 
 #include <filesystem>
 #include <fstream>
 
-#include "launch/train/find_checkpoint.h"
-#include "launch/train/sharding.h"
+#include "launch/run/find_checkpoint.h"
+#include "launch/run/sharding.h"
 #include "tests/parallel/checkpoint_model.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/ranks.h"

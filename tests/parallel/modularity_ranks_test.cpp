@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "data/tokenize/tokenizer.h"
-#include "launch/modularity/report.h"
-#include "launch/train/sharding.h"
+#include "launch/analysis/modularity/report.h"
+#include "launch/run/sharding.h"
 #include "runtime/core/error.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"

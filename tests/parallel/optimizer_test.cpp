@@ -7,7 +7,7 @@
 #include <map>
 #include <utility>
 
-#include "launch/train/sharding.h"
+#include "launch/run/sharding.h"
 #include "model/transformer/language_model.h"
 #include "parallel/comm/thread_world.h"
 #include "tests/support/ranks.h"

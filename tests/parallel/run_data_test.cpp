@@ -1,5 +1,5 @@
 // A run knows its data by content: on two ranks, resumed with the same files elsewhere, and refused with others.
-#include "launch/train/run_data.h"
+#include "launch/run/run_data.h"
 
 #include <gtest/gtest.h>
 
@@ -8,9 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "data/format/npy.h"
-#include "launch/train/run_directory.h"
-#include "launch/train/session.h"
-#include "launch/train/trainer.h"
+#include "launch/run/run_directory.h"
+#include "launch/run/session.h"
+#include "launch/run/trainer.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "runtime/core/error.h"
 #include "tests/support/checkpoints.h"

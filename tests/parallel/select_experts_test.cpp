@@ -10,7 +10,7 @@
 #include <map>
 #include <numeric>
 
-#include "launch/train/sharding.h"
+#include "launch/run/sharding.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
 #include "tests/support/golden_ranks.h"

@@ -1,5 +1,5 @@
 // How many threads a rank takes when nobody says.
-#include "launch/train/session.h"
+#include "launch/run/session.h"
 
 #include <gtest/gtest.h>
 #include <sched.h>

@@ -8,8 +8,8 @@
 #include <tuple>
 
 #include "launch/config/recipe_file.h"
-#include "launch/train/model_pieces.h"
-#include "launch/train/sharding.h"
+#include "launch/run/model_pieces.h"
+#include "launch/run/sharding.h"
 #include "model/optim/optimizer.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/comm/thread_world.h"

@@ -9,7 +9,7 @@
 
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
-#include "launch/train/evaluator.h"
+#include "launch/run/evaluator.h"
 #include "runtime/core/error.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"

@@ -5,8 +5,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "launch/train/session.h"
-#include "launch/train/trainer.h"
+#include "launch/run/session.h"
+#include "launch/run/trainer.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "runtime/core/error.h"
 #include "tests/support/agreement.h"

@@ -7,8 +7,8 @@
 #include <set>
 
 #include "launch/plan/memory.h"
-#include "launch/train/session.h"
-#include "launch/train/trainer.h"
+#include "launch/run/session.h"
+#include "launch/run/trainer.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"

@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "launch/train/balance_group.h"
-#include "launch/train/same_on_ranks.h"
-#include "launch/train/session.h"
-#include "launch/train/sharding.h"
-#include "launch/train/trainer.h"
+#include "launch/run/balance_group.h"
+#include "launch/run/same_on_ranks.h"
+#include "launch/run/session.h"
+#include "launch/run/sharding.h"
+#include "launch/run/trainer.h"
 #include "runtime/core/error.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"

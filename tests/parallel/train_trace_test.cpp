@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <set>
 
-#include "launch/train/trace.h"
-#include "launch/train/trainer.h"
+#include "launch/run/trace.h"
+#include "launch/run/trainer.h"
 #include "runtime/core/error.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"

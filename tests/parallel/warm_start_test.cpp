@@ -1,6 +1,6 @@
 // Runs that begin with another run's checkpoint, on ranks as threads.
-#include "launch/train/warm_start.h"
-#include "launch/train/model_pieces.h"
+#include "launch/run/warm_start.h"
+#include "launch/run/model_pieces.h"
 
 #include <gtest/gtest.h>
 
@@ -11,9 +11,9 @@
 
 #include "data/format/npy.h"
 #include "launch/config/recipe_file.h"
-#include "launch/train/run_directory.h"
-#include "launch/train/sharding.h"
-#include "launch/train/trainer.h"
+#include "launch/run/run_directory.h"
+#include "launch/run/sharding.h"
+#include "launch/run/trainer.h"
 #include "runtime/core/error.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/messages.h"

@@ -1,4 +1,5 @@
 #include "tests/support/interrupted.h"
+#include "launch/run/run_start.h"
 
 #include <utility>
 #include <vector>
@@ -46,7 +47,7 @@ StepRank::StepRank(Communicator& comm, const Recipe& recipe, std::optional<doubl
       sharding_(comm, recipe.model, recipe.parallel),
       model_(recipe.model, ctx_, true, sharding_.experts()),
       pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-      step_(ctx_, recipe, model_, sharding_.mesh(), pools_.get(), 1, std::nullopt, free_memory) {
+      step_(ctx_, step_config(recipe), model_, sharding_.mesh(), pools_.get(), 1, free_memory) {
   model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
 }
 

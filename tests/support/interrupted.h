@@ -8,8 +8,8 @@
 #include <string_view>
 
 #include "launch/config/recipe.h"
-#include "launch/train/sharding.h"
-#include "launch/train/training_step.h"
+#include "launch/run/sharding.h"
+#include "model/training/training_step.h"
 #include "parallel/comm/communicator.h"
 
 namespace emox::test {

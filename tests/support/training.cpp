@@ -15,8 +15,8 @@
 #include "data/loader/loader.h"
 #include "data/tokenize/tokenizer.h"
 #include "launch/config/recipe_file.h"
-#include "launch/train/run_start.h"
-#include "launch/train/sharding.h"
+#include "launch/run/run_start.h"
+#include "launch/run/sharding.h"
 #include "model/optim/schedule.h"
 #include "parallel/checkpoint/manifest.h"
 #include "tests/support/checkpoints.h"
@@ -167,7 +167,8 @@ class RankOfRun {
         sharding_(comm, recipe.model, recipe.parallel),
         model_(recipe.model, ctx_, true, sharding_.experts()),
         draws_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-        step_(ctx_, recipe, model_, sharding_.mesh(), &draws_, static_cast<std::int64_t>(recipe.data.source.size())) {
+        step_(ctx_, step_config(recipe), model_, sharding_.mesh(), &draws_,
+              static_cast<std::int64_t>(recipe.data.source.size())) {
     model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
     if (options.start == nullptr) return;
     for (const NamedParameter& p : model_.parameters().named()) {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "launch/config/recipe.h"
-#include "launch/train/training_step.h"
+#include "model/training/training_step.h"
 
 namespace emox::test {
 
@@ -21,6 +21,12 @@ std::vector<std::string> make_text_sources(const std::filesystem::path& director
 /// A complete EMO recipe on these sources: two layers, 8 routed experts and a shared one, 12 sequences of 64 bytes a
 /// step.
 Recipe tiny_recipe(const std::vector<std::string>& sources);
+
+/// The same with another token that ends a document: recorded data have their own.
+inline StepConfig with_eos(StepConfig config, std::int32_t eos) {
+  config.eos = eos;
+  return config;
+}
 
 /// Writes the recipe as an INI file and returns its path.
 std::filesystem::path write_recipe(const std::filesystem::path& file, const Recipe& recipe);

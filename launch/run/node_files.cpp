@@ -1,0 +1,56 @@
+#include "launch/run/node_files.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <exception>
+#include <optional>
+
+#include "parallel/checkpoint/agreement.h"
+#include "runtime/core/error.h"
+
+namespace emox {
+namespace {
+
+/// What is wrong with this node's file, or nothing.
+std::optional<std::string> difference(const Communicator& comm, const SeenFile& file, const NodeView& view,
+                                      std::size_t i) {
+  try {
+    if (view.mark(i) == file.mark) return std::nullopt;
+    const auto differs = file_difference(file.identity, view.identify(i));
+    if (!differs) return std::nullopt;
+    return fmt::format(
+        "{} is not the same on all nodes: on that of rank {} it {}, compared with that of rank {}; copy "
+        "it there again",
+        file.identity.path, comm.rank(), *differs, file.rank);
+  } catch (const Error& e) {
+    return fmt::format("{} (on the node of rank {}; rank {} could read it)", e.message(), comm.rank(), file.rank);
+  } catch (const std::exception& e) {
+    return fmt::format("{}: {} (on the node of rank {}; rank {} could read it)", file.identity.path, e.what(),
+                       comm.rank(), file.rank);
+  }
+}
+
+}  // namespace
+
+std::string file_mark(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return "";
+  return fmt::format("{}:{}:{}.{}", info.st_size, info.st_ino, info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
+}
+
+void require_same_files(Communicator& comm, const std::vector<SeenFile>& files, const NodeView& view) {
+  const std::vector<int>& nodes = comm.nodes();
+  const auto step = static_cast<std::size_t>(comm.node_size());
+  std::string mine;
+  for (auto i = static_cast<std::size_t>(comm.node_rank()); i < files.size() && mine.empty(); i += step)
+    if (nodes[static_cast<std::size_t>(files[i].rank)] != nodes[static_cast<std::size_t>(comm.rank())])
+      mine = difference(comm, files[i], view, i).value_or("");
+  std::string first;
+  for (const std::string& text : gather_texts(comm, mine))
+    if (first.empty()) first = text;
+  first = broadcast_text(comm, first, 0);
+  require<UsageError>(first.empty(), "{}", first);
+}
+
+}  // namespace emox

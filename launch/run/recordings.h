@@ -1,0 +1,30 @@
+// Files that a training run writes besides its directory: --trace and --record-pools. What is at their place is never
+// lost: a run goes on with its own recording, keeps its earlier timelines, and refuses everything else.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "launch/run/session.h"
+#include "parallel/expert/pool_trace.h"
+
+namespace emox {
+
+/// One rank. UsageError unless the timeline can be written to `path`: nothing is there, or one that an earlier job of
+/// this run wrote (`own`: by run.json), or `force`.
+void check_trace(const std::string& path, const std::vector<std::string>& own, bool force);
+
+/// One rank, before anything is written. What the ranks of this job do with the recording `name`. UsageError when
+/// something is there that this run did not record, and `force` does not say to replace it; or when it recorded it on
+/// another number of ranks.
+PoolTraceFile check_recording(const std::string& name, int ranks, const std::vector<std::string>& own, bool force);
+
+/// Collective. This rank's part of the recording, gone on with after `last_step` where rank 0's `existing` says so.
+/// `existing` counts on rank 0. UsageError on every rank.
+std::unique_ptr<PoolTraceWriter> open_recording(Session& session, const std::string& name,
+                                                const PoolTraceHeader& header, PoolTraceFile existing,
+                                                std::int64_t last_step);
+
+}  // namespace emox

@@ -1,0 +1,237 @@
+#include "launch/run/run_directory.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string_view>
+
+#include "launch/config/recipe_file.h"
+#include "launch/run/lease_holder.h"
+#include "parallel/checkpoint/layout.h"
+#include "parallel/comm/progress.h"
+#include "runtime/core/error.h"
+#include "runtime/core/version.h"
+#include "runtime/cpu/processor.h"
+#include "runtime/ops/basic.h"
+#include "runtime/telemetry/history.h"
+
+namespace emox {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read_text(const fs::path& path) {
+  std::FILE* file = std::fopen(path.c_str(), "rb");
+  int error = file == nullptr ? errno : 0;
+  std::string text;
+  char buffer[65536];
+  for (std::size_t n = 0; error == 0 && (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) text.append(buffer, n);
+  if (error == 0 && std::ferror(file) != 0) error = errno;
+  if (file != nullptr) std::fclose(file);
+  require<IoError>(error == 0, "cannot read {}: {}; make it readable, or move it away", path.string(),
+                   std::strerror(error));
+  return text;
+}
+
+// Beside, then renamed: a crash leaves the old file or the new one.
+void write_text(const fs::path& path, const std::string& text) {
+  const fs::path temporary = path.string() + ".tmp";
+  std::FILE* f = std::fopen(temporary.c_str(), "w");
+  require<IoError>(f != nullptr, "cannot write {}: check that the directory exists and is writable",
+                   temporary.string());
+  const bool ok =
+      std::fwrite(text.data(), 1, text.size(), f) == text.size() && std::fflush(f) == 0 && fsync(fileno(f)) == 0;
+  std::fclose(f);
+  require<IoError>(ok && std::rename(temporary.c_str(), path.c_str()) == 0, "cannot write {}: is the disk full?",
+                   path.string());
+}
+
+nlohmann::ordered_json describe_run(Session& session, const RunStart& start, const std::vector<std::string>& command) {
+  char host[256] = "unknown";
+  gethostname(host, sizeof host - 1);
+  return {{"emox", kVersion},
+          {"command", command},
+          {"started", utc_now()},
+          {"host", host},
+          {"processor", processor_name()},
+          {"instructions", cpu::compiled_instructions()},
+          {"compiler", __VERSION__},
+          {"ranks", session.comm().size()},
+          {"ranks_per_node", session.comm().node_size()},
+          {"transport", std::string(session.comm().transport())},
+          {"threads_per_rank", session.ctx().threads},
+          {"from_step", start.step},
+          {"changes", start.changes},
+          {"recipe", to_json(start.recipe)},
+          {"data", start.identity}};
+}
+
+}  // namespace
+
+fs::path RunDirectory::log(int rank) const { return root_ / "log" / fmt::format("rank-{:05}.txt", rank); }
+
+bool RunDirectory::has_checkpoints() const { return !list_checkpoints(checkpoints()).empty(); }
+
+std::optional<nlohmann::json> RunDirectory::evaluation_after(std::int64_t step) const {
+  std::ifstream in(evaluations());
+  for (std::string line; std::getline(in, line) && !in.eof();) {  // a line without its end is torn
+    nlohmann::json record = nlohmann::json::parse(line, nullptr, false);
+    if (record.is_object() && record.contains("step") && record["step"] == step) return record;
+  }
+  return std::nullopt;
+}
+
+void RunDirectory::check_is_run(const char* mark) const {
+  std::error_code error;
+  const fs::file_status status = fs::status(root_, error);
+  if (status.type() == fs::file_type::not_found) return;
+  require<UsageError>(fs::is_directory(status),
+                      "the run directory {} is no directory: choose another with --run.dir=DIR", root_.string());
+  if (fs::exists(root_ / mark, error) || has_checkpoints()) return;
+  // What a job leaves that ended before it had written run.json, and what people keep in empty directories.
+  constexpr std::string_view kOwn[] = {"checkpoints", "log",        "run.json.tmp", "recipe.ini.tmp", "STOP",
+                                       "status.json", ".gitignore", ".gitkeep",     "lost+found"};
+  std::vector<std::string> others;
+  for (const auto& entry : fs::directory_iterator(root_)) {
+    const std::string name = entry.path().filename().string();
+    const bool own = std::find(std::begin(kOwn), std::end(kOwn), name) != std::end(kOwn) ||
+                     name.starts_with("lease.json") || name.starts_with(".nfs");
+    if (!own) others.push_back(name);
+  }
+  if (others.empty()) return;
+  std::sort(others.begin(), others.end());
+  const std::size_t shown = std::min<std::size_t>(others.size(), 5);
+  fail<UsageError>(
+      "the directory {} is not a run of emox (it has no {} and no checkpoints), but holds {}{}: emox writes no "
+      "run between other files. Choose an empty directory, for example --run.dir={}, or move those files away",
+      root_.string(), mark, fmt::join(others.begin(), others.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
+      others.size() > shown ? ", ..." : "", (root_ / "run").string());
+}
+
+nlohmann::ordered_json RunDirectory::jobs() const {
+  if (!fs::exists(manifest())) return nlohmann::ordered_json::array();
+  return nlohmann::ordered_json::parse(read_text(manifest()), nullptr, false);
+}
+
+std::vector<std::string> RunDirectory::outputs_of(const std::string& option) const {
+  std::vector<std::string> files;
+  const nlohmann::ordered_json all = jobs();
+  if (all.is_array())
+    for (const auto& job : all)
+      if (job.is_object() && job.contains("outputs") && job["outputs"].is_object())
+        if (const auto file = job["outputs"].find(option); file != job["outputs"].end() && file->is_string())
+          files.push_back(file->get<std::string>());
+  return files;
+}
+
+void RunDirectory::write_recipe(const Recipe& now, std::vector<std::string>& notes) const {
+  const std::string text = to_ini(now, true);
+  if (fs::exists(fs::symlink_status(recipe()))) {
+    const std::string before = read_text(recipe());
+    std::optional<Recipe> parsed;
+    try {
+      parsed = parse_recipe(before, recipe().string());
+    } catch (const UsageError&) {  // of another version, or not one at all
+    }
+    if (parsed && to_ini(*parsed) == to_ini(now)) return;
+    if (!parsed || to_ini(*parsed, true) != before)
+      notes.push_back(fmt::format("{} says other things than this run, and emox did not write it so: it is kept as {}",
+                                  recipe().string(), move_aside(recipe().string())));
+  }
+  write_text(recipe(), text);
+}
+
+void RunDirectory::add_job(nlohmann::ordered_json job, std::vector<std::string>& notes) const {
+  nlohmann::ordered_json all = jobs();
+  if (!all.is_array()) {
+    notes.push_back(fmt::format("{} cannot be understood and begins anew; it is kept as {}", manifest().string(),
+                                move_aside(manifest().string())));
+    all = nlohmann::ordered_json::array();
+  }
+  all.push_back(std::move(job));
+  // Commands and host names may hold any bytes.
+  write_text(manifest(), all.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+void RunDirectory::settle_histories(std::int64_t step, std::vector<std::string>& notes) const {
+  for (const fs::path& file : {metrics(), evaluations()}) {
+    const SetAside moved = settle_history(file.string(), step);
+    if (moved.file.empty()) continue;
+    notes.push_back(fmt::format("{}: {} record(s) of steps after {}, and {} line(s) that cannot be read, are now in {}",
+                                file.string(), moved.later, step, moved.unreadable, moved.file));
+  }
+}
+
+void RunDirectory::prepare(Session& session, const RunStart& start, const std::vector<std::string>& command,
+                           const std::map<std::string, std::string>& outputs) const {
+  std::vector<std::string> notes;
+  on_root(session, [&] {
+    std::error_code error;
+    for (const char* folder : {"checkpoints", "log"}) {
+      fs::create_directories(root_ / folder, error);
+      require<UsageError>(!error, "cannot make the run directory {}: {}; choose another with --run.dir=DIR",
+                          (root_ / folder).string(), error.message());
+    }
+    nlohmann::ordered_json job = describe_run(session, start, command);
+    for (const auto& [option, file] : outputs)
+      if (!file.empty()) job["outputs"][option] = fs::absolute(file).lexically_normal().string();
+    settle_histories(start.step, notes);
+    add_job(std::move(job), notes);  // first: it tells this directory from other people's
+    write_recipe(start.recipe, notes);
+  });
+  session.log().open_file(log(session.comm().rank()).string());
+  for (const std::string& note : notes) session.log().warn("{}", note);
+}
+
+void on_root(Session& session, const std::function<void()>& body) {
+  // What is thrown again: the kinds that have an exit code of their own, and all others.
+  enum Kind : std::int64_t { kOther, kUsageError, kTryAgainError };
+  std::string message;
+  Kind kind = kOther;
+  if (session.root()) {
+    const IoPhase io(session.comm());  // what one rank does for all reads or writes files
+    try {
+      body();
+    } catch (const UsageError& e) {
+      message = e.message(), kind = kUsageError;
+    } catch (const TryAgainError& e) {
+      message = e.message(), kind = kTryAgainError;
+    } catch (const Error& e) {
+      message = e.message();
+    } catch (const std::exception& e) {
+      message = e.what();
+    }
+  }
+  Context& ctx = session.ctx();
+  const Tensor header(ctx.device, DType::I64, {2});
+  const std::int64_t values[2] = {static_cast<std::int64_t>(message.size()), kind};
+  ops::copy_from_host(ctx, header, values);
+  session.comm().broadcast(header, 0);
+  const auto got = ops::to_host<std::int64_t>(ctx, header);
+  if (got[0] == 0) return;
+  const Tensor text(ctx.device, DType::U8, {got[0]});
+  if (session.root()) ops::copy_from_host(ctx, text, message.data());
+  session.comm().broadcast(text, 0);
+  const auto bytes = ops::to_host<std::uint8_t>(ctx, text);
+  message.assign(bytes.begin(), bytes.end());
+  if (got[1] == kUsageError) fail<UsageError>("{}", message);
+  if (got[1] == kTryAgainError) fail<TryAgainError>("{}", message);
+  fail<IoError>("{}", message);
+}
+
+void require_outside_checkpoints(const std::string& command, const fs::path& output) {
+  std::error_code none;
+  const fs::path directory = fs::weakly_canonical(fs::absolute(output), none).parent_path();
+  require<UsageError>(!fs::exists(directory / "manifest.json", none),
+                      "{}: --output={} lies in the checkpoint {}: name a file elsewhere", command, output.string(),
+                      directory.string());
+}
+
+}  // namespace emox

@@ -1,0 +1,125 @@
+#include "launch/run/session.h"
+
+#include <strings.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "parallel/comm/factory.h"
+#include "runtime/core/error.h"
+#include "runtime/cpu/affinity.h"
+#include "runtime/cpu/processor.h"
+
+namespace emox {
+
+Session::Session(const ParallelConfig& parallel, std::int64_t threads)
+    : comm_(make_communicator(parse_transport(kCommunicatorNames[static_cast<std::size_t>(parallel.communicator)]),
+                              parallel.watchdog_s, parallel.io_watchdog_s)),
+      log_(comm_->rank()) {
+  const int wanted = threads > 0 ? static_cast<int>(threads) : default_threads(*comm_);
+  start(wanted);
+  warn_if_bound(wanted);
+}
+
+Session::Session(std::unique_ptr<Communicator> comm, int threads) : comm_(std::move(comm)), log_(comm_->rank()) {
+  start(threads);
+}
+
+void Session::start(int threads) {
+  check_processor();
+  set_error_rank(comm_->rank());
+#ifdef _OPENMP
+  require<UsageError>(
+      threads <= omp_get_thread_limit(),
+      "{} threads a rank are asked for, but OMP_THREAD_LIMIT allows {}: oneDNN "
+      "would share its work among threads that never start. Unset OMP_THREAD_LIMIT, or set OMP_NUM_THREADS or "
+      "train.threads to at most {}",
+      threads, omp_get_thread_limit(), omp_get_thread_limit());
+  omp_set_num_threads(threads);  // oneDNN's threads
+  ctx_.threads = threads;
+#else
+  (void)threads;
+  ctx_.threads = 1;
+#endif
+  ctx_.log = &log_;
+  ctx_.telemetry = &telemetry_;
+}
+
+namespace {
+
+int threads_by_environment() {
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  return text == nullptr ? 0 : std::max(std::atoi(text), 0);
+}
+
+/// Somebody tells OpenMP where its threads run: it may have bound this one already, to a core that says nothing of the
+/// others.
+bool threads_are_placed() {
+  const char* bind = std::getenv("OMP_PROC_BIND");
+  return (bind != nullptr && strcasecmp(bind, "false") != 0) || std::getenv("OMP_PLACES") != nullptr ||
+         std::getenv("GOMP_CPU_AFFINITY") != nullptr;
+}
+
+}  // namespace
+
+// Open MPI binds each of one or two ranks to a single core: all threads of a rank then take turns on it.
+void Session::warn_if_bound(int threads) {
+  const int cores = cpu::count_of(cpu::allowed_cores());
+  std::int64_t bound = threads > cores && !threads_are_placed() ? 1 : 0;
+  comm_->all_reduce(TensorView(&bound, DType::I64, {1}));
+  if (bound == 0 || !root()) return;
+  log_.warn(
+      "{} of {} rank(s) have more threads than cores that they may use (rank 0: {} threads, {} core(s)), which take "
+      "turns "
+      "there: start mpirun with --bind-to none, or srun with --cpus-per-task",
+      bound, comm_->size(), threads, cores);
+}
+
+int default_threads(Communicator& comm) {
+  // Where OpenMP places threads, its masks say nothing: the share of the machine then.
+  cpu::CoreMask mine = threads_are_placed() ? cpu::CoreMask{} : cpu::allowed_cores();
+  const auto bytes = static_cast<std::int64_t>(mine.size());
+  std::vector<std::uint8_t> all(static_cast<std::size_t>(comm.size()) * mine.size());
+  comm.all_gather(TensorView(all.data(), DType::U8, {comm.size(), bytes}), TensorView(mine.data(), DType::U8, {bytes}));
+  int sharing = 0;  // ranks of this node that may use just the same cores
+  for (int r = 0; r < comm.size(); ++r) {
+    const bool here = comm.nodes()[static_cast<std::size_t>(r)] == comm.nodes()[static_cast<std::size_t>(comm.rank())];
+    const auto theirs = all.begin() + r * bytes;
+    if (here && std::equal(mine.begin(), mine.end(), theirs)) ++sharing;
+  }
+  const int wanted = threads_by_environment();
+  const int cores = threads_are_placed() ? static_cast<int>(std::thread::hardware_concurrency()) : cpu::count_of(mine);
+  return wanted > 0 ? wanted : std::max(cores / sharing, 1);
+}
+
+int default_threads(int ranks_on_node) {
+  const int wanted = threads_by_environment();
+  return wanted > 0 ? wanted : std::max(cpu::count_of(cpu::allowed_cores()) / ranks_on_node, 1);
+}
+
+void check_processor() {
+  const std::string missing = cpu::missing_instructions();
+  require<UsageError>(missing.empty(),
+                      "this emox was compiled for a processor with {}, which this one ({}) lacks: build it here, or "
+                      "configure with -DEMOX_CPU_ARCH=x86-64-v3 for one binary on several kinds of machines",
+                      missing, processor_name());
+}
+
+std::string processor_name() {
+  std::ifstream in("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(in, line))
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  return "unknown processor";
+}
+
+}  // namespace emox

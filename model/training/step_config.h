@@ -1,0 +1,23 @@
+// What a training step needs to know, besides its model.
+#pragma once
+
+#include <cstdint>
+
+#include "model/optim/optimizer.h"
+#include "model/transformer/config.h"
+
+namespace emox {
+
+enum class MicroBatchMemory : std::uint8_t { Auto, Hold, Recompute };
+
+struct StepConfig {
+  ModelConfig model;
+  std::int64_t batch_sequences = 1;        ///< of one step, all ranks together
+  std::int64_t micro_batch_sequences = 1;  ///< that a rank computes at a time, at most
+  MicroBatchMemory micro_batch_memory = MicroBatchMemory::Auto;
+  double lm_z_weight = 0;
+  AdamWConfig adamw = {};
+  std::int32_t eos = 0;  ///< the token that ends a document
+};
+
+}  // namespace emox

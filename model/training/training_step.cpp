@@ -1,0 +1,298 @@
+#include "model/training/training_step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "model/moe/balance.h"
+#include "runtime/core/error.h"
+#include "runtime/ops/basic.h"
+#include "runtime/telemetry/spans.h"
+
+namespace emox {
+namespace {
+// Places of the single numbers behind counts and document experts in integers_.
+enum Extra : std::int64_t { kDocuments, kPoolSizes, kSaveFinished, kExtras };
+// Places in a row of totals_: losses, the squared gradient norm, votes, dispatch counters.
+enum Total : std::int64_t {
+  kCe,
+  kLmZ,
+  kLb,
+  kRouterZ,
+  kSquareSum,
+  kStop,
+  kSave,
+  kCounters,
+  kTotals = kCounters + DispatchCounters::kCount
+};
+}  // namespace
+
+/// What one step accumulates on this rank.
+struct TrainingStep::Sums {
+  double ce = 0, z = 0, lb = 0, router_z = 0;
+  std::int64_t documents = 0, pool_sizes = 0, document_experts = 0;  // all ranks, after reduce_counts
+  std::int64_t local_documents = 0, local_pool_sizes = 0;
+  bool save_finished = false;
+};
+
+TrainingStep::TrainingStep(Context& ctx, const StepConfig& config, LanguageModel& model, ProcessMesh& mesh,
+                           const PoolSizes* pools, std::int64_t label_count, std::optional<double> free_memory)
+    : ctx_(ctx),
+      model_(model),
+      comm_(mesh.world()),
+      optimizer_(ctx, model.parameters(), mesh),
+      step_(config),
+      config_(step_.model),
+      pools_(pools),
+      batch_(config.batch_sequences) {
+  if (config_.is_moe() && config_.pool == PoolMode::Label)
+    label_pools_ = label_pools(config_.routed_experts(), config_.routed_top_k(), label_count);
+  divisor_ = static_cast<double>(batch_ * (config_.sequence_length - 1));
+  plan_memory(free_memory);
+  reserve_sums();
+}
+
+void TrainingStep::reserve_sums() {
+  const std::int64_t layers = config_.layers, n = config_.is_moe() ? config_.routed_experts() : 0;
+  integers_ = Tensor(ctx_.device, DType::I64, {layers * n + layers + kExtras});
+  p_sum_ = Tensor(ctx_.device, DType::F64, {layers, n});
+  z_sum_ = Tensor(ctx_.device, DType::F64, {layers, 1});
+  balance_ = Tensor(ctx_.device, DType::F32, {layers, n});
+  totals_ = Tensor(ctx_.device, DType::F64, {comm_.size(), kTotals});
+  statistics_ = {integers_.view().rows(0, layers * n).reshape({layers, n}), p_sum_, z_sum_,
+                 integers_.view().rows(layers * n, layers * n + layers).reshape({layers, 1})};
+}
+
+void TrainingStep::forward(std::size_t m, std::int64_t step, bool count) {
+  const Span span(ctx_, "phase.forward");
+  batch_of(m).upload(ctx_, micro_host_[m]);
+  const PoolPlan pools{config_.pool == PoolMode::Off ? nullptr : pools_, label_pools_.empty() ? nullptr : &label_pools_,
+                       step};
+  routing_is_new_ = count;
+  model_.forward(ctx_, slot(m), batch_of(m), micro_host_[m].documents, pools,
+                 count && config_.is_moe() ? &statistics_ : nullptr);
+  routing_is_new_ = false;
+}
+
+void TrainingStep::head(std::size_t m, Sums& sums) {
+  const Span span(ctx_, "phase.forward");
+  const LossSums l = model_.loss(ctx_, slot(m), batch_of(m), true, 1.0 / divisor_, step_.lm_z_weight, {});
+  sums.ce += l.ce;
+  sums.z += l.z;
+}
+
+void TrainingStep::backward(std::size_t m, bool balanced) {
+  const Span span(ctx_, "phase.backward");
+  const double z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
+  model_.backward(ctx_, slot(m), batch_of(m), balanced ? balance_.view() : TensorView{}, static_cast<float>(z));
+}
+
+// Sums the counts, and what rides with them, over the ranks. Returns the counts [L,n_r] that the balance loss sees: the
+// sums, or under local scope this rank's own.
+std::vector<std::int64_t> TrainingStep::reduce_counts(const StepVotes& votes, Sums& sums) {
+  const Span span(ctx_, "phase.reduce");
+  const std::int64_t counts = statistics_.counts.numel(), layers = config_.layers;
+  const std::int64_t extras[kExtras] = {sums.local_documents, sums.local_pool_sizes, votes.save_finished ? 1 : 0};
+  ops::copy_from_host(ctx_, integers_.view().rows(counts + layers, counts + layers + kExtras), extras);
+  std::vector<std::int64_t> seen;
+  if (config_.balance_scope == BalanceScope::Local) seen = ops::to_host<std::int64_t>(ctx_, statistics_.counts);
+  {
+    const Span wait(ctx_, "comm.counts");
+    comm_.all_reduce(integers_);
+  }
+  const auto v = ops::to_host<std::int64_t>(ctx_, integers_);
+  if (config_.balance_scope != BalanceScope::Local) seen.assign(v.begin(), v.begin() + counts);
+  for (std::int64_t i = 0; i < counts; ++i) step_counts_[static_cast<std::size_t>(i)] += v[static_cast<std::size_t>(i)];
+  for (std::int64_t l = 0; l < layers; ++l) sums.document_experts += v[static_cast<std::size_t>(counts + l)];
+  sums.documents += v[static_cast<std::size_t>(counts + layers + kDocuments)];
+  sums.pool_sizes += v[static_cast<std::size_t>(counts + layers + kPoolSizes)];
+  sums.save_finished = v[static_cast<std::size_t>(counts + layers + kSaveFinished)] == comm_.size();
+  sums.local_documents = sums.local_pool_sizes = 0;
+  return seen;
+}
+
+// `factor` holds everything but the weights and k_r, n_r, layers (balance.h).
+void TrainingStep::balance_loss(const std::vector<std::int64_t>& counts, double factor, Sums& sums) {
+  const BalanceTerm term = balance_term(config_, counts, ops::to_host<double>(ctx_, p_sum_), factor);
+  sums.lb += term.loss;
+  ops::copy_from_host(ctx_, balance_, term.gradient.data());
+}
+
+void TrainingStep::cut(std::span<const SequenceInput> local) {
+  micro_host_.clear();
+  for (std::int64_t m = 0; m < micro_batches_; ++m) {
+    const auto begin = std::min(local.size(), static_cast<std::size_t>(m * micro_));
+    const auto end = std::min(local.size(), static_cast<std::size_t>((m + 1) * micro_));
+    micro_host_.push_back(make_micro_batch(config_, step_.eos, local.subspan(begin, end - begin)));
+  }
+}
+
+void TrainingStep::clear_statistics() {
+  ops::zero(ctx_, integers_);
+  ops::zero(ctx_, p_sum_);
+  ops::zero(ctx_, z_sum_);
+}
+
+// Documents and pool sizes of a micro-batch, for the metrics; they ride with the counts.
+void TrainingStep::count_documents(std::size_t m, std::int64_t step, Sums& sums) const {
+  if (!config_.is_moe()) return;
+  const std::int64_t n = config_.routed_experts();
+  sums.local_documents += static_cast<std::int64_t>(micro_host_[m].documents.size());
+  for (const PoolDocument& d : micro_host_[m].documents)
+    for (std::int64_t l = 0; l < config_.layers; ++l) {
+      std::int64_t size = n;
+      if (!label_pools_.empty())
+        size =
+            std::count(label_pools_.begin() + d.domain * n, label_pools_.begin() + (d.domain + 1) * n, std::uint8_t{1});
+      else if (config_.pool != PoolMode::Off && pools_ != nullptr)
+        size = std::min(n, pools_->size(step, l, d));
+      sums.local_pool_sizes += size;
+    }
+}
+
+void TrainingStep::add_router_z(Sums& sums) {
+  for (const double z : ops::to_host<double>(ctx_, z_sum_)) sums.router_z += z;
+}
+
+// Every count of the step is known before the first backward pass: all micro-batches are held, or their forward pass
+// runs a second time. Without a balance loss nothing waits for the counts.
+void TrainingStep::run_whole_step(std::int64_t step, const StepVotes& votes, Sums& sums) {
+  const bool balanced = config_.is_moe() && config_.balance == BalanceMode::Aux;
+  const std::size_t count = micro_host_.size();
+  clear_statistics();
+  for (std::size_t m = 0; m < count; ++m) {
+    forward(m, step, true);
+    count_documents(m, step, sums);
+    if (!recompute_) head(m, sums);
+    if (!balanced) backward(m, false);
+  }
+  const std::vector<std::int64_t> counts = reduce_counts(votes, sums);
+  add_router_z(sums);
+  if (!balanced) return;
+  const auto tokens = static_cast<double>(batch_ * config_.sequence_length);
+  balance_loss(counts, 1.0 / (tokens * tokens), sums);
+  for (std::size_t m = 0; m < count; ++m) {
+    if (recompute_) {
+      forward(m, step, false);
+      head(m, sums);
+    }
+    backward(m, true);
+  }
+}
+
+// The reference's scope, one statistic a micro-batch index over all ranks, and the local one (design 4.7).
+void TrainingStep::run_micro_batches(std::int64_t step, const StepVotes& votes, Sums& sums) {
+  const bool local = config_.balance_scope == BalanceScope::Local;
+  double scored = 0;
+  for (const MicroBatch& b : micro_host_) scored += static_cast<double>(b.scored);
+  // The mean of the ranks' own losses, over those that have sequences.
+  const auto ranks = static_cast<double>(std::min<std::int64_t>(comm_.size(), batch_));
+  const double divisor = local ? scored * ranks : divisor_;
+  for (std::size_t m = 0; m < micro_host_.size(); ++m) {
+    clear_statistics();
+    forward(m, step, true);
+    count_documents(m, step, sums);
+    head(m, sums);
+    const std::vector<std::int64_t> counts = reduce_counts(votes, sums);
+    add_router_z(sums);
+    // Of this statistic: every layer picks k_r experts a token. None where this rank ends before others.
+    const double tokens = std::accumulate(counts.begin(), counts.begin() + config_.routed_experts(), 0.0) /
+                          static_cast<double>(config_.routed_top_k());
+    balance_loss(counts, tokens > 0 ? 1.0 / (tokens * divisor) : 0.0, sums);
+    backward(m, true);
+  }
+}
+
+StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const SequenceInput> local,
+                                            const StepVotes& votes) {
+  cut(local);
+  Sums sums;
+  step_counts_.assign(static_cast<std::size_t>(statistics_.counts.numel()), 0);
+  {
+    const Span span(ctx_, "phase.optimizer");
+    const ParameterStore& store = model_.parameters();
+    for (const ParameterGroup g : kParameterGroups) ops::zero(ctx_, store.grad(store.flat(g)));
+  }
+  if (model_.experts() != nullptr) model_.experts()->counters().clear();
+  const bool aux = config_.is_moe() && config_.balance == BalanceMode::Aux;
+  if (aux && config_.balance_scope != BalanceScope::Step)
+    run_micro_batches(step, votes, sums);
+  else
+    run_whole_step(step, votes, sums);
+  const Span span(ctx_, "phase.reduce");
+  optimizer_.reduce_gradients(ctx_);
+  return metrics_of(sums, votes);
+}
+
+// Losses, the norm, votes, what dispatch counted: gathered, and added here in rank order. A reduction's own order may
+// follow the nodes, and after a requeue those are others.
+StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
+  const double router_z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
+  std::vector<double> mine(kTotals, 0.0);
+  mine[kCe] = sums.ce / divisor_;
+  mine[kLmZ] = step_.lm_z_weight * sums.z / divisor_;
+  mine[kLb] = sums.lb;
+  mine[kRouterZ] = sums.router_z * router_z;
+  mine[kSquareSum] = optimizer_.owned_square_sum(ctx_);
+  const LateVotes late = votes.late ? votes.late() : LateVotes{};
+  mine[kStop] = late.stop ? 1 : 0, mine[kSave] = late.save ? 1 : 0;
+  if (model_.experts() != nullptr) {
+    const DispatchCounters& counters = model_.experts()->counters();
+    std::copy(counters.values.begin(), counters.values.end(), mine.begin() + kCounters);
+  }
+  const TensorView own = totals_.view()[comm_.rank()];
+  ops::copy_from_host(ctx_, own, mine.data());
+  {
+    const Span span(ctx_, "comm.losses");
+    comm_.all_gather(totals_, own);
+  }
+  const auto gathered = ops::to_host<double>(ctx_, totals_);
+  std::vector<double> total(kTotals, 0.0), received;
+  for (std::size_t at = 0; at < gathered.size(); at += kTotals) {
+    for (std::size_t i = 0; i < kTotals; ++i) total[i] += gathered[at + i];
+    received.push_back(gathered[at + kCounters + DispatchCounters::ReceivedRows]);
+  }
+  StepMetrics r;
+  r.ce = total[kCe], r.lm_z = total[kLmZ], r.lb = total[kLb], r.router_z = total[kRouterZ];
+  r.stop = total[kStop] > 0, r.save = total[kSave] > 0;
+  r.save_finished = sums.save_finished;
+  r.grad_norm = std::sqrt(total[kSquareSum]);
+  if (!config_.is_moe() || sums.documents == 0) return r;
+  r.dispatch = dispatch_metrics(std::span(total).subspan(kCounters), received);
+  const double documents = static_cast<double>(sums.documents) * static_cast<double>(config_.layers);
+  r.experts_per_document = static_cast<double>(sums.document_experts) / documents;
+  r.pool_mean = static_cast<double>(sums.pool_sizes) / documents;
+  r.load_max_over_mean = load_max_over_mean(config_, step_counts_);
+  return r;
+}
+
+DispatchMetrics TrainingStep::dispatch_metrics(std::span<const double> c, std::span<const double> rows_of_rank) const {
+  const auto per = [&](DispatchCounters::Name a, DispatchCounters::Name b) { return c[b] > 0 ? c[a] / c[b] : 0.0; };
+  using enum DispatchCounters::Name;
+  DispatchMetrics d;
+  d.rows_sent_per_token = per(Rows, TokenVisits);
+  d.ranks_per_token = per(Ranks, TokenVisits);
+  d.nodes_per_token = per(Nodes, TokenVisits);
+  d.bytes_intra_node = c[BytesIntra];
+  d.bytes_inter_node = c[BytesInter];
+  d.bytes_saved = c[BytesCopies] - c[BytesIntra] - c[BytesInter];
+  d.exposed_comm_s = c[ExposedSeconds] / comm_.size();
+  d.ranks_per_document = per(DocumentRanks, Documents);
+  if (c[ReceivedRows] > 0)
+    d.rows_max_over_mean = *std::max_element(rows_of_rank.begin(), rows_of_rank.end()) * comm_.size() / c[ReceivedRows];
+  return d;
+}
+
+void TrainingStep::update(std::int64_t step, double learning_rate, const StepMetrics& metrics) {
+  if (!std::isfinite(metrics.loss()) || !std::isfinite(metrics.grad_norm))
+    fail<DivergedError>("step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step", step,
+                        metrics.loss(), metrics.grad_norm, optimizer_.describe_non_finite(ctx_));
+  const Span span(ctx_, "phase.optimizer");
+  optimizer_.update(ctx_, step_.adamw, learning_rate, clip_factor(metrics.grad_norm, step_.adamw.clip_norm), step);
+  if (!config_.is_moe() || config_.balance != BalanceMode::Bias) return;
+  auto bias = ops::to_host<float>(ctx_, model_.selection_bias());
+  move_selection_bias(config_, bias, step_counts_);
+  ops::copy_from_host(ctx_, model_.selection_bias(), bias.data());
+}
+
+}  // namespace emox
