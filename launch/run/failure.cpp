@@ -16,8 +16,6 @@
 namespace emox {
 namespace {
 
-enum : int { kFailed = 1, kUsage = 2, kTryAgain = 75 };
-
 constexpr unsigned kSecondsToLeave = 60;
 constexpr std::chrono::milliseconds kRankZeroFirst{500};
 
