@@ -34,9 +34,8 @@ void Attention::forward(Context& ctx, TensorView y, TensorView x, const Saved& s
   const TensorView normed = saved.normed.rows(0, t), qkv = saved.qkv.rows(0, t), mixed = saved.mixed.rows(0, t);
   ops::rms_norm(ctx, normed, saved.rstd.rows(0, t), x, store.weight(norm_), eps_);
   ops::matmul_nt(ctx, qkv, normed, store.weight(qkv_));
-  ops::rope(ctx, qkv, batch.positions(), rope.cos, rope.sin, heads_, false);
   ops::attention(ctx, mixed, saved.lse.rows(0, heads_ * t).reshape({heads_, t}), qkv, batch.attention_segments(),
-                 heads_);
+                 heads_, {batch.positions(), rope.cos, rope.sin});
   ops::copy(ctx, y, x);
   ops::matmul_nt(ctx, y, mixed, store.weight(out_), 1.0F);
 }
@@ -50,8 +49,7 @@ void Attention::backward(Context& ctx, TensorView d, TensorView x, const Saved& 
   ops::matmul_tn(ctx, store.grad(out_), d, mixed, 1.0F);
   ops::matmul_nn(ctx, dmixed, d, store.weight(out_));
   ops::attention_backward(ctx, dqkv, dmixed, mixed, saved.lse.rows(0, heads_ * t).reshape({heads_, t}), qkv,
-                          batch.attention_segments(), heads_);
-  ops::rope(ctx, dqkv, batch.positions(), rope.cos, rope.sin, heads_, true);
+                          batch.attention_segments(), heads_, {batch.positions(), rope.cos, rope.sin});
   ops::matmul_tn(ctx, store.grad(qkv_), dqkv, normed, 1.0F);
   ops::matmul_nn(ctx, dnormed, dqkv, store.weight(qkv_));
   ops::rms_norm_backward_add(ctx, d, store.grad(norm_), dnormed, x, saved.rstd.rows(0, t), store.weight(norm_));

@@ -15,7 +15,7 @@ class Attention {
   struct Saved {
     TensorView normed;  ///< [T,D]
     TensorView rstd;    ///< [T]
-    TensorView qkv;     ///< [T,3D], rotated
+    TensorView qkv;     ///< [T,3D], before the rotation
     TensorView mixed;   ///< [T,D] attention output before W_o
     TensorView lse;     ///< [heads * T]
   };

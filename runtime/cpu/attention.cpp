@@ -4,11 +4,13 @@
 // by queries: a register then holds one key's scores of many queries, and maxima and sums over keys need no work across
 // lanes. What lies above the diagonal is skipped in groups of kGroup queries or keys, so that short documents, which
 // are nearly all diagonal, cost little more than their causal half. Heads are copied to contiguous scratch first: rows
-// of qkv lie a multiple of 4 KiB apart in large models, where a few of them fill their part of the cache.
+// of qkv lie a multiple of 4 KiB apart in large models, where a few of them fill their part of the cache. On the way
+// queries and keys are rotated to their positions, and their gradients back: no pass over memory of its own.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "runtime/cpu/attention_rows.h"
 #include "runtime/cpu/block_product.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
@@ -19,20 +21,8 @@
 namespace emox::cpu {
 namespace {
 
-constexpr std::int64_t kStrip = 2 * kLanes;  // queries of one strip
-constexpr std::int64_t kKeys = 64;           // keys of one block
+constexpr std::int64_t kKeys = 64;  // keys of one block
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-struct Problem {
-  std::int64_t width, stride, head_dim;  // of out rows, of qkv rows, of one head
-  std::int64_t padded_dim;               // of one head's rows in scratch
-  float scale;
-};
-
-Problem describe(const TensorView& qkv, int heads) {
-  const std::int64_t width = qkv.dim(1) / 3, d = width / heads;
-  return {width, qkv.dim(1), d, round_up(d, kLanes), 1.0F / std::sqrt(static_cast<float>(d))};
-}
 
 // 2 * products * head_dim * n(n+1)/2 FLOPs a segment and head.
 double flops(const Segments& s, std::int64_t width, double products) {
@@ -42,38 +32,6 @@ double flops(const Segments& s, std::int64_t width, double products) {
     pairs += n * (n + 1) / 2;
   }
   return 2.0 * products * static_cast<double>(width) * pairs;
-}
-
-// n rows of one head into contiguous rows of padded_dim, zeros in the padding and in the rows up to `rows`.
-void pack(const Problem& p, float* to, Rows<const float> from, std::int64_t n, std::int64_t rows) {
-  for (std::int64_t i = 0; i < n; ++i, to += p.padded_dim) {
-    const float* row = from.at + i * from.row;
-    std::int64_t d = 0;
-    for (; d + kLanes <= p.head_dim; d += kLanes) store(to + d, load(row + d));
-    for (; d < p.padded_dim; ++d) to[d] = d < p.head_dim ? row[d] : 0.0F;
-  }
-  std::fill_n(to, (rows - n) * p.padded_dim, 0.0F);
-}
-
-void unpack(const Problem& p, Rows<float> to, const float* from, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i, from += p.padded_dim) {
-    float* row = to.at + i * to.row;
-    std::int64_t d = 0;
-    for (; d + kLanes <= p.head_dim; d += kLanes) store(row + d, load(from + d));
-    for (; d < p.head_dim; ++d) row[d] = from[d];
-  }
-}
-
-// factor * a packed strip of kStrip rows, as [padded_dim, kStrip].
-void transpose_strip(const Problem& p, float* to, const float* from, float factor) {
-  for (std::int64_t i = 0; i < kStrip; i += kLanes) {
-    for (std::int64_t d = 0; d < p.padded_dim; d += kLanes) {
-      Lanes block[kLanes];
-      for (std::int64_t j = 0; j < kLanes; ++j) block[j] = load(from + (i + j) * p.padded_dim + d) * factor;
-      transpose(block);
-      for (std::int64_t j = 0; j < kLanes; ++j) store(to + (d + j) * kStrip + i, block[j]);
-    }
-  }
 }
 
 // A strip of queries against a block of keys, both within one segment.
@@ -95,19 +53,20 @@ struct Block {
 // products.
 class RowFetch {
  public:
+  // `calls` of advance() at least.
+  explicit RowFetch(std::int64_t calls) : at_once_(std::max<std::int64_t>(2, (kStrip + calls - 1) / calls)) {}
   void to_read(Rows<const float> rows, std::int64_t count) { read_[reads_++] = {rows, count}; }
   void to_write(Rows<float> rows, std::int64_t count) { write_[writes_++] = {rows, count}; }
-  // Called before each group of a product, of which the shortest strips have about a dozen.
-  void advance(const Problem& p) {
-    constexpr std::int64_t kRowsAtOnce = 2;
+  // Called before each group of a product.
+  void advance(const HeadShape& p) {
     if (at_ >= kStrip) return;
     for (int i = 0; i < reads_; ++i)
-      for (std::int64_t row = at_; row < std::min(at_ + kRowsAtOnce, read_[i].count); ++row)
+      for (std::int64_t row = at_; row < std::min(at_ + at_once_, read_[i].count); ++row)
         fetch_to_read(read_[i].rows.at + row * read_[i].rows.row, p.head_dim);
     for (int i = 0; i < writes_; ++i)
-      for (std::int64_t row = at_; row < std::min(at_ + kRowsAtOnce, write_[i].count); ++row)
+      for (std::int64_t row = at_; row < std::min(at_ + at_once_, write_[i].count); ++row)
         fetch_to_write(write_[i].rows.at + row * write_[i].rows.row, p.head_dim);
-    at_ += kRowsAtOnce;
+    at_ += at_once_;
   }
 
  private:
@@ -119,6 +78,7 @@ class RowFetch {
   Piece<const float> read_[5];
   Piece<float> write_[3];
   int reads_ = 0, writes_ = 0;
+  const std::int64_t at_once_;
   std::int64_t at_ = 0;
 };
 
@@ -127,7 +87,7 @@ class RowFetch {
 struct Following {
   std::int64_t row, column, count;
 
-  Following(const Problem& p, std::int64_t n, std::int64_t end)
+  Following(const HeadShape& p, std::int64_t n, std::int64_t end)
       : row(end < n ? end : 0), column(end < n ? 0 : p.head_dim), count(std::min(kStrip, n - row)) {}
   Rows<const float> of(Rows<const float> rows, std::int64_t part) const {
     return {rows.at + row * rows.row + column + part, rows.row};
@@ -135,7 +95,7 @@ struct Following {
 };
 
 // to[key, query] = <rows of left, columns of right>, but for registers of queries that see none of a group's keys.
-void transposed_scores(const Problem& p, const Block& b, float* to, const float* left, const float* right,
+void transposed_scores(const HeadShape& p, const Block& b, float* to, const float* left, const float* right,
                        RowFetch& fetch) {
   for (std::int64_t g = 0; g < b.nk; g += kGroup) {
     const std::int64_t first = b.first_query(g) / kLanes * kLanes;
@@ -146,7 +106,7 @@ void transposed_scores(const Problem& p, const Block& b, float* to, const float*
 }
 
 // to[query, :] += sum over keys of weights[key, query] rows[key, :]
-void add_keys(const Problem& p, const Block& b, float* to, const float* weights, const float* rows, RowFetch& fetch) {
+void add_keys(const HeadShape& p, const Block& b, float* to, const float* weights, const float* rows, RowFetch& fetch) {
   for (std::int64_t g = 0; g < b.nq; g += kGroup) {
     const std::int64_t seen = b.seen(g, kGroup);
     fetch.advance(p);
@@ -158,7 +118,7 @@ void add_keys(const Problem& p, const Block& b, float* to, const float* weights,
 
 // to[key, :] += sum over queries of weights[key, query] rows[query, :]. The strip on the diagonal is the first to touch
 // a key's row.
-void add_queries(const Problem& p, const Block& b, float* to, const float* weights, const float* rows,
+void add_queries(const HeadShape& p, const Block& b, float* to, const float* weights, const float* rows,
                  RowFetch& fetch) {
   for (std::int64_t g = 0; g < b.nk; g += kGroup) {
     const std::int64_t first = b.first_query(g);
@@ -204,7 +164,7 @@ Lanes softmax_register(const Block& b, std::int64_t first, float* scores, float*
   return shrink;
 }
 
-void scale_row(const Problem& p, float* row, float factor) {
+void scale_row(const HeadShape& p, float* row, float factor) {
   for (std::int64_t d = 0; d < p.padded_dim; d += kLanes) store(row + d, load(row + d) * factor);
 }
 
@@ -214,9 +174,10 @@ struct ForwardTask {
   Rows<float> out;
   float* lse;
   std::int64_t n;
+  Angles angles;
 };
 
-void forward_segment(const Problem& p, const ForwardTask& t) {
+void forward_segment(const HeadShape& p, const ForwardTask& t) {
   thread_local Scratch memory;
   const std::int64_t rows = round_up(t.n, kGroup), d = p.padded_dim;
   float* const keys = memory.floats((2 * rows + 3 * kStrip) * d);
@@ -225,12 +186,14 @@ void forward_segment(const Problem& p, const ForwardTask& t) {
   alignas(64) float scores[kKeys * kStrip], high[kStrip], sum[kStrip], shrink[kStrip];
   for (std::int64_t q0 = 0; q0 < t.n; q0 += kStrip) {
     const std::int64_t nq = std::min(kStrip, t.n - q0), groups = round_up(nq, kGroup), end = q0 + groups;
+    const std::int64_t queries = round_up(nq, kLanes);
     const Rows<const float> qkv{t.qkv.at + q0 * t.qkv.row, t.qkv.row};
-    pack(p, query, qkv, nq, kStrip);
-    pack(p, keys + q0 * d, {qkv.at + p.width, qkv.row}, nq, groups);
+    const Angles angles = t.angles.from(q0);
+    pack_rotated(p, query, qkv, nq, queries, angles);
+    pack_rotated(p, keys + q0 * d, {qkv.at + p.width, qkv.row}, nq, groups, angles);
     pack(p, values + q0 * d, {qkv.at + 2 * p.width, qkv.row}, nq, groups);
-    transpose_strip(p, query_t, query, p.scale);
-    RowFetch fetch;
+    transpose_strip(p, query_t, query, queries, p.scale);
+    RowFetch fetch((end + groups) / kGroup);
     const Following next(p, t.n, q0 + nq);
     for (std::int64_t part = 0; part < 3; ++part) fetch.to_read(next.of(t.qkv, part * p.width), next.count);
     fetch.to_write({t.out.at + q0 * t.out.row, t.out.row}, nq);
@@ -245,10 +208,8 @@ void forward_segment(const Problem& p, const ForwardTask& t) {
         if (shrink[i] != 1.0F) scale_row(p, out + i * d, shrink[i]);
       add_keys(p, b, out, scores, values, fetch);
     }
-    for (std::int64_t i = 0; i < nq; ++i) {
-      scale_row(p, out + i * d, 1.0F / sum[i]);
-      t.lse[q0 + i] = high[i] + std::log(sum[i]);
-    }
+    for (std::int64_t i = 0; i < nq; ++i) scale_row(p, out + i * d, 1.0F / sum[i]);
+    for (std::int64_t i = 0; i < nq; ++i) t.lse[q0 + i] = high[i] + std::log(sum[i]);
     unpack(p, {t.out.at + q0 * t.out.row, t.out.row}, out, nq);
   }
 }
@@ -259,11 +220,12 @@ struct BackwardTask {
   const float* lse;
   Rows<float> dqkv;
   std::int64_t n;
+  Angles angles;
 };
 
 // Scores -> softmax weights, and their gradients before the softmax -> those of the scores, times the scale:
 // ds = weight (dweight - delta), delta = <dout, out>.
-void softmax_backward(const Problem& p, const Block& b, float* weights, float* grads, const float* lse,
+void softmax_backward(const HeadShape& p, const Block& b, float* weights, float* grads, const float* lse,
                       const float* delta) {
   for (std::int64_t first = 0; first < b.nq; first += kLanes) {
     const Lanes l = load(lse + first), dl = load(delta + first);
@@ -278,7 +240,7 @@ void softmax_backward(const Problem& p, const Block& b, float* weights, float* g
   }
 }
 
-void backward_segment(const Problem& p, const BackwardTask& t) {
+void backward_segment(const HeadShape& p, const BackwardTask& t) {
   thread_local Scratch memory;
   const std::int64_t rows = round_up(t.n, kGroup), d = p.padded_dim, w = p.width;
   float* const keys = memory.floats((4 * rows + 5 * kStrip) * d);
@@ -288,14 +250,16 @@ void backward_segment(const Problem& p, const BackwardTask& t) {
   alignas(64) float weights[kKeys * kStrip], grads[kKeys * kStrip], lse[kStrip] = {}, delta[kStrip] = {};
   for (std::int64_t q0 = 0; q0 < t.n; q0 += kStrip) {
     const std::int64_t nq = std::min(kStrip, t.n - q0), groups = round_up(nq, kGroup), end = q0 + groups;
+    const std::int64_t queries = round_up(nq, kLanes);
     const Rows<const float> qkv{t.qkv.at + q0 * t.qkv.row, t.qkv.row};
-    pack(p, query, qkv, nq, kStrip);
-    pack(p, keys + q0 * d, {qkv.at + w, qkv.row}, nq, groups);
+    const Angles angles = t.angles.from(q0);
+    pack_rotated(p, query, qkv, nq, queries, angles);
+    pack_rotated(p, keys + q0 * d, {qkv.at + w, qkv.row}, nq, groups, angles);
     pack(p, values + q0 * d, {qkv.at + 2 * w, qkv.row}, nq, groups);
-    pack(p, dout, {t.dout.at + q0 * t.dout.row, t.dout.row}, nq, kStrip);
-    transpose_strip(p, query_t, query, p.scale);
-    transpose_strip(p, dout_t, dout, 1.0F);
-    RowFetch fetch;
+    pack(p, dout, {t.dout.at + q0 * t.dout.row, t.dout.row}, nq, queries);
+    transpose_strip(p, query_t, query, queries, p.scale);
+    transpose_strip(p, dout_t, dout, queries, 1.0F);
+    RowFetch fetch((4 * end + groups) / kGroup);
     const Following next(p, t.n, q0 + nq);
     for (std::int64_t part = 0; part < 3; ++part) {
       fetch.to_read(next.of(t.qkv, part * w), next.count);
@@ -320,17 +284,19 @@ void backward_segment(const Problem& p, const BackwardTask& t) {
       add_queries(p, b, dkeys, grads, query, fetch);
       add_keys(p, b, dquery, grads, keys, fetch);
     }
-    unpack(p, {t.dqkv.at + q0 * t.dqkv.row, t.dqkv.row}, dquery, nq);
+    unpack_rotated(p, {t.dqkv.at + q0 * t.dqkv.row, t.dqkv.row}, dquery, nq, angles);
   }
-  unpack(p, {t.dqkv.at + w, t.dqkv.row}, dkeys, t.n);
+  unpack_rotated(p, {t.dqkv.at + w, t.dqkv.row}, dkeys, t.n, t.angles);
   unpack(p, {t.dqkv.at + 2 * w, t.dqkv.row}, dvalues, t.n);
 }
 
 }  // namespace
 
-void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads) {
-  const Problem p = describe(qkv, heads);
+void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads,
+               const ops::Rotation& rotation) {
+  const HeadShape p = describe(qkv, heads);
   const Segments s = checked_segments("attention", segments, qkv.dim(0));
+  const Angles angles = checked_angles("attention", rotation);
   const Span span(ctx, "attention", flops(s, p.width, 2), static_cast<double>(qkv.bytes() + out.bytes()));
   const std::int64_t tokens = qkv.dim(0);
   auto *po = out.data<float>(), *pl = lse.data<float>();
@@ -341,14 +307,16 @@ void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, Ten
     forward_segment(p, {{pq + begin * p.stride + column, p.stride},
                         {po + begin * p.width + column, p.width},
                         pl + h * tokens + begin,
-                        n});
+                        n,
+                        angles.from(begin)});
   });
 }
 
 void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorView out, TensorView lse, TensorView qkv,
-                        TensorView segments, int heads) {
-  const Problem p = describe(qkv, heads);
+                        TensorView segments, int heads, const ops::Rotation& rotation) {
+  const HeadShape p = describe(qkv, heads);
   const Segments s = checked_segments("attention_backward", segments, qkv.dim(0));
+  const Angles angles = checked_angles("attention_backward", rotation);
   const Span span(ctx, "attention_backward", flops(s, p.width, 4),
                   static_cast<double>(2 * qkv.bytes() + 2 * out.bytes()));
   const std::int64_t tokens = qkv.dim(0);
@@ -362,7 +330,8 @@ void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorVi
                          {pd + begin * p.width + column, p.width},
                          pl + h * tokens + begin,
                          {pdq + begin * p.stride + column, p.stride},
-                         n});
+                         n,
+                         angles.from(begin)});
   });
 }
 

@@ -31,7 +31,6 @@ decltype(ops::embedding_backward) embedding_backward;
 decltype(ops::rms_norm) rms_norm;
 decltype(ops::rms_norm_backward_add) rms_norm_backward_add;
 decltype(ops::rope_tables) rope_tables;
-decltype(ops::rope) rope;
 decltype(ops::attention) attention;
 decltype(ops::attention_backward) attention_backward;
 decltype(ops::swiglu) swiglu;

@@ -103,31 +103,6 @@ void rope_tables(Context&, TensorView cos, TensorView sin, double theta) {
   }
 }
 
-void rope(Context& ctx, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, int heads, bool inverse) {
-  const std::int64_t width = qkv.dim(1), half = cos.dim(1), limit = cos.dim(0);
-  const auto *pc = cos.data<float>(), *ps = sin.data<float>();
-  const auto* pos = positions.data<std::int32_t>();
-  auto* p = qkv.data<float>();
-  const float sign = inverse ? -1.0F : 1.0F;
-  for (std::int64_t t = 0; t < qkv.dim(0); ++t)
-    require<ShapeError>(pos[t] >= 0 && pos[t] < limit, "[rope] position {} of token {} is beyond the table of {}",
-                        pos[t], t, limit);
-  parallel_pieces(ctx, qkv.dim(0), 16, [&](std::int64_t b, std::int64_t e, int) {
-    for (std::int64_t t = b; t < e; ++t) {
-      const float *c = pc + pos[t] * half, *s = ps + pos[t] * half;
-      for (std::int64_t h = 0; h < 2 * heads; ++h) {  // the heads of q, then those of k
-        float *x1 = p + t * width + h * 2 * half, *x2 = x1 + half;
-#pragma omp simd
-        for (std::int64_t i = 0; i < half; ++i) {
-          const float u = x1[i], v = x2[i], si = sign * s[i];
-          x1[i] = u * c[i] - v * si;
-          x2[i] = v * c[i] + u * si;
-        }
-      }
-    }
-  });
-}
-
 void swiglu(Context& ctx, TensorView a, TensorView h, TensorView gates) {
   const std::int64_t width = a.dim(1);
   const auto *ph = h.data<float>(), *g = gates.null() ? nullptr : gates.data<float>();

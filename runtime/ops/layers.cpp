@@ -5,6 +5,21 @@
 #include "runtime/telemetry/spans.h"
 
 namespace emox::ops {
+namespace {
+
+void check_rotation(std::string_view op, const Rotation& r, std::int64_t tokens, std::int64_t head_dim) {
+  require<ShapeError>(r.cos.null() == r.sin.null() && (r.positions.null() || !r.cos.null()),
+                      "[{}] a rotation needs positions, cos and sin", op);
+  if (r.cos.null()) return;
+  require<ShapeError>(head_dim % 2 == 0, "[{}] heads of width {} have no two halves to rotate", op, head_dim);
+  expect(op, "positions", r.positions, DType::I32, {tokens});
+  expect_rank(op, "cos", r.cos, DType::F32, 2);
+  expect(op, "cos", r.cos, DType::F32, {r.cos.dim(0), head_dim / 2});
+  expect(op, "sin", r.sin, DType::F32, r.cos.shape());
+}
+
+}  // namespace
+
 void embedding(Context& ctx, TensorView y, TensorView ids, TensorView table) {
   expect_rank("embedding", "table", table, DType::F32, 2);
   expect("embedding", "y", y, DType::F32, {ids.numel(), table.dim(1)});
@@ -53,31 +68,21 @@ void rope_tables(Context& ctx, TensorView cos, TensorView sin, double theta) {
   cpu::rope_tables(ctx, cos, sin, theta);
 }
 
-void rope(Context& ctx, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, int heads, bool inverse) {
-  expect_rank("rope", "qkv", qkv, DType::F32, 2);
-  expect("rope", "positions", positions, DType::I32, {qkv.dim(0)});
-  require<ShapeError>(heads > 0 && qkv.dim(1) % (6 * heads) == 0,
-                      "[rope] qkv {} does not hold 3 x {} heads of even width", qkv.shape().str(), heads);
-  expect("rope", "cos", cos, DType::F32, {cos.dim(0), qkv.dim(1) / (6 * heads)});
-  expect("rope", "sin", sin, DType::F32, cos.shape());
-  expect_cpu("rope", ctx);
-  const Span span(ctx, "rope", 0, bytes_of(qkv) * 4 / 3);
-  cpu::rope(ctx, qkv, positions, cos, sin, heads, inverse);
-}
-
-void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads) {
+void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads,
+               const Rotation& rotation) {
   expect_rank("attention", "qkv", qkv, DType::F32, 2);
   require<ShapeError>(heads > 0 && qkv.dim(1) % (3 * heads) == 0, "[attention] qkv {} does not hold 3 x {} heads",
                       qkv.shape().str(), heads);
   expect("attention", "out", out, DType::F32, {qkv.dim(0), qkv.dim(1) / 3});
   expect("attention", "lse", lse, DType::F32, {heads, qkv.dim(0)});
   expect_rank("attention", "segments", segments, DType::I32, 1);
+  check_rotation("attention", rotation, qkv.dim(0), qkv.dim(1) / (3 * heads));
   expect_cpu("attention", ctx);
-  cpu::attention(ctx, out, lse, qkv, segments, heads);
+  cpu::attention(ctx, out, lse, qkv, segments, heads, rotation);
 }
 
 void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorView out, TensorView lse, TensorView qkv,
-                        TensorView segments, int heads) {
+                        TensorView segments, int heads, const Rotation& rotation) {
   expect_rank("attention_backward", "qkv", qkv, DType::F32, 2);
   require<ShapeError>(heads > 0 && qkv.dim(1) % (3 * heads) == 0,
                       "[attention_backward] qkv {} does not hold 3 x {} heads", qkv.shape().str(), heads);
@@ -86,8 +91,9 @@ void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorVi
   expect("attention_backward", "dout", dout, DType::F32, out.shape());
   expect("attention_backward", "lse", lse, DType::F32, {heads, qkv.dim(0)});
   expect_rank("attention_backward", "segments", segments, DType::I32, 1);
+  check_rotation("attention_backward", rotation, qkv.dim(0), qkv.dim(1) / (3 * heads));
   expect_cpu("attention_backward", ctx);
-  cpu::attention_backward(ctx, dqkv, dout, out, lse, qkv, segments, heads);
+  cpu::attention_backward(ctx, dqkv, dout, out, lse, qkv, segments, heads, rotation);
 }
 
 void swiglu(Context& ctx, TensorView a, TensorView h, TensorView gates) {

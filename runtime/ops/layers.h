@@ -20,18 +20,22 @@ void rms_norm_backward_add(Context& ctx, TensorView dx, TensorView dscale, Tenso
 
 /// Rotary angles: cos, sin [S, head_dim/2] of position * theta^(-2i/head_dim), computed in double (spec 1.1).
 void rope_tables(Context& ctx, TensorView cos, TensorView sin, double theta);
-/// Rotates the query and key parts of qkv[T, 3D] in place, halves of each head paired ("rotate-half");
-/// positions i32 [T] < S. `inverse` turns the other way: the backward pass of the rotation.
-void rope(Context& ctx, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, int heads, bool inverse);
+/// Rotary position of attention's queries and keys, halves of each head paired ("rotate-half"): positions i32 [T] < S,
+/// cos, sin [S, head_dim/2]. All null: no rotation.
+struct Rotation {
+  TensorView positions, cos, sin;
+};
 
-/// Causal softmax attention inside segments, scale head_dim^-1/2 (spec 1.1, 3.6).
+/// Causal softmax attention inside segments, scale head_dim^-1/2 (spec 1.1, 3.6). Queries and keys lie in qkv as the
+/// projection made them; the rotation is applied where they are read, and turned back in their gradients.
 /// out[T,D], lse[heads,T] (log-sum-exp of the scaled scores), qkv[T,3D];
 /// segments i32 [n+1]: tokens [segments[i], segments[i+1]) attend to each other and to nothing else.
 /// Scores exist block by block; the work is proportional to the sum of squared segment lengths.
-void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads);
+void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads,
+               const Rotation& rotation = {});
 /// dqkv[T,3D] from dout[T,D]; scores are computed again from qkv and lse.
 void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorView out, TensorView lse, TensorView qkv,
-                        TensorView segments, int heads);
+                        TensorView segments, int heads, const Rotation& rotation = {});
 
 /// a[R,F] = g[r] silu(h[r,:F]) h[r,F:];  h[R,2F]; gates g[R], null: 1.
 /// Folding the gate in here makes combine a plain sum, and its gradient a dot product of F instead of D elements.

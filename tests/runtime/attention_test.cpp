@@ -1,4 +1,5 @@
-// Causal attention inside segments against float64 loops, and its gradient against differences of these.
+// Causal attention inside segments against float64 loops, and its gradient against differences of these; with and
+// without the rotation of queries and keys.
 #include <cmath>
 
 #include "runtime/ops/layers.h"
@@ -14,6 +15,7 @@ struct Case {
   Ids segments;
   int heads;
   std::int64_t dim;
+  bool rotated = false;
   std::int64_t tokens() const { return segments.back(); }
   std::int64_t width() const { return heads * dim; }
   std::int64_t longest() const {
@@ -24,10 +26,42 @@ struct Case {
   }
 };
 
-// Of one score: dim products, each at most max|q| max|k|, and the scale.
-double score_error(const Case& c, double size) {
-  return rounding(static_cast<double>(c.dim) + 2, size * size * std::sqrt(static_cast<double>(c.dim)));
+constexpr double kTheta = 100.0;
+constexpr std::int64_t kPositions = 200;
+
+// Neighbours that jump: a segment's tokens need not follow each other.
+ref::Ids positions_of(const Case& c) {
+  ref::Ids at;
+  for (std::int64_t t = 0; t < c.tokens(); ++t) at.push_back(static_cast<std::int32_t>((t * 7 + 3) % kPositions));
+  return at;
 }
+
+/// The operand of the ops, and what it points to.
+struct Angles {
+  explicit Angles(const Case& c) {
+    if (!c.rotated) return;
+    positions = ids_of(positions_of(c));
+    cos = poison({kPositions, c.dim / 2}), sin = poison({kPositions, c.dim / 2});
+    Context ctx = context();
+    ops::rope_tables(ctx, cos, sin, kTheta);
+  }
+  ops::Rotation operand() const { return {positions, cos, sin}; }
+  Tensor positions, cos, sin;
+};
+
+ref::Attention expected(const Case& c, const Vec& qkv) {
+  return ref::attention(c.rotated ? ref::rope(qkv, positions_of(c), c.width(), c.heads, kTheta, false) : qkv,
+                        c.segments, c.width(), c.heads);
+}
+
+// Of one score: dim products, each at most max|q| max|k|, and the scale. A rotation moves both by four roundings first.
+double score_error(const Case& c, double size) {
+  return rounding(static_cast<double>(c.dim) + 2 + (c.rotated ? 8 : 0),
+                  size * size * std::sqrt(static_cast<double>(c.dim)));
+}
+// The largest number that enters a product: a rotated one is a sum of two.
+double largest_factor(const Case& c, const Vec& x) { return ref::largest(x) * (c.rotated ? std::sqrt(2.0) : 1.0); }
+
 // Of one softmax weight, relative: the error of its score and of the log-sum-exp, whose sum has `longest` terms.
 double weight_error(const Case& c, double size) {
   return 2 * score_error(c, size) + rounding(static_cast<double>(c.longest()) + kFunction, 1.0);
@@ -35,20 +69,21 @@ double weight_error(const Case& c, double size) {
 
 void check(const Case& c, float size, unsigned seed) {
   SCOPED_TRACE(::testing::Message() << c.tokens() << " tokens, longest segment " << c.longest() << ", " << c.heads
-                                    << " heads of " << c.dim << ", seed " << seed);
+                                    << " heads of " << c.dim << (c.rotated ? ", rotated" : "") << ", seed " << seed);
   const std::int64_t tokens = c.tokens(), width = c.width();
   const Tensor qkv = random_tensor({tokens, 3 * width}, seed, size), dout = random_tensor({tokens, width}, seed + 1);
   const Tensor segments = ids_of(c.segments);
   const Vec x = ref::doubles(qkv), vr = ref::doubles(dout);
-  const ref::Attention want = ref::attention(x, c.segments, width, c.heads);
+  const ref::Attention want = expected(c, x);
+  const Angles angles(c);
   const auto run = [&](Context& ctx) {
     const Tensor out = poison({tokens, width}), lse = poison({c.heads, tokens}), dqkv = poison({tokens, 3 * width});
-    ops::attention(ctx, out, lse, qkv, segments, c.heads);
-    ops::attention_backward(ctx, dqkv, dout, out, lse, qkv, segments, c.heads);
+    ops::attention(ctx, out, lse, qkv, segments, c.heads, angles.operand());
+    ops::attention_backward(ctx, dqkv, dout, out, lse, qkv, segments, c.heads, angles.operand());
     return Outputs{floats(out), floats(lse), floats(dqkv)};
   };
   run_and_check(run, [&](const Outputs& got) {
-    const double most = ref::largest(x), error = weight_error(c, most);
+    const double most = largest_factor(c, x), error = weight_error(c, most);
     EXPECT_TRUE(all_close(got[0], want.out, 2 * error * most));
     EXPECT_TRUE(all_close(got[1], want.lse, error + kEps * ref::largest(want.lse)));
     // dv sums weights (at most 1) times dout over the later tokens; dq and dk sum weights times (<dout, v> - <dout,
@@ -59,8 +94,7 @@ void check(const Case& c, float size, unsigned seed) {
     const double magnitude = std::max({1.0, 2 * product * most, ref::largest(vr)});
     const double tolerance = (3 * error + rounding(static_cast<double>(c.dim) + terms + kFunction, 1.0)) * magnitude;
     EXPECT_TRUE(ref::is_gradient(
-        got[2], [&](const Vec& v) { return ref::dot(vr, ref::attention(v, c.segments, width, c.heads).out); }, x,
-        tolerance));
+        got[2], [&](const Vec& v) { return ref::dot(vr, expected(c, v).out); }, x, tolerance * (c.rotated ? 2 : 1)));
   });
 }
 
@@ -81,6 +115,30 @@ TEST(Attention, SegmentsLongerThanABlock) {
 TEST(Attention, BlockBoundaries) {
   // One token less, exactly, and one more than blocks of 16, 32 and 64.
   for (const std::int32_t length : {15, 16, 17, 31, 32, 63, 64, 65, 128, 129}) check({{0, length}, 1, 2}, 1.0F, 9);
+}
+
+TEST(Attention, RotatesQueriesAndKeys) {
+  check({{0, 1}, 1, 2, true}, 1.0F, 41);
+  check({{0, 1, 3, 8, 41}, 2, 4, true}, 1.0F, 42);
+  for (const std::int32_t length : {15, 16, 17, 31, 32, 33, 64, 65}) check({{0, length}, 1, 2, true}, 1.0F, 43);
+  check({{0, 0, 4, 4, 7, 7}, 2, 6, true}, 1.0F, 44);
+  check({{0, 3, 9}, 1, 34, true}, 0.5F, 45);  // halves of a register and a tail
+  check({{0, 7}, 2, 128, true}, 0.5F, 46);
+  check({{0, 0}, 2, 4, true}, 1.0F, 47);
+  check({{0}, 2, 4, true}, 1.0F, 48);
+}
+
+TEST(Attention, RefusesPositionsBeyondTheTable) {
+  Context ctx = context();
+  for (const std::int32_t position : {10, -1}) {
+    const Tensor at = ids_of({position}), cos = filled({10, 2}, 1.0F), sin = filled({10, 2}, 0.0F);
+    const ops::Rotation rotation{at, cos, sin};
+    const Tensor qkv = filled({1, 12}, 1.0F), out = filled({1, 4}, 0.0F), lse = filled({1, 1}, 0.0F);
+    expect_shape_error("attention", [&] { ops::attention(ctx, out, lse, qkv, ids_of({0, 1}), 1, rotation); });
+    expect_shape_error("attention_backward", [&] {
+      ops::attention_backward(ctx, filled({1, 12}, 0.0F), out, out, lse, qkv, ids_of({0, 1}), 1, rotation);
+    });
+  }
 }
 
 TEST(Attention, NoTokensAndEmptySegments) {

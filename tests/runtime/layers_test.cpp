@@ -152,62 +152,6 @@ TEST(Rope, TablesAreExactCosines) {
   }
 }
 
-TEST(Rope, RotatesQueriesAndKeysAlone) {
-  std::mt19937 gen(7);
-  const std::int64_t positions_count = 50;
-  for (const std::int64_t tokens : {0, 1, 3, 50}) {
-    for (const int heads : {1, 3}) {
-      const std::int64_t dim = 2 * any_size(gen, {1, 2, 8}, 12), width = heads * dim;
-      SCOPED_TRACE(::testing::Message() << tokens << " tokens, " << heads << " heads of " << dim);
-      ref::Ids positions;
-      for (std::int64_t t = 0; t < tokens; ++t) positions.push_back(static_cast<std::int32_t>(gen() % positions_count));
-      const Tensor qkv = random_tensor({tokens, 3 * width}, 8), at = ids_of(positions);
-      const Tensor cos = poison({positions_count, dim / 2}), sin = poison({positions_count, dim / 2});
-      Context tables = context();
-      ops::rope_tables(tables, cos, sin, 10000.0);
-      for (const bool inverse : {false, true}) {
-        const Vec want = ref::rope(ref::doubles(qkv), positions, width, heads, 10000.0, inverse);
-        const auto run = [&](Context& ctx) {
-          const Tensor x = tensor_of(floats(qkv), {tokens, 3 * width});
-          ops::rope(ctx, x, at, cos, sin, heads, inverse);
-          return Outputs{floats(x)};
-        };
-        run_and_check(run, [&](const Outputs& got) {
-          // Two products, their sum, and the rounded table.
-          EXPECT_TRUE(all_close(got[0], want, rounding(4, 2 * ref::largest(ref::doubles(qkv)))));
-          for (std::int64_t t = 0; t < tokens; ++t) {
-            for (std::int64_t d = 2 * width; d < 3 * width; ++d) {
-              ASSERT_EQ(got[0][t * 3 * width + d], floats(qkv)[t * 3 * width + d]) << "a value was rotated";
-            }
-          }
-        });
-      }
-    }
-  }
-}
-
-TEST(Rope, InverseIsTheBackwardPass) {
-  const ref::Ids positions{3, 0, 9};
-  const Tensor x = random_tensor({3, 24}, 1), r = random_tensor({3, 24}, 2);
-  const Tensor cos = poison({10, 2}), sin = poison({10, 2}), dx = tensor_of(floats(r), {3, 24});
-  Context ctx = context();
-  ops::rope_tables(ctx, cos, sin, 100.0);
-  ops::rope(ctx, dx, ids_of(positions), cos, sin, 2, true);
-  const Vec vr = ref::doubles(r);
-  EXPECT_TRUE(ref::is_gradient(
-      floats(dx), [&](const Vec& v) { return ref::dot(vr, ref::rope(v, positions, 8, 2, 100.0, false)); },
-      ref::doubles(x), rounding(4, 2 * ref::largest(vr))));
-}
-
-TEST(Rope, RefusesPositionsBeyondTheTable) {
-  Context ctx = context();
-  for (const std::int32_t position : {10, -1}) {
-    expect_shape_error("rope", [&] {
-      ops::rope(ctx, filled({1, 12}, 1.0F), ids_of({position}), filled({10, 2}, 1.0F), filled({10, 2}, 0.0F), 1, false);
-    });
-  }
-}
-
 class Swiglu : public ::testing::TestWithParam<bool> {};
 
 TEST_P(Swiglu, EqualsTheFormulaForwardAndBackward) {

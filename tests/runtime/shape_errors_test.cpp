@@ -64,12 +64,22 @@ TEST_F(ShapeErrors, Layers) {
     ops::rms_norm_backward_add(ctx, f({2, 4}), f({4}), f({2, 4}), f({3, 4}), f({2}), f({4}));
   });
   refused("rope_tables", [&] { ops::rope_tables(ctx, f({4, 2}), f({4, 3}), 10.0); });
-  refused("rope", [&] { ops::rope(ctx, f({2, 24}), i({3}), f({9, 2}), f({9, 2}), 2, false); });
-  refused("rope", [&] { ops::rope(ctx, f({2, 24}), i({2}), f({9, 3}), f({9, 3}), 2, false); });
   refused("attention", [&] { ops::attention(ctx, f({2, 8}), f({2, 3}), f({2, 24}), i({2}), 2); });
   refused("attention", [&] { ops::attention(ctx, f({2, 7}), f({2, 2}), f({2, 24}), i({2}), 2); });
   refused("attention", [&] { ops::attention(ctx, f({2, 8}), f({3, 2}), f({2, 24}), i({2}), 3); });  // 8 / 3 heads
   refused("attention", [&] { ops::attention(ctx, f({2, 8}), f({2, 2}), f({2, 24}), l({2}), 2); });
+  for (const ops::Rotation& r :
+       {ops::Rotation{i({3}), f({9, 2}), f({9, 2})}, ops::Rotation{i({2}), f({9, 3}), f({9, 3})},
+        ops::Rotation{i({2}), f({9, 2}), f({8, 2})}, ops::Rotation{i({2}), f({9, 2}), kNone},
+        ops::Rotation{i({2}), kNone, kNone}}) {
+    refused("attention", [&] { ops::attention(ctx, f({2, 8}), f({2, 2}), f({2, 24}), i({2}), 2, r); });
+    refused("attention_backward", [&] {
+      ops::attention_backward(ctx, f({2, 24}), f({2, 8}), f({2, 8}), f({2, 2}), f({2, 24}), i({2}), 2, r);
+    });
+  }
+  refused("attention", [&] {  // heads of 3 have no halves
+    ops::attention(ctx, f({2, 6}), f({2, 2}), f({2, 18}), i({2}), 2, {i({2}), f({9, 1}), f({9, 1})});
+  });
   refused("attention_backward", [&] {
     ops::attention_backward(ctx, f({2, 24}), f({2, 8}), f({2, 7}), f({2, 2}), f({2, 24}), i({2}), 2);
   });
