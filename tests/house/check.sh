@@ -117,6 +117,12 @@ check_named_files() {
       done
       $found || echo "$readme:$line: there is no $name"
     done < <(grep -noE '`[A-Za-z0-9_./*-]+\.(h|cpp|sh|md|\*)`' "$readme" || true)
+    # Pictures and links to files.
+    while IFS=: read -r line name; do
+      name=${name#*[\"(]}
+      name=${name%[\")]}
+      [[ $name == *://* || -f $folder$name ]] || echo "$readme:$line: there is no $name"
+    done < <(grep -noE 'src="[^"]+"|\]\([^)# ]+\)' "$readme" || true)
   done < <(files . README.md)
 }
 
@@ -191,6 +197,8 @@ self_test() {
   expect "unfinished" notes.md "FIX""ME\n"
   expect "somebody's machine" launch/x.sh "cd ${path}me/me/emox\n"
   expect "there is no moe/gone.h" model/README.md 'See `good.cpp`, `good.*` and `model/good.cpp`\nand `moe/gone.h`.\n'
+  expect "there is no gone.svg" model/README.md '![x](good.cpp)\n<img src="gone.svg" width="1">\n[y](https://x.org/z)\n'
+  expect "there is no moe/gone.svg" model/README.md '[y](#part) ![x](moe/gone.svg)\n'
   accept model/README.md 'See `README.md` and `std::x.y`.\n'
   accept parallel/comm/mpi.cpp '#include <mpi.h>\n#include "parallel/comm/mpi_support.h"\n'
   accept tests/parallel/mpi_messages.cpp '#include <mpi.h>\n'
