@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "launch/bench/dispatch_bench.h"
-#include "parallel/expert/dispatch_plan.h"
 #include "parallel/expert/planned_exchange.h"
 
 namespace emox {
@@ -77,11 +76,11 @@ DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32
   DispatchTraffic t;
   std::int64_t expert_rows = 0, fullest = 0, document_ranks = 0;
   std::vector<SendPlan> plans(n);
-  std::vector<std::vector<std::int32_t>> wires(n);
+  std::vector<std::vector<std::int32_t>> packed_of(n);
   RowPicks rows, arrived;
   ExpertOrder order;
   PoolReach reach;
-  std::vector<std::int32_t> wire;
+  std::vector<std::int32_t> packed;
   for (int replica = 0; replica < mesh.data_parallel; ++replica) {
     for (std::size_t r = 0; r < n; ++r) {
       const PlannedTokens& mine = tokens[static_cast<std::size_t>(replica) * n + r];
@@ -89,22 +88,22 @@ DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32
       watch.run([&] {
         picks_of_tokens(rows, mine.ids, k);
         plan_send(plans[r], rows, rank_of, self, ranks, std::min<std::int64_t>(k, ranks));
-        pool_reach(reach, mine.pools, mine.segments, rank_of, node);
+        pool_reach(reach, mine.pools, mine.segments, rank_of, ranks);
       });
-      wires[r] = plans[r].wire;
-      document_ranks += reach.document_ranks;
-      t.documents += reach.documents;
+      packed_of[r] = plans[r].packed;
+      document_ranks += reach.reached;
+      t.documents += static_cast<std::int64_t>(mine.segments.size()) - 1;
       t.tokens += rows.rows();
       count_visits(counts, mine, k, rank_of, node, self);
     }
     for (std::size_t r = 0; r < n; ++r) {
-      arriving<std::int32_t>(wire, plans, wires, static_cast<int>(r),
+      arriving<std::int32_t>(packed, plans, packed_of, static_cast<int>(r),
                              [](const SendPlan& p) -> const std::vector<std::int64_t>& { return p.picks; });
       const std::vector<std::int64_t> from = arriving_rows(plans, static_cast<int>(r));
       std::int64_t total = 0;
       for (const std::int64_t f : from) total += f;
       watch.run([&] {
-        picks_of_wire(arrived, wire, total);
+        unpack_picks(arrived, packed, total);
         plan_experts(order, arrived, from, static_cast<int>(r), local[r], held[r], std::min(k, held[r]));
       });
       expert_rows += arrived.picks();

@@ -178,7 +178,7 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
   const auto count = static_cast<std::int64_t>(passes.size());
   check_same_text(ctx, comm, count, tokens);
 
-  std::vector<double> nats(passes.size() + 1, 0.0);  // of every pass; the last place stays 0
+  const Tensor sums(ctx.device, DType::F64, {count + 1, 2});  // nats and z of every pass; the last row stays 0
   // Experts may be on other ranks: all make as many passes, in the last round perhaps without tokens.
   for (std::int64_t first = 0; first < count; first += comm.size()) {
     if (largest(ctx, comm, {hooks.stop && hooks.stop() ? 1 : 0})[0] != 0) throw EvaluationStopped();
@@ -193,15 +193,13 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
     batch.upload(ctx, micro);
     if (hooks.observer) hooks.observer(input.windows());
     model.forward(ctx, activations, batch, micro.documents, pools, nullptr);
-    nats[static_cast<std::size_t>(std::min(mine, count))] = model.loss(ctx, activations, batch, false, 1.0, 0.0, {}).ce;
+    model.loss(ctx, activations, batch, {.sums = sums.view()[std::min(mine, count)]});
   }
   if (hooks.progress) hooks.progress(count, count);
   // A pass is one rank's, and 0 elsewhere: exact in any order. Then each domain's are added in their own.
-  const Tensor total(ctx.device, DType::F64, {count + 1});
-  ops::copy_from_host(ctx, total, nats.data());
-  comm.all_reduce(total);
-  nats = ops::to_host<double>(ctx, total);
-  for (std::size_t p = 0; p < passes.size(); ++p) result.domains[passes[p].domain].nats += nats[p];
+  comm.all_reduce(sums);
+  const auto nats = ops::to_host<double>(ctx, sums);
+  for (std::size_t p = 0; p < passes.size(); ++p) result.domains[passes[p].domain].nats += nats[2 * p];
   return result;
 }
 

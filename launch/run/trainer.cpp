@@ -184,7 +184,7 @@ class Trainer {
                                  static_cast<std::uint32_t>(m.routed_top_k()), static_cast<std::uint32_t>(m.layers),
                                  pools_->frees_tokens() && m.pool != PoolMode::Off};
     pool_trace_ = open_recording(s_, name, header, existing, start_.step);
-    model_.experts()->observe([this](Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools& pools) {
+    model_.observe_routing([this](Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools& pools) {
       // Neither evaluations nor a forward pass that is only repeated.
       if (step_.routing_is_new()) pool_trace_->write(ctx, done_ + 1, layer, ids, pools);
     });

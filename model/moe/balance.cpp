@@ -15,35 +15,6 @@ std::span<const std::int64_t> of_layer(const ModelConfig& config, std::span<cons
 
 }  // namespace
 
-BalanceTerm balance_term(const ModelConfig& config, std::span<const std::int64_t> counts, std::span<const double> p_sum,
-                         double factor) {
-  const double scale = factor * config.balance_weight / static_cast<double>(config.layers) *
-                       static_cast<double>(config.routed_experts()) / static_cast<double>(config.routed_top_k());
-  BalanceTerm term;
-  term.gradient.resize(counts.size());
-  for (std::size_t i = 0; i < counts.size(); ++i) {
-    const double g = scale * static_cast<double>(counts[i]);
-    term.loss += g * p_sum[i];
-    term.gradient[i] = static_cast<float>(g);
-  }
-  return term;
-}
-
-void move_selection_bias(const ModelConfig& config, std::span<float> bias, std::span<const std::int64_t> counts) {
-  const auto n = static_cast<std::size_t>(config.routed_experts());
-  for (std::int64_t l = 0; l < config.layers; ++l) {
-    const auto layer = of_layer(config, counts, l);
-    double mean = 0;
-    for (const std::int64_t c : layer) mean += static_cast<double>(c) / static_cast<double>(n);
-    for (std::size_t i = 0; i < n; ++i) {
-      const double over = static_cast<double>(layer[i]) - mean;
-      bias[static_cast<std::size_t>(l) * n + i] -= static_cast<float>(config.bias_rate * (over > 0   ? 1
-                                                                                          : over < 0 ? -1
-                                                                                                     : 0));
-    }
-  }
-}
-
 double load_max_over_mean(const ModelConfig& config, std::span<const std::int64_t> counts) {
   double load = 0;
   for (std::int64_t l = 0; l < config.layers; ++l) {

@@ -26,7 +26,6 @@ TensorView front(const TensorView& x, std::int64_t rows, std::int64_t width) {
 MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore& store, ExpertParallel& experts)
     : config_(config),
       layer_(layer),
-      experts_(&experts),
       dispatcher_(experts.make_dispatcher(layer, config.routed_top_k())),
       choices_(config.routed_experts()) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
@@ -138,8 +137,10 @@ TensorView MoeLayer::draw_free_tokens(Context& ctx, const Scratch& scratch, cons
 }
 
 DocumentPools MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch,
-                              const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
-                              const PoolPlan& pools, TensorView selection_bias, const ParameterStore& store) const {
+                              const ParameterStore& store, const Pass& pass) const {
+  const DeviceBatch& batch = pass.batch;
+  const std::vector<PoolDocument>& documents = pass.documents;
+  const PoolPlan& pools = pass.pools;
   const std::int64_t t = batch.tokens(), n = choices_, docs = static_cast<std::int64_t>(documents.size());
   const bool some = !kept_ids_.view().null();
   const TensorView logits = front(scratch.logits, t, n);
@@ -167,66 +168,65 @@ DocumentPools MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, co
     ops::document_pools(ctx, pool, scores, scratch.sizes.rows(0, docs));
     free_tokens = draw_free_tokens(ctx, scratch, documents, pools);
   }
-  ops::masked_topk(ctx, out, logits, pool, batch.pool_segments(), some ? kept_bias_.view() : selection_bias,
+  ops::masked_topk(ctx, out, logits, pool, batch.pool_segments(), some ? kept_bias_.view() : pass.selection_bias,
                    config_.normalize_gates, free_tokens);
   return {pool, batch.pool_segments(), free_tokens};
 }
 
+void MoeLayer::add_shared_experts(Context& ctx, TensorView y, TensorView x, const Saved& saved, const Scratch& scratch,
+                                  const ParameterStore& store, const OutputNorms* norms) const {
+  const Span span(ctx, "layer.shared_expert");
+  const std::int64_t t = x.dim(0);
+  for (std::size_t s = 0; s < shared_.size(); ++s) {
+    const auto begin = static_cast<std::int64_t>(s) * t;
+    const TensorView out = norms == nullptr ? y : norms->scratch.rows(0, t);
+    if (norms != nullptr) ops::zero(ctx, out);
+    shared_[s].forward_add(ctx, out, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t), store);
+    if (norms == nullptr) continue;
+    ops::row_norms(ctx, norms->shared.rows(begin, begin + t), out);
+    ops::add(ctx, y, out);
+  }
+}
+
 void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
-                           const DeviceBatch& batch, const std::vector<PoolDocument>& documents, const PoolPlan& pools,
-                           TensorView selection_bias, const LayerStatistics* statistics, const ParameterStore& store,
-                           const OutputNorms* norms) const {
-  const std::int64_t t = batch.tokens();
+                           const ParameterStore& store, const Pass& pass) const {
+  const std::int64_t t = pass.batch.tokens();
   DispatchHandle& handle = *saved.handle;
   {
     const Span span(ctx, "layer.router");
-    DocumentPools document_pools = route(ctx, x, saved, scratch, batch, documents, pools, selection_bias, store);
+    DocumentPools document_pools = route(ctx, x, saved, scratch, store, pass);
     const ops::TopkResult r = cut(saved, t);
-    if (statistics != nullptr) {
-      ops::router_statistics(ctx, statistics->counts.rows(0, choices_), statistics->p_sum.rows(0, choices_),
-                             statistics->z_sum, r);
-      ops::document_experts(ctx, statistics->document_experts, r.ids, batch.pool_segments(), choices_);
+    if (const LayerStatistics* s = pass.statistics; s != nullptr) {
+      ops::router_statistics(ctx, s->counts.rows(0, choices_), s->p_sum.rows(0, choices_), s->z_sum, r);
+      ops::document_experts(ctx, s->document_experts, r.ids, pass.batch.pool_segments(), choices_);
     }
     if (!kept_ids_.view().null()) {  // from here on, experts have their own numbers again; pools would not
       ops::translate_ids(ctx, r.ids, kept_ids_);
       document_pools.pool = document_pools.free_tokens = {};
     }
-    experts_->decided(ctx, layer_, r.ids, document_pools);
+    if (pass.observer != nullptr && *pass.observer) (*pass.observer)(ctx, layer_, r.ids, document_pools);
     dispatcher_->plan(ctx, handle, r.ids, r.gates, document_pools);
     make_room(ctx, saved, scratch);
   }
-  dispatcher_->dispatch_start(ctx, x, handle);
-  {  // while rows travel
-    const Span span(ctx, "layer.shared_expert");
-    for (std::size_t s = 0; s < shared_.size(); ++s) {
-      const auto begin = static_cast<std::int64_t>(s) * t;
-      const TensorView out = norms == nullptr ? y : norms->scratch.rows(0, t);
-      if (norms != nullptr) ops::zero(ctx, out);
-      shared_[s].forward_add(ctx, out, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t),
-                             store);
-      if (norms == nullptr) continue;
-      ops::row_norms(ctx, norms->shared.rows(begin, begin + t), out);
-      ops::add(ctx, y, out);
-    }
-  }
+  dispatcher_->dispatch_start(ctx, handle, x);
+  add_shared_experts(ctx, y, x, saved, scratch, store, pass.norms);  // while rows travel
   const std::int64_t rows = handle.rows;
   const TensorView in = saved.rows->rows(rows), gates = saved.row_gates->rows(rows), hidden = saved.hidden->rows(rows);
   const TensorView activation = scratch.activation->rows(rows), out = scratch.row_out->rows(rows);
-  dispatcher_->dispatch_finish(ctx, in, gates, handle);
+  dispatcher_->dispatch_finish(ctx, handle, in, gates);
   {
     const Span span(ctx, "layer.experts");
     ops::grouped_matmul_nt(ctx, hidden, in, store.weight(up_), handle.offsets);
     ops::swiglu(ctx, activation, hidden, gates);
     ops::grouped_matmul_nt(ctx, out, activation, store.weight(down_), handle.offsets);
   }
-  dispatcher_->combine_start(ctx, out, handle);
-  dispatcher_->combine_finish(ctx, y, handle);
-  if (norms == nullptr) return;
+  dispatcher_->combine(ctx, handle, y, out);
+  if (pass.norms == nullptr) return;
   // The norms go home as gradients of the gates do; the rows that travel with them are of no use there.
   const TensorView row_norms = scratch.drow_gates->rows(rows);
   ops::row_norms(ctx, row_norms, out);
-  dispatcher_->dispatch_backward_start(ctx, out, row_norms, handle);
-  dispatcher_->dispatch_backward_finish(ctx, norms->scratch.rows(0, t), front(norms->routed, t, picks()), handle, 0.0F);
+  dispatcher_->dispatch_backward(ctx, handle, pass.norms->scratch.rows(0, t), front(pass.norms->routed, t, picks()),
+                                 out, row_norms, 0.0F);
 }
 
 void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved,
@@ -238,7 +238,7 @@ void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x
   const TensorView in = saved.rows->rows(rows), gates = saved.row_gates->rows(rows), hidden = saved.hidden->rows(rows);
   const TensorView activation = scratch.activation->rows(rows), drows = scratch.row_out->rows(rows);
   const TensorView drow_gates = scratch.drow_gates->rows(rows), dgates = scratch.dgates.rows(0, t);
-  dispatcher_->combine_backward_start(ctx, dy, handle);
+  dispatcher_->combine_backward_start(ctx, handle, dy);
   {  // while gradients travel
     const Span span(ctx, "layer.shared_expert_backward");
     for (std::size_t s = 0; s < shared_.size(); ++s) {
@@ -247,7 +247,7 @@ void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x
                           s == 0 ? 0.0F : 1.0F, store);
     }
   }
-  dispatcher_->combine_backward_finish(ctx, drows, handle);
+  dispatcher_->combine_backward_finish(ctx, handle, drows);
   {
     const Span span(ctx, "layer.experts_backward");
     ops::grouped_matmul_nn(ctx, activation, drows, store.weight(down_), handle.offsets);
@@ -256,8 +256,7 @@ void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x
     ops::grouped_matmul_tn(ctx, store.grad(up_), hidden, in, handle.offsets);
     ops::grouped_matmul_nn(ctx, drows, hidden, store.weight(up_), handle.offsets);
   }
-  dispatcher_->dispatch_backward_start(ctx, drows, drow_gates, handle);
-  dispatcher_->dispatch_backward_finish(ctx, dx, dgates, handle, shared_.empty() ? 0.0F : 1.0F);
+  dispatcher_->dispatch_backward(ctx, handle, dx, dgates, drows, drow_gates, shared_.empty() ? 0.0F : 1.0F);
   const Span span(ctx, "layer.router_backward");
   const TensorView dlogits = scratch.logits.rows(0, t);
   ops::masked_topk_backward(ctx, dlogits, dgates, cut(saved, t), auxiliary.balance, auxiliary.z,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -40,6 +41,9 @@ struct OutputNorms {
   TensorView scratch;  ///< [T,D]
 };
 
+/// Looks at every layer's decisions before they are planned: ids i32 [T,k].
+using RoutingObserver = std::function<void(Context&, std::int64_t layer, TensorView ids, const DocumentPools&)>;
+
 /// How documents are restricted in one forward pass.
 struct PoolPlan {
   const PoolSizes* sizes = nullptr;                     ///< and tokens that are free of them; null: no pools
@@ -51,7 +55,7 @@ class MoeLayer {
  public:
   struct Saved {
     ops::TopkResult route;  ///< p [T,n_r], lse [T], ids, gates [T,k_r]
-    std::shared_ptr<DispatchHandle> handle;
+    std::unique_ptr<DispatchHandle> handle;
     GrowingTensor* rows = nullptr;       ///< [R,D] dispatched inputs
     GrowingTensor* row_gates = nullptr;  ///< [R]
     GrowingTensor* hidden = nullptr;     ///< [R,2F]
@@ -84,13 +88,19 @@ class MoeLayer {
   /// Routed picks of a token: k_r, or as many as experts are kept.
   std::int64_t picks() const { return std::min(config_.routed_top_k(), choices_); }
 
-  /// y[T,D] += experts(x), x[T,D] normed. `documents` are the host side of batch's pool segments.
-  /// selection_bias f32 [n_r] or null. Statistics are added to when given (not null); with kept experts their first
-  /// elements are those experts. `norms` are assigned when given; that costs one more exchange.
+  /// What a forward pass is of, and what it leaves besides its output.
+  struct Pass {
+    const DeviceBatch& batch;
+    const std::vector<PoolDocument>& documents;  ///< the host side of the batch's pool segments
+    const PoolPlan& pools;
+    TensorView selection_bias = {};               ///< f32 [n_r] or null
+    const LayerStatistics* statistics = nullptr;  ///< added to; with kept experts their first elements are those
+    const RoutingObserver* observer = nullptr;
+    const OutputNorms* norms = nullptr;  ///< assigned; that costs one more exchange
+  };
+  /// y[T,D] += experts(x), x[T,D] normed.
   void forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
-                   const DeviceBatch& batch, const std::vector<PoolDocument>& documents, const PoolPlan& pools,
-                   TensorView selection_bias, const LayerStatistics* statistics, const ParameterStore& store,
-                   const OutputNorms* norms = nullptr) const;
+                   const ParameterStore& store, const Pass& pass) const;
   /// dx[T,D] assigned; parameters' gradients accumulated.
   void backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved, const Scratch& scratch,
                 const AuxiliaryGradients& auxiliary, const ParameterStore& store) const;
@@ -99,9 +109,10 @@ class MoeLayer {
 
  private:
   /// Returns the pools, null without, and who is free of them.
-  DocumentPools route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch, const DeviceBatch& batch,
-                      const std::vector<PoolDocument>& documents, const PoolPlan& pools, TensorView selection_bias,
-                      const ParameterStore& store) const;
+  DocumentPools route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch,
+                      const ParameterStore& store, const Pass& pass) const;
+  void add_shared_experts(Context& ctx, TensorView y, TensorView x, const Saved& saved, const Scratch& scratch,
+                          const ParameterStore& store, const OutputNorms* norms) const;
   TensorView draw_free_tokens(Context& ctx, const Scratch& scratch, const std::vector<PoolDocument>& documents,
                               const PoolPlan& pools) const;
   void make_room(Context& ctx, const Saved& saved, const Scratch& scratch) const;
@@ -109,7 +120,6 @@ class MoeLayer {
 
   ModelConfig config_;
   std::int64_t layer_;
-  ExpertParallel* experts_;
   ParameterSlot router_;  ///< [N,D], the shared experts' dead rows last (spec 2.1)
   ParameterSlot up_;      ///< [n_local,2F,D]
   ParameterSlot down_;    ///< [n_local,D,F]

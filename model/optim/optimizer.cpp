@@ -12,7 +12,7 @@
 namespace emox {
 namespace {
 
-void add_square_sum(Context& ctx, const Tensor& sum, TensorView x) {
+void add_square_sum(Context& ctx, TensorView sum, TensorView x) {
   if (x.numel() > 0) ops::sum_of_squares(ctx, sum, x);
 }
 
@@ -30,6 +30,12 @@ Optimizer::Optimizer(Context& ctx, const ParameterStore& store, ProcessMesh& mes
   }
 }
 
+void Optimizer::start_reduction(Context& ctx, std::span<const ParameterStretch> ready) {
+  if (when_ == ShardedBuffer::Reduce::AtEnd) return;
+  const Span span(ctx, "comm.gradients");
+  shards_.start_reduction(ready);
+}
+
 void Optimizer::reduce_gradients(Context& ctx) {
   const Span span(ctx, "comm.gradients");
   shards_.reduce_gradients();
@@ -42,11 +48,9 @@ void Optimizer::gather_weights(Context& ctx) {
   shards_.gather_weights();
 }
 
-double Optimizer::owned_square_sum(Context& ctx) const {
-  const Tensor sum(ctx.device, DType::F64, {1});
+void Optimizer::add_owned_squares(Context& ctx, TensorView sum) const {
   for (const ParameterShards::Group& g : shards_.groups())
     for (const ShardedBuffer::Owned& o : g.shards.owned()) add_square_sum(ctx, sum, flat_grad(g).rows(o.begin, o.end));
-  return ops::to_host<double>(ctx, sum)[0];
 }
 
 void Optimizer::update(Context& ctx, const AdamWConfig& config, double learning_rate, double grad_scale,

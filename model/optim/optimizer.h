@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,10 +30,17 @@ class Optimizer {
   /// Allocates the moments of what this rank owns. `store` and `mesh` must outlive this object.
   Optimizer(Context& ctx, const ParameterStore& store, ProcessMesh& mesh);
 
+  /// When sums of gradients begin; default: in reduce_gradients.
+  void reduce(ShardedBuffer::Reduce when) {
+    when_ = when;
+    shards_.reduce(when);
+  }
+  /// Nothing is added to these gradients any more in this step. Collective.
+  void start_reduction(Context& ctx, std::span<const ParameterStretch> ready);
   /// Every owner gets the sums over ranks of its gradients; other elements are unspecified afterwards. Collective.
   void reduce_gradients(Context& ctx);
-  /// Sum of squares of the gradients that this rank owns; over ranks, the square of the global norm.
-  double owned_square_sum(Context& ctx) const;
+  /// sum f64 [1] += squares of the gradients that this rank owns; over ranks, the square of the global norm.
+  void add_owned_squares(Context& ctx, TensorView sum) const;
   /// One AdamW update of what this rank owns, `step` of the run counting from 1, gradients multiplied by `grad_scale`;
   /// then all ranks get the new weights. Collective.
   void update(Context& ctx, const AdamWConfig& config, double learning_rate, double grad_scale, std::int64_t step);
@@ -61,6 +69,7 @@ class Optimizer {
   };
   std::vector<Moments> moments_;  ///< of each group of shards_
   std::int64_t steps_before_ = 0;
+  ShardedBuffer::Reduce when_ = ShardedBuffer::Reduce::AtEnd;
 };
 
 }  // namespace emox

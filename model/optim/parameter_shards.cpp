@@ -25,8 +25,18 @@ ParameterShards::ParameterShards(const ParameterStore& store, ProcessMesh& mesh)
                      ShardedBuffer(mesh.replicas(), expert_ranges(expert_layers(store), mesh.replicas().size()))});
 }
 
+void ParameterShards::reduce(ShardedBuffer::Reduce when) {
+  for (Group& g : groups_) g.shards.reduce(when);
+}
+
+void ParameterShards::start_reduction(std::span<const ParameterStretch> ready) {
+  for (const ParameterStretch& s : ready)
+    for (Group& g : groups_)
+      if (g.group == s.group) g.shards.start_reduce(store_.grad(store_.flat(g.group)), s.begin, s.end);
+}
+
 void ParameterShards::reduce_gradients() {
-  for (Group& g : groups_) g.shards.reduce_scatter(store_.grad(store_.flat(g.group)));
+  for (Group& g : groups_) g.shards.finish_reduce(store_.grad(store_.flat(g.group)));
 }
 
 void ParameterShards::gather_gradients() {

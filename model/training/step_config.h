@@ -17,7 +17,8 @@ struct StepConfig {
   MicroBatchMemory micro_batch_memory = MicroBatchMemory::Auto;
   double lm_z_weight = 0;
   AdamWConfig adamw = {};
-  std::int32_t eos = 0;  ///< the token that ends a document
+  std::int32_t eos = 0;                                         ///< the token that ends a document
+  ShardedBuffer::Reduce reduce = ShardedBuffer::Reduce::AtEnd;  ///< when sums of gradients begin
 };
 
 }  // namespace emox

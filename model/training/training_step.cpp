@@ -6,6 +6,7 @@
 
 #include "model/moe/balance.h"
 #include "runtime/core/error.h"
+#include "runtime/ops/balance.h"
 #include "runtime/ops/basic.h"
 #include "runtime/telemetry/spans.h"
 
@@ -13,26 +14,26 @@ namespace emox {
 namespace {
 // Places of the single numbers behind counts and document experts in integers_.
 enum Extra : std::int64_t { kDocuments, kPoolSizes, kSaveFinished, kExtras };
-// Places in a row of totals_: losses, the squared gradient norm, votes, dispatch counters.
+// Places in a row of totals_: sums of the losses, the squared gradient norm, and what the host adds: votes, dispatch
+// counters.
 enum Total : std::int64_t {
   kCe,
-  kLmZ,
+  kLmZ,  // beside kCe: ops::lm_head_loss adds to both
   kLb,
   kRouterZ,
   kSquareSum,
-  kStop,
+  kHost,
+  kStop = kHost,
   kSave,
   kCounters,
   kTotals = kCounters + DispatchCounters::kCount
 };
 }  // namespace
 
-/// What one step accumulates on this rank.
+/// What the host knows of a step on this rank.
 struct TrainingStep::Sums {
-  double ce = 0, z = 0, lb = 0, router_z = 0;
-  std::int64_t documents = 0, pool_sizes = 0, document_experts = 0;  // all ranks, after reduce_counts
-  std::int64_t local_documents = 0, local_pool_sizes = 0;
-  bool save_finished = false;
+  std::int64_t documents = 0, pool_sizes = 0;  // since the last reduce_counts
+  std::int64_t reductions = 0;
 };
 
 TrainingStep::TrainingStep(Context& ctx, const StepConfig& config, LanguageModel& model, ProcessMesh& mesh,
@@ -48,6 +49,7 @@ TrainingStep::TrainingStep(Context& ctx, const StepConfig& config, LanguageModel
   if (config_.is_moe() && config_.pool == PoolMode::Label)
     label_pools_ = label_pools(config_.routed_experts(), config_.routed_top_k(), label_count);
   divisor_ = static_cast<double>(batch_ * (config_.sequence_length - 1));
+  optimizer_.reduce(config.reduce);
   plan_memory(free_memory);
   reserve_sums();
 }
@@ -55,12 +57,23 @@ TrainingStep::TrainingStep(Context& ctx, const StepConfig& config, LanguageModel
 void TrainingStep::reserve_sums() {
   const std::int64_t layers = config_.layers, n = config_.is_moe() ? config_.routed_experts() : 0;
   integers_ = Tensor(ctx_.device, DType::I64, {layers * n + layers + kExtras});
+  step_integers_ = Tensor(ctx_.device, DType::I64, {layers * n + layers + kExtras});
+  if (config_.balance_scope == BalanceScope::Local) own_counts_ = Tensor(ctx_.device, DType::I64, {layers, n});
   p_sum_ = Tensor(ctx_.device, DType::F64, {layers, n});
   z_sum_ = Tensor(ctx_.device, DType::F64, {layers, 1});
   balance_ = Tensor(ctx_.device, DType::F32, {layers, n});
   totals_ = Tensor(ctx_.device, DType::F64, {comm_.size(), kTotals});
-  statistics_ = {integers_.view().rows(0, layers * n).reshape({layers, n}), p_sum_, z_sum_,
+  statistics_ = {counts_of(integers_), p_sum_, z_sum_,
                  integers_.view().rows(layers * n, layers * n + layers).reshape({layers, 1})};
+}
+
+TensorView TrainingStep::counts_of(TensorView integers) const {
+  const std::int64_t layers = config_.layers, n = config_.is_moe() ? config_.routed_experts() : 0;
+  return integers.rows(0, layers * n).reshape({layers, n});
+}
+
+TensorView TrainingStep::own_total(std::int64_t at, std::int64_t n) const {
+  return totals_.view()[comm_.rank()].rows(at, at + n);
 }
 
 void TrainingStep::forward(std::size_t m, std::int64_t step, bool count) {
@@ -74,48 +87,44 @@ void TrainingStep::forward(std::size_t m, std::int64_t step, bool count) {
   routing_is_new_ = false;
 }
 
-void TrainingStep::head(std::size_t m, Sums& sums) {
+void TrainingStep::head(std::size_t m) {
   const Span span(ctx_, "phase.forward");
-  const LossSums l = model_.loss(ctx_, slot(m), batch_of(m), true, 1.0 / divisor_, step_.lm_z_weight, {});
-  sums.ce += l.ce;
-  sums.z += l.z;
+  model_.loss(
+      ctx_, slot(m), batch_of(m),
+      {.sums = own_total(kCe, 2), .gradient = true, .inverse_divisor = 1.0 / divisor_, .z_weight = step_.lm_z_weight});
 }
 
 void TrainingStep::backward(std::size_t m, bool balanced) {
   const Span span(ctx_, "phase.backward");
   const double z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
-  model_.backward(ctx_, slot(m), batch_of(m), balanced ? balance_.view() : TensorView{}, static_cast<float>(z));
+  LanguageModel::GradientsReady ready;
+  if (m + 1 == micro_host_.size())  // of the others, more is to come
+    ready = [this](std::span<const ParameterStretch> s) { optimizer_.start_reduction(ctx_, s); };
+  model_.backward(ctx_, slot(m), batch_of(m), balanced ? balance_.view() : TensorView{}, static_cast<float>(z), ready);
 }
 
-// Sums the counts, and what rides with them, over the ranks. Returns the counts [L,n_r] that the balance loss sees: the
-// sums, or under local scope this rank's own.
-std::vector<std::int64_t> TrainingStep::reduce_counts(const StepVotes& votes, Sums& sums) {
+// Sums the counts, and what rides with them, over the ranks; the host reads none of it before the step ends. Afterwards
+// the balance loss sees the sums, or under local scope this rank's own counts.
+void TrainingStep::reduce_counts(const StepVotes& votes, Sums& sums) {
   const Span span(ctx_, "phase.reduce");
-  const std::int64_t counts = statistics_.counts.numel(), layers = config_.layers;
-  const std::int64_t extras[kExtras] = {sums.local_documents, sums.local_pool_sizes, votes.save_finished ? 1 : 0};
-  ops::copy_from_host(ctx_, integers_.view().rows(counts + layers, counts + layers + kExtras), extras);
-  std::vector<std::int64_t> seen;
-  if (config_.balance_scope == BalanceScope::Local) seen = ops::to_host<std::int64_t>(ctx_, statistics_.counts);
+  const std::int64_t end = integers_.view().numel();
+  const std::int64_t extras[kExtras] = {sums.documents, sums.pool_sizes, votes.save_finished ? 1 : 0};
+  ops::copy_from_host(ctx_, integers_.view().rows(end - kExtras, end), extras);
+  if (config_.balance_scope == BalanceScope::Local) ops::copy(ctx_, own_counts_, statistics_.counts);
   {
     const Span wait(ctx_, "comm.counts");
     comm_.all_reduce(integers_);
   }
-  const auto v = ops::to_host<std::int64_t>(ctx_, integers_);
-  if (config_.balance_scope != BalanceScope::Local) seen.assign(v.begin(), v.begin() + counts);
-  for (std::int64_t i = 0; i < counts; ++i) step_counts_[static_cast<std::size_t>(i)] += v[static_cast<std::size_t>(i)];
-  for (std::int64_t l = 0; l < layers; ++l) sums.document_experts += v[static_cast<std::size_t>(counts + l)];
-  sums.documents += v[static_cast<std::size_t>(counts + layers + kDocuments)];
-  sums.pool_sizes += v[static_cast<std::size_t>(counts + layers + kPoolSizes)];
-  sums.save_finished = v[static_cast<std::size_t>(counts + layers + kSaveFinished)] == comm_.size();
-  sums.local_documents = sums.local_pool_sizes = 0;
-  return seen;
+  ops::add_counts(ctx_, step_integers_, integers_);
+  ops::add_sum(ctx_, own_total(kRouterZ), z_sum_);
+  sums.documents = sums.pool_sizes = 0;
+  ++sums.reductions;
 }
 
-// `factor` holds everything but the weights and k_r, n_r, layers (balance.h).
-void TrainingStep::balance_loss(const std::vector<std::int64_t>& counts, double factor, Sums& sums) {
-  const BalanceTerm term = balance_term(config_, counts, ops::to_host<double>(ctx_, p_sum_), factor);
-  sums.lb += term.loss;
-  ops::copy_from_host(ctx_, balance_, term.gradient.data());
+void TrainingStep::balance_loss(double divisor) {
+  const TensorView counts = config_.balance_scope == BalanceScope::Local ? own_counts_.view() : statistics_.counts;
+  ops::balance_gradient(ctx_, balance_, own_total(kLb), counts, p_sum_,
+                        {config_.balance_weight, config_.routed_top_k(), divisor});
 }
 
 void TrainingStep::cut(std::span<const SequenceInput> local) {
@@ -137,7 +146,7 @@ void TrainingStep::clear_statistics() {
 void TrainingStep::count_documents(std::size_t m, std::int64_t step, Sums& sums) const {
   if (!config_.is_moe()) return;
   const std::int64_t n = config_.routed_experts();
-  sums.local_documents += static_cast<std::int64_t>(micro_host_[m].documents.size());
+  sums.documents += static_cast<std::int64_t>(micro_host_[m].documents.size());
   for (const PoolDocument& d : micro_host_[m].documents)
     for (std::int64_t l = 0; l < config_.layers; ++l) {
       std::int64_t size = n;
@@ -146,12 +155,8 @@ void TrainingStep::count_documents(std::size_t m, std::int64_t step, Sums& sums)
             std::count(label_pools_.begin() + d.domain * n, label_pools_.begin() + (d.domain + 1) * n, std::uint8_t{1});
       else if (config_.pool != PoolMode::Off && pools_ != nullptr)
         size = std::min(n, pools_->size(step, l, d));
-      sums.local_pool_sizes += size;
+      sums.pool_sizes += size;
     }
-}
-
-void TrainingStep::add_router_z(Sums& sums) {
-  for (const double z : ops::to_host<double>(ctx_, z_sum_)) sums.router_z += z;
 }
 
 // Every count of the step is known before the first backward pass: all micro-batches are held, or their forward pass
@@ -163,18 +168,16 @@ void TrainingStep::run_whole_step(std::int64_t step, const StepVotes& votes, Sum
   for (std::size_t m = 0; m < count; ++m) {
     forward(m, step, true);
     count_documents(m, step, sums);
-    if (!recompute_) head(m, sums);
+    if (!recompute_) head(m);
     if (!balanced) backward(m, false);
   }
-  const std::vector<std::int64_t> counts = reduce_counts(votes, sums);
-  add_router_z(sums);
+  reduce_counts(votes, sums);
   if (!balanced) return;
-  const auto tokens = static_cast<double>(batch_ * config_.sequence_length);
-  balance_loss(counts, 1.0 / (tokens * tokens), sums);
+  balance_loss(static_cast<double>(batch_ * config_.sequence_length));
   for (std::size_t m = 0; m < count; ++m) {
     if (recompute_) {
       forward(m, step, false);
-      head(m, sums);
+      head(m);
     }
     backward(m, true);
   }
@@ -192,13 +195,9 @@ void TrainingStep::run_micro_batches(std::int64_t step, const StepVotes& votes, 
     clear_statistics();
     forward(m, step, true);
     count_documents(m, step, sums);
-    head(m, sums);
-    const std::vector<std::int64_t> counts = reduce_counts(votes, sums);
-    add_router_z(sums);
-    // Of this statistic: every layer picks k_r experts a token. None where this rank ends before others.
-    const double tokens = std::accumulate(counts.begin(), counts.begin() + config_.routed_experts(), 0.0) /
-                          static_cast<double>(config_.routed_top_k());
-    balance_loss(counts, tokens > 0 ? 1.0 / (tokens * divisor) : 0.0, sums);
+    head(m);
+    reduce_counts(votes, sums);
+    balance_loss(divisor);
     backward(m, true);
   }
 }
@@ -207,7 +206,8 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
                                             const StepVotes& votes) {
   cut(local);
   Sums sums;
-  step_counts_.assign(static_cast<std::size_t>(statistics_.counts.numel()), 0);
+  ops::zero(ctx_, step_integers_);
+  ops::zero(ctx_, totals_.view()[comm_.rank()]);
   {
     const Span span(ctx_, "phase.optimizer");
     const ParameterStore& store = model_.parameters();
@@ -227,42 +227,46 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
 // Losses, the norm, votes, what dispatch counted: gathered, and added here in rank order. A reduction's own order may
 // follow the nodes, and after a requeue those are others.
 StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
-  const double router_z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
-  std::vector<double> mine(kTotals, 0.0);
-  mine[kCe] = sums.ce / divisor_;
-  mine[kLmZ] = step_.lm_z_weight * sums.z / divisor_;
-  mine[kLb] = sums.lb;
-  mine[kRouterZ] = sums.router_z * router_z;
-  mine[kSquareSum] = optimizer_.owned_square_sum(ctx_);
+  std::vector<double> mine(kTotals - kHost, 0.0);
+  const auto place = [&](std::int64_t total) -> double& { return mine[static_cast<std::size_t>(total - kHost)]; };
   const LateVotes late = votes.late ? votes.late() : LateVotes{};
-  mine[kStop] = late.stop ? 1 : 0, mine[kSave] = late.save ? 1 : 0;
+  place(kStop) = late.stop ? 1 : 0, place(kSave) = late.save ? 1 : 0;
   if (model_.experts() != nullptr) {
     const DispatchCounters& counters = model_.experts()->counters();
-    std::copy(counters.values.begin(), counters.values.end(), mine.begin() + kCounters);
+    std::copy(counters.values.begin(), counters.values.end(), &place(kCounters));
   }
-  const TensorView own = totals_.view()[comm_.rank()];
-  ops::copy_from_host(ctx_, own, mine.data());
+  optimizer_.add_owned_squares(ctx_, own_total(kSquareSum));
+  ops::copy_from_host(ctx_, own_total(kHost, kTotals - kHost), mine.data());
   {
     const Span span(ctx_, "comm.losses");
-    comm_.all_gather(totals_, own);
+    comm_.all_gather(totals_, totals_.view()[comm_.rank()]);
   }
   const auto gathered = ops::to_host<double>(ctx_, totals_);
+  const auto integers = ops::to_host<std::int64_t>(ctx_, step_integers_);
+  const double router_z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
   std::vector<double> total(kTotals, 0.0), received;
   for (std::size_t at = 0; at < gathered.size(); at += kTotals) {
-    for (std::size_t i = 0; i < kTotals; ++i) total[i] += gathered[at + i];
+    const auto value = [&](std::size_t i) {
+      const double x = gathered[at + i];
+      return i == kCe ? x / divisor_ : i == kLmZ ? step_.lm_z_weight * x / divisor_ : i == kRouterZ ? x * router_z : x;
+    };
+    for (std::size_t i = 0; i < kTotals; ++i) total[i] += value(i);
     received.push_back(gathered[at + kCounters + DispatchCounters::ReceivedRows]);
   }
   StepMetrics r;
   r.ce = total[kCe], r.lm_z = total[kLmZ], r.lb = total[kLb], r.router_z = total[kRouterZ];
   r.stop = total[kStop] > 0, r.save = total[kSave] > 0;
-  r.save_finished = sums.save_finished;
+  const std::int64_t* const extras = integers.data() + integers.size() - kExtras;
+  r.save_finished = extras[kSaveFinished] == sums.reductions * comm_.size();
   r.grad_norm = std::sqrt(total[kSquareSum]);
-  if (!config_.is_moe() || sums.documents == 0) return r;
+  if (!config_.is_moe() || extras[kDocuments] == 0) return r;
   r.dispatch = dispatch_metrics(std::span(total).subspan(kCounters), received);
-  const double documents = static_cast<double>(sums.documents) * static_cast<double>(config_.layers);
-  r.experts_per_document = static_cast<double>(sums.document_experts) / documents;
-  r.pool_mean = static_cast<double>(sums.pool_sizes) / documents;
-  r.load_max_over_mean = load_max_over_mean(config_, step_counts_);
+  const double documents = static_cast<double>(extras[kDocuments]) * static_cast<double>(config_.layers);
+  const auto counts = static_cast<std::size_t>(statistics_.counts.numel());
+  r.experts_per_document =
+      static_cast<double>(std::accumulate(integers.data() + counts, extras, std::int64_t{0})) / documents;
+  r.pool_mean = static_cast<double>(extras[kPoolSizes]) / documents;
+  r.load_max_over_mean = load_max_over_mean(config_, std::span(integers).first(counts));
   return r;
 }
 
@@ -290,9 +294,7 @@ void TrainingStep::update(std::int64_t step, double learning_rate, const StepMet
   const Span span(ctx_, "phase.optimizer");
   optimizer_.update(ctx_, step_.adamw, learning_rate, clip_factor(metrics.grad_norm, step_.adamw.clip_norm), step);
   if (!config_.is_moe() || config_.balance != BalanceMode::Bias) return;
-  auto bias = ops::to_host<float>(ctx_, model_.selection_bias());
-  move_selection_bias(config_, bias, step_counts_);
-  ops::copy_from_host(ctx_, model_.selection_bias(), bias.data());
+  ops::move_selection_bias(ctx_, model_.selection_bias(), counts_of(step_integers_), config_.bias_rate);
 }
 
 }  // namespace emox

@@ -102,16 +102,19 @@ class TrainingStep {
   void cut(std::span<const SequenceInput> local);
   void clear_statistics();
   void count_documents(std::size_t m, std::int64_t step, Sums& sums) const;
-  void add_router_z(Sums& sums);
   void run_whole_step(std::int64_t step, const StepVotes& votes, Sums& sums);
   void run_micro_batches(std::int64_t step, const StepVotes& votes, Sums& sums);
   StepMetrics metrics_of(const Sums& sums, const StepVotes& votes);
+  /// The part of totals_ that this rank adds up.
+  TensorView own_total(std::int64_t at, std::int64_t n = 1) const;
+  /// [L,n_r] of an integers tensor.
+  TensorView counts_of(TensorView integers) const;
   DispatchMetrics dispatch_metrics(std::span<const double> counters, std::span<const double> rows_of_rank) const;
   void forward(std::size_t m, std::int64_t step, bool count);
-  void head(std::size_t m, Sums& sums);
+  void head(std::size_t m);
   void backward(std::size_t m, bool balanced);
-  std::vector<std::int64_t> reduce_counts(const StepVotes& votes, Sums& sums);
-  void balance_loss(const std::vector<std::int64_t>& counts, double factor, Sums& sums);
+  void reduce_counts(const StepVotes& votes, Sums& sums);
+  void balance_loss(double divisor);
   Activations& slot(std::size_t m) { return slots_[m % slots_.size()]; }
   DeviceBatch& batch_of(std::size_t m) { return device_batches_[m % device_batches_.size()]; }
 
@@ -134,10 +137,11 @@ class TrainingStep {
   std::vector<Activations> slots_;
   std::vector<DeviceBatch> device_batches_;
   std::vector<MicroBatch> micro_host_;
-  Tensor integers_;  ///< i64: counts [L,n_r], document experts [L], then documents, pool sizes, votes
+  Tensor integers_;       ///< i64: counts [L,n_r], document experts [L], then documents, pool sizes, votes
+  Tensor step_integers_;  ///< the same, sums over all ranks and over the count reductions of the step
+  Tensor own_counts_;     ///< i64 [L,n_r] of this rank, for BalanceScope::Local
   Tensor p_sum_, z_sum_, balance_, totals_;
   RoutingStatistics statistics_;
-  std::vector<std::int64_t> step_counts_;  ///< [L,n_r], whole step, all ranks
 };
 
 }  // namespace emox

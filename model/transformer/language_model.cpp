@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <iterator>
 #include <numeric>
+#include <utility>
 
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
@@ -21,21 +23,33 @@ LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool train
     experts_ = experts != nullptr ? experts : own_experts_.get();
   }
   const std::int64_t d = config.d_model;
+  std::vector<std::int64_t> reserved(std::size(kParameterGroups), 0);
+  const auto since_last = [&] {
+    std::vector<ParameterStretch> stretches;
+    for (std::size_t g = 0; g < reserved.size(); ++g) {
+      const std::int64_t end = store_.flat_size(kParameterGroups[g]);
+      if (end > reserved[g]) stretches.push_back({kParameterGroups[g], std::exchange(reserved[g], end), end});
+    }
+    return stretches;
+  };
   embedding_ = store_.reserve({config.vocab_size, d}, false);
   store_.name("model.embed_tokens.weight", embedding_);
+  embedding_parameters_ = since_last();
   for (std::int64_t l = 0; l < config.layers; ++l) {
-    Block block{Attention(config, l, store_), store_.reserve({d}), std::nullopt, std::nullopt};
+    Block block{Attention(config, l, store_), store_.reserve({d}), std::nullopt, std::nullopt, {}};
     store_.name(fmt::format("model.layers.{}.pre_feedforward_layernorm.weight", l), block.norm, false);
     if (config.is_moe())
       block.moe.emplace(config, l, store_, *experts_);
     else
       block.dense.emplace(d, config.dense_ff, fmt::format("model.layers.{}.mlp.", l), store_);
+    block.parameters = since_last();
     blocks_.push_back(std::move(block));
   }
   final_norm_ = store_.reserve({d});
   store_.name("model.norm.weight", final_norm_, false);
   head_ = store_.reserve({config.vocab_size, d});
   store_.name("lm_head.weight", head_);
+  head_parameters_ = since_last();
   store_.allocate(ctx.device, training);
 
   rope_cos_ = Tensor(ctx.device, DType::F32, {config.sequence_length, config.head_dim() / 2});
@@ -70,7 +84,7 @@ Activations LanguageModel::reserve(Arena& arena, std::int64_t tokens) const {
       b.moe = block.moe->reserve(arena, tokens);
     else
       b.dense_hidden = arena.f32({tokens, 2 * config_.dense_ff});
-    a.blocks.push_back(b);
+    a.blocks.push_back(std::move(b));
   }
   a.output = arena.f32({tokens, d});
   a.final_rstd = arena.f32({tokens});
@@ -91,7 +105,6 @@ void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threa
   }
   const std::size_t bytes = ops::lm_head_loss_scratch(tokens, d, config_.vocab_size, threads);
   scratch_.loss = arena.allocate(DType::U8, {static_cast<std::int64_t>(bytes)});
-  scratch_.sums = arena.allocate(DType::F64, {2});
 }
 
 void LanguageModel::forward(Context& ctx, Activations& a, const DeviceBatch& batch,
@@ -172,9 +185,10 @@ void LanguageModel::forward_blocks(Context& ctx, Activations& a, const DeviceBat
       const LayerStatistics layer_statistics = statistics != nullptr ? statistics->layer(layer) : LayerStatistics{};
       const TensorView out = outputs == nullptr ? y : outputs->output.rows(0, t);
       if (outputs != nullptr) ops::zero(ctx, out);
-      block.moe->forward_add(ctx, out, normed, s.moe, scratch_.moe, batch, documents, pools, selection_bias(layer),
-                             statistics != nullptr ? &layer_statistics : nullptr, store_,
-                             outputs != nullptr ? &outputs->norms : nullptr);
+      block.moe->forward_add(
+          ctx, out, normed, s.moe, scratch_.moe, store_,
+          {batch, documents, pools, selection_bias(layer), statistics != nullptr ? &layer_statistics : nullptr,
+           &routing_observer_, outputs != nullptr ? &outputs->norms : nullptr});
       if (outputs != nullptr) observe_outputs(ctx, layer, y, normed, s.moe, *outputs);
     } else {
       block.dense->forward_add(ctx, y, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t), store_);
@@ -186,20 +200,16 @@ void LanguageModel::logits(Context& ctx, TensorView out, const Activations& a, c
   ops::matmul_nt(ctx, out, a.final_normed.rows(0, batch.tokens()), store_.weight(head_));
 }
 
-LossSums LanguageModel::loss(Context& ctx, Activations& a, const DeviceBatch& batch, bool gradient,
-                             double inverse_divisor, double z_weight, TensorView token_loss) {
+void LanguageModel::loss(Context& ctx, Activations& a, const DeviceBatch& batch, const LossRequest& request) {
   const std::int64_t t = batch.tokens();
-  const TensorView x = a.final_normed.rows(0, t);
-  ops::zero(ctx, scratch_.sums);
-  ops::lm_head_loss(ctx, scratch_.sums, token_loss, gradient ? scratch_.d.rows(0, t) : TensorView{},
-                    gradient ? store_.grad(head_) : TensorView{}, x, store_.weight(head_), batch.labels(),
-                    scratch_.loss, {inverse_divisor, z_weight});
-  if (gradient) ops::copy(ctx, x, scratch_.d.rows(0, t));
-  const auto sums = ops::to_host<double>(ctx, scratch_.sums);
-  return {sums[0], sums[1]};
+  const TensorView x = a.final_normed.rows(0, t), dx = request.gradient ? scratch_.d.rows(0, t) : TensorView{};
+  ops::lm_head_loss(ctx, request.sums, request.token_loss, dx, request.gradient ? store_.grad(head_) : TensorView{}, x,
+                    store_.weight(head_), batch.labels(), scratch_.loss, {request.inverse_divisor, request.z_weight});
+  if (request.gradient) ops::copy(ctx, x, dx);
 }
 
-void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z) {
+void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z,
+                             const GradientsReady& ready) {
   const ExpertParallel::TransferGuard guard(experts_);
   const std::int64_t t = batch.tokens();
   const Attention::Rope rope{rope_cos_, rope_sin_};
@@ -207,6 +217,7 @@ void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& ba
   ops::zero(ctx, d);
   ops::rms_norm_backward_add(ctx, d, store_.grad(final_norm_), a.final_normed.rows(0, t), a.output.rows(0, t),
                              a.final_rstd.rows(0, t), store_.weight(final_norm_));
+  if (ready) ready(head_parameters_);
   for (std::size_t l = blocks_.size(); l-- > 0;) {
     const Block& block = blocks_[l];
     const Activations::Block& s = a.blocks[l];
@@ -220,10 +231,14 @@ void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& ba
     }
     ops::rms_norm_backward_add(ctx, d, store_.grad(block.norm), dnormed, s.middle.rows(0, t), s.rstd.rows(0, t),
                                store_.weight(block.norm));
-    const Span span(ctx, "layer.attention_backward");
-    block.attention.backward(ctx, d, s.input.rows(0, t), s.attention, dnormed, dqkv, batch, rope, store_);
+    {
+      const Span span(ctx, "layer.attention_backward");
+      block.attention.backward(ctx, d, s.input.rows(0, t), s.attention, dnormed, dqkv, batch, rope, store_);
+    }
+    if (ready) ready(block.parameters);
   }
   ops::embedding_backward(ctx, store_.grad(embedding_), batch.ids(), d);
+  if (ready) ready(embedding_parameters_);
 }
 
 }  // namespace emox

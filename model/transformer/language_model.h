@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "model/layers/attention.h"
@@ -43,8 +46,13 @@ struct Activations {
   TensorView final_normed;  ///< [T,D]; after the head's backward its gradient
 };
 
-struct LossSums {
-  double ce = 0, z = 0;  ///< sums over scored tokens: -log softmax, squared log-sum-exp
+/// What is wanted of the head and its loss.
+struct LossRequest {
+  TensorView sums;        ///< f64 [2] += over scored tokens: -log softmax, squared log-sum-exp
+  bool gradient = false;  ///< of the head's weight and of final_normed, in which the normed activations are replaced
+  double inverse_divisor = 1;  ///< as in ops::LmLossOptions
+  double z_weight = 0;
+  TensorView token_loss = {};  ///< [T] or null
 };
 
 /// What easy_ep asks of a forward pass (spec 6.2).
@@ -82,6 +90,8 @@ class LanguageModel {
   void observe(Context& ctx, Activations& a, const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
                const Observation& observation);
   OutputScores reserve_output_scores(Arena& arena, std::int64_t tokens) const;
+  /// Is told of the routing of every forward pass from now on. Empty: nobody looks.
+  void observe_routing(RoutingObserver observer) { routing_observer_ = std::move(observer); }
 
   /// Evaluates with some routed experts only, from now on: for each layer, rising, those that its router sees; those of
   /// all ranks, all ranks the same. Weights must have been loaded; not for training. keep_all_experts() lifts it.
@@ -90,12 +100,14 @@ class LanguageModel {
 
   /// logits[T,V] of the last forward.
   void logits(Context& ctx, TensorView out, const Activations& a, const DeviceBatch& batch);
-  /// Losses of the last forward; with `gradient`, also those of the head's weight and of final_normed, in which the
-  /// normed activations are replaced. token_loss[T] may be null.
-  LossSums loss(Context& ctx, Activations& a, const DeviceBatch& batch, bool gradient, double inverse_divisor,
-                double z_weight, TensorView token_loss);
+  /// Losses of the last forward.
+  void loss(Context& ctx, Activations& a, const DeviceBatch& batch, const LossRequest& request);
+  /// Told which gradients a backward pass is done with.
+  using GradientsReady = std::function<void(std::span<const ParameterStretch>)>;
   /// From the gradient left by loss() back to the embedding. `balance` f32 [L,n_r] or null; z as in AuxiliaryGradients.
-  void backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z);
+  /// `ready` (may be empty): the head first, then the blocks from the last to the first, then the embedding.
+  void backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z,
+                const GradientsReady& ready = {});
 
   const ModelConfig& config() const { return config_; }
   ParameterStore& parameters() { return store_; }
@@ -111,6 +123,7 @@ class LanguageModel {
     ParameterSlot norm;
     std::optional<MoeLayer> moe;
     std::optional<FeedForward> dense;
+    std::vector<ParameterStretch> parameters;
   };
   struct Scratch {
     TensorView d;        ///< [T,D] gradient of the residual stream
@@ -119,7 +132,6 @@ class LanguageModel {
     MoeLayer::Scratch moe;
     TensorView dense_activation;  ///< [T,F]
     TensorView loss;              ///< u8
-    TensorView sums;              ///< f64 [2]
   };
 
   void forward_blocks(Context& ctx, Activations& a, const DeviceBatch& batch,
@@ -135,8 +147,10 @@ class LanguageModel {
   ParameterStore store_;
   ParameterSlot embedding_, final_norm_, head_;
   std::vector<Block> blocks_;
+  std::vector<ParameterStretch> embedding_parameters_, head_parameters_;
   Tensor rope_cos_, rope_sin_, selection_bias_;
   Scratch scratch_;
+  RoutingObserver routing_observer_;
 };
 
 }  // namespace emox

@@ -28,6 +28,12 @@ struct ParameterSlot {
   ParameterSlot operator[](std::int64_t i) const;
 };
 
+/// Elements [begin, end) of a group's flat buffers.
+struct ParameterStretch {
+  ParameterGroup group;
+  std::int64_t begin, end;
+};
+
 struct NamedParameter {
   std::string name;
   ParameterSlot slot;

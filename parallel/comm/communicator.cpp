@@ -1,6 +1,7 @@
 #include "parallel/comm/communicator.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "parallel/comm/arguments.h"
 #include "runtime/core/error.h"
@@ -18,7 +19,7 @@ int Communicator::node_rank() const {
 }
 
 void Communicator::require_idle(std::string_view op) const {
-  require<CommError>(!exchange_open_,
+  require<CommError>(open_ == 0,
                      "{} while an all_to_all_v is open on this communicator: call all_to_all_v_finish first", op);
 }
 
@@ -77,29 +78,36 @@ void Communicator::broadcast(TensorView x, int root) {
   do_broadcast(x, root);
 }
 
-void Communicator::all_to_all_v_start(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
-                                      std::span<const std::int64_t> send_rows) {
+void Communicator::all_to_all_v_start(std::span<const RowTransfer> transfers) {
   require_idle("all_to_all_v");
-  check_all_to_all_v(out, recv_rows, in, send_rows, rank(), size());
+  require<CommError>(!transfers.empty(), "all_to_all_v of no tensor");
+  for (const RowTransfer& t : transfers) check_all_to_all_v(t.out, t.recv_rows, t.in, t.send_rows, rank(), size());
   if (observer_ != nullptr) observer_->start_exchange();
-  exchange_.out = out;
-  exchange_.recv_rows.assign(recv_rows.begin(), recv_rows.end());
-  exchange_.in = in;
-  exchange_.send_rows.assign(send_rows.begin(), send_rows.end());
-  do_all_to_all_v_start(exchange_);
-  exchange_open_ = true;
+  exchanges_.resize(std::max(exchanges_.size(), transfers.size()));
+  for (std::size_t i = 0; i < transfers.size(); ++i) {
+    const RowTransfer& t = transfers[i];
+    RowExchange& e = exchanges_[i];
+    e.out = t.out;
+    e.recv_rows.assign(t.recv_rows.begin(), t.recv_rows.end());
+    e.in = t.in;
+    e.send_rows.assign(t.send_rows.begin(), t.send_rows.end());
+  }
+  do_all_to_all_v_start(std::span(exchanges_).first(transfers.size()));
+  open_ = transfers.size();
 }
 
 void Communicator::all_to_all_v_finish() {
-  require<CommError>(exchange_open_, "all_to_all_v_finish without an all_to_all_v_start on this communicator");
+  require<CommError>(open_ > 0, "all_to_all_v_finish without an all_to_all_v_start on this communicator");
+  const std::span<const RowExchange> exchanges = std::span(exchanges_).first(std::exchange(open_, 0));
+  std::size_t bytes = 0;
+  for (const RowExchange& e : exchanges) bytes += e.in.bytes();
   // A rank that works between the halves is in no collective.
-  const Observed observed(observer_, "all_to_all_v", exchange_.in.bytes());
-  exchange_open_ = false;
-  do_all_to_all_v_finish(exchange_);
+  const Observed observed(observer_, "all_to_all_v", bytes);
+  do_all_to_all_v_finish(exchanges);
 }
 
 void Communicator::all_to_all_v_abandon() noexcept {
-  exchange_open_ = false;
+  open_ = 0;
   do_all_to_all_v_abandon();
 }
 

@@ -24,6 +24,15 @@ class CollectiveObserver;
 
 enum class ReduceOp : std::uint8_t { Sum, Max };
 
+/// Rows that travel: in[sum send_rows, ...] holds the rows for rank 0, 1, ... one after another; out[sum recv_rows,
+/// ...] receives likewise.
+struct RowTransfer {
+  TensorView out;
+  std::span<const std::int64_t> recv_rows;
+  TensorView in;
+  std::span<const std::int64_t> send_rows;
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -48,8 +57,7 @@ class Communicator {
   void reduce_scatter(TensorView x, std::span<const RowRange> ranges);
   /// x on every rank = x on `root`.
   void broadcast(TensorView x, int root);
-  /// Rows travel: in[sum send_rows, ...] holds the rows for rank 0, 1, ... one after another; out[sum recv_rows, ...]
-  /// receives likewise. Byte counts beyond 2^31 are cut into pieces; a pair without rows exchanges no message.
+  /// Rows travel (RowTransfer). Byte counts beyond 2^31 are cut into pieces; a pair without rows exchanges no message.
   void all_to_all_v(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
                     std::span<const std::int64_t> send_rows) {
     all_to_all_v_start(out, recv_rows, in, send_rows);
@@ -59,7 +67,12 @@ class Communicator {
   /// then both tensors stay alive and untouched, and any other call on this communicator is a CommError; calls on other
   /// communicators are free. The row counts are copied.
   void all_to_all_v_start(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
-                          std::span<const std::int64_t> send_rows);
+                          std::span<const std::int64_t> send_rows) {
+    const RowTransfer one{out, recv_rows, in, send_rows};
+    all_to_all_v_start({&one, 1});
+  }
+  /// Several tensors in one exchange: all ranks name as many, in the same order.
+  void all_to_all_v_start(std::span<const RowTransfer> transfers);
   void all_to_all_v_finish();
   /// For an exception that passes between the halves, before the tensors go: afterwards nothing touches them any more,
   /// or, with a peer that is dead too, two seconds are over. The job cannot go on; nothing happens if none is open.
@@ -78,7 +91,7 @@ class Communicator {
   const Traffic& traffic() const { return traffic_; }
 
  protected:
-  struct RowExchange {
+  struct RowExchange {  ///< a RowTransfer with counts of its own
     TensorView out;
     std::vector<std::int64_t> recv_rows;
     TensorView in;
@@ -93,9 +106,9 @@ class Communicator {
   virtual void do_all_gather_v(TensorView x, std::span<const RowRange> ranges) = 0;
   virtual void do_reduce_scatter(TensorView x, std::span<const RowRange> ranges) = 0;
   virtual void do_broadcast(TensorView x, int root) = 0;
-  /// The same object for both halves, which lives between them.
-  virtual void do_all_to_all_v_start(const RowExchange& exchange) = 0;
-  virtual void do_all_to_all_v_finish(const RowExchange& exchange) = 0;
+  /// The same objects for both halves, which live between them.
+  virtual void do_all_to_all_v_start(std::span<const RowExchange> exchanges) = 0;
+  virtual void do_all_to_all_v_finish(std::span<const RowExchange> exchanges) = 0;
   virtual void do_all_to_all_v_abandon() noexcept {}
   virtual void do_barrier() = 0;
   virtual std::unique_ptr<Communicator> do_split(int color, int key) = 0;
@@ -104,8 +117,8 @@ class Communicator {
 
   std::shared_ptr<void> job_;  // goes last
   std::shared_ptr<CollectiveObserver> observer_;
-  RowExchange exchange_;  // kept when closed, so that later exchanges allocate nothing
-  bool exchange_open_ = false;
+  std::vector<RowExchange> exchanges_;  // kept when closed, so that later exchanges allocate nothing
+  std::size_t open_ = 0;                // of them
 };
 
 /// Looks at the collectives of one communicator of one rank, on the rank's own thread.

@@ -64,8 +64,11 @@ class MpiCommunicator final : public Communicator {
   void do_all_gather_v(TensorView x, std::span<const RowRange> ranges) override;
   void do_reduce_scatter(TensorView x, std::span<const RowRange> ranges) override;
   void do_broadcast(TensorView x, int root) override;
-  void do_all_to_all_v_start(const RowExchange& e) override;
-  void do_all_to_all_v_finish(const RowExchange&) override { exchange_.wait(); }
+  void do_all_to_all_v_start(std::span<const RowExchange> exchanges) override {
+    for (const RowExchange& e : exchanges) start_rows(e);
+  }
+  void do_all_to_all_v_finish(std::span<const RowExchange>) override { exchange_.wait(); }
+  void start_rows(const RowExchange& e);
   void do_all_to_all_v_abandon() noexcept override { exchange_.abandon(); }
   void do_barrier() override { MPI_CHECK(MPI_Barrier(comm_.get())); }
   std::unique_ptr<Communicator> do_split(int color, int key) override {
@@ -236,7 +239,7 @@ void MpiCommunicator::do_broadcast(TensorView x, int root) {
   }
 }
 
-void MpiCommunicator::do_all_to_all_v_start(const RowExchange& e) {
+void MpiCommunicator::start_rows(const RowExchange& e) {
   // Point to point instead of MPI_Alltoallv: its int displacements overflow, and whether to cut must be agreed by each
   // pair only, not by all ranks.
   const std::size_t row = row_bytes(e.in);

@@ -22,8 +22,8 @@ class PlannedCommunicator final : public Communicator {
   void do_all_gather_v(TensorView, std::span<const RowRange>) override { refuse(); }
   void do_reduce_scatter(TensorView, std::span<const RowRange>) override { refuse(); }
   void do_broadcast(TensorView, int) override { refuse(); }
-  void do_all_to_all_v_start(const RowExchange&) override { refuse(); }
-  void do_all_to_all_v_finish(const RowExchange&) override { refuse(); }
+  void do_all_to_all_v_start(std::span<const RowExchange>) override { refuse(); }
+  void do_all_to_all_v_finish(std::span<const RowExchange>) override { refuse(); }
   void do_barrier() override { refuse(); }
   std::unique_ptr<Communicator> do_split(int, int) override { refuse(); }
 

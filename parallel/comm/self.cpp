@@ -23,8 +23,10 @@ class SelfCommunicator final : public Communicator {
   void do_all_gather_v(TensorView, std::span<const RowRange>) override {}
   void do_reduce_scatter(TensorView, std::span<const RowRange>) override {}
   void do_broadcast(TensorView, int) override {}
-  void do_all_to_all_v_start(const RowExchange&) override {}
-  void do_all_to_all_v_finish(const RowExchange& e) override { copy_bytes(e.out, e.in); }
+  void do_all_to_all_v_start(std::span<const RowExchange>) override {}
+  void do_all_to_all_v_finish(std::span<const RowExchange> exchanges) override {
+    for (const RowExchange& e : exchanges) copy_bytes(e.out, e.in);
+  }
   void do_barrier() override {}
   std::unique_ptr<Communicator> do_split(int, int) override { return make_self_communicator(); }
 

@@ -52,8 +52,11 @@ class ThreadCommunicator final : public Communicator {
   void do_all_gather_v(TensorView x, std::span<const RowRange> ranges) override;
   void do_reduce_scatter(TensorView x, std::span<const RowRange> ranges) override;
   void do_broadcast(TensorView x, int root) override;
-  void do_all_to_all_v_start(const RowExchange&) override {}
-  void do_all_to_all_v_finish(const RowExchange& e) override;
+  void do_all_to_all_v_start(std::span<const RowExchange>) override {}
+  void do_all_to_all_v_finish(std::span<const RowExchange> exchanges) override {
+    for (const RowExchange& e : exchanges) exchange_rows(e);
+  }
+  void exchange_rows(const RowExchange& e);
   void do_barrier() override { board_.meet(group_, rank_, {.op = "barrier"}); }
   std::unique_ptr<Communicator> do_split(int color, int key) override;
 
@@ -137,7 +140,7 @@ void ThreadCommunicator::do_broadcast(TensorView x, int root) {
   board_.part(group_);
 }
 
-void ThreadCommunicator::do_all_to_all_v_finish(const RowExchange& e) {
+void ThreadCommunicator::exchange_rows(const RowExchange& e) {
   const std::size_t row = row_bytes(e.in);
   board_.meet(group_, rank_,
               {.op = "all_to_all_v",

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/core/error.h"
+
 namespace emox {
 namespace {
 
@@ -15,6 +17,15 @@ void append(std::vector<RowRange>& ranges, RowRange next) {
     ranges.back().end = next.end;
   else
     ranges.push_back(next);
+}
+
+/// The parts of the ranges in [begin, end).
+std::vector<RowRange> inside(const std::vector<RowRange>& ranges, std::int64_t begin, std::int64_t end) {
+  std::vector<RowRange> parts;
+  for (const RowRange& r : ranges)
+    if (std::max(r.begin, begin) < std::min(r.end, end))
+      parts.push_back({std::max(r.begin, begin), std::min(r.end, end), r.owner});
+  return parts;
 }
 
 }  // namespace
@@ -55,8 +66,30 @@ ShardedBuffer::ShardedBuffer(Communicator& group, std::vector<RowRange> ranges)
   }
 }
 
-void ShardedBuffer::reduce_scatter(TensorView flat) {
-  if (group_.size() > 1 && !ranges_.empty()) group_.reduce_scatter(flat, ranges_);
+void ShardedBuffer::start_reduce(TensorView flat, std::int64_t begin, std::int64_t end) {
+  if (when_ == Reduce::AtEnd || group_.size() == 1 || begin == end) return;
+  for (const Stretch& s : started_)
+    require<ShapeError>(end <= s.begin || s.end <= begin,
+                        "gradients [{}, {}) are summed already, their sum with [{}, {}) would count them twice",
+                        s.begin, s.end, begin, end);
+  started_.push_back({begin, end});
+  const std::vector<RowRange> ranges = inside(ranges_, begin, end);
+  if (!ranges.empty()) group_.reduce_scatter(flat, ranges);
+}
+
+void ShardedBuffer::finish_reduce(TensorView flat) {
+  if (group_.size() == 1) return;
+  std::sort(started_.begin(), started_.end(), [](const Stretch& a, const Stretch& b) { return a.begin < b.begin; });
+  std::vector<RowRange> left;
+  std::int64_t from = 0;
+  for (const Stretch& s : std::exchange(started_, {})) {
+    const auto before = inside(ranges_, from, s.begin);
+    left.insert(left.end(), before.begin(), before.end());
+    from = s.end;
+  }
+  const auto last = inside(ranges_, from, flat.numel());
+  left.insert(left.end(), last.begin(), last.end());
+  if (!left.empty()) group_.reduce_scatter(flat, left);
 }
 
 void ShardedBuffer::all_gather(TensorView flat) {

@@ -43,8 +43,16 @@ class ShardedBuffer {
   std::int64_t owned_elements() const { return owned_elements_; }
   const std::vector<RowRange>& ranges() const { return ranges_; }
   int rank() const { return group_.rank(); }
-  /// What this rank owns of flat[n] becomes the sum over the group; the rest is unspecified. Collective.
-  void reduce_scatter(TensorView flat);
+  /// When sums over the group begin: where the transport works beside the rank, a stretch that is final can travel
+  /// while others are still computed. The bits are the same.
+  enum class Reduce : std::uint8_t { AtEnd, WhenReady };
+  void reduce(Reduce when) { when_ = when; }
+  /// Nothing is added to flat[begin, end) any more in this step: its sum may begin. All members name the same
+  /// stretches, which do not overlap, in the same order. Collective.
+  void start_reduce(TensorView flat, std::int64_t begin, std::int64_t end);
+  /// What this rank owns of flat[n] becomes the sum over the group, if it was started or not; the rest is unspecified.
+  /// Collective.
+  void finish_reduce(TensorView flat);
   /// Every member's part of flat[n] reaches all. Collective.
   void all_gather(TensorView flat);
 
@@ -53,6 +61,11 @@ class ShardedBuffer {
   std::vector<RowRange> ranges_;
   std::vector<Owned> owned_;
   std::int64_t owned_elements_ = 0;
+  Reduce when_ = Reduce::AtEnd;
+  struct Stretch {
+    std::int64_t begin, end;
+  };
+  std::vector<Stretch> started_;  ///< of this step
 };
 
 }  // namespace emox

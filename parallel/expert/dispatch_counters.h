@@ -3,6 +3,8 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <vector>
 
 namespace emox {
 
@@ -28,6 +30,16 @@ struct DispatchCounters {
   double& operator[](Name n) { return values[n]; }
   double operator[](Name n) const { return values[n]; }
   void clear() { values.fill(0); }
+  /// items[ranks] of so many bytes leave rank `self`: to ranks of its node (nodes[ranks]), or to others.
+  void count_sent(const std::vector<int>& nodes, int self, const std::vector<std::int64_t>& items,
+                  std::size_t item_bytes) {
+    const auto me = static_cast<std::size_t>(self);
+    for (std::size_t r = 0; r < items.size(); ++r) {
+      if (r == me) continue;
+      values[nodes[r] == nodes[me] ? BytesIntra : BytesInter] +=
+          static_cast<double>(items[r]) * static_cast<double>(item_bytes);
+    }
+  }
 };
 
 }  // namespace emox

@@ -6,8 +6,11 @@
 #include <vector>
 
 #include "parallel/expert/exchange_hop.h"
+#include "parallel/expert/plan_numbers.h"
+#include "parallel/expert/reach.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
+#include "runtime/ops/dispatch_plan.h"
 #include "runtime/ops/moe.h"
 #include "runtime/telemetry/spans.h"
 
@@ -16,10 +19,19 @@ namespace {
 
 struct ExchangeHandle final : DispatchHandle {
   std::vector<HopPlan> hops;
+  GrowingTensor* first = nullptr;  ///< i32 [tokens + 1] picks of a token
+  TensorView maps;                 ///< i32 [3, experts] rank, node, place on this rank or -1
+  TensorView gateway;              ///< i32 [experts] the rank that passes rows on to the expert's node
+  bool maps_are_there = false;
+  TensorView numbers;  ///< i64, what `counted` looks at
+  PlanNumbers<TensorView> counted;
+  TensorView source_rows;                ///< i64 [ranks] rows by source of the last hop
   GrowingTensor* expert_row = nullptr;   ///< i32 [rows] arrived row of each expert row
   GrowingTensor* expert_pick = nullptr;  ///< i32 [rows] arrived pick of each expert row
-  GrowingTensor* held = nullptr;         ///< i32 [arrived rows, fan] expert rows of an arrived row
+  GrowingTensor* slots = nullptr;        ///< i32 [arrived rows, m] expert rows of an arrived row
   std::int64_t remote_picks = 0;         ///< picks of experts on other ranks
+  // What dispatch_start sends.
+  TensorView ids, gates;
 };
 
 int largest_node(const std::vector<int>& nodes) {
@@ -28,283 +40,344 @@ int largest_node(const std::vector<int>& nodes) {
   return *std::max_element(size.begin(), size.end());
 }
 
-/// Whoever holds an expert is reached by all; `in_node`: by the ranks of its node.
-ExchangeHop::Reach expert_reach(std::span<const std::int32_t> rank_of_expert, const std::vector<int>& nodes, int self,
-                                bool in_node) {
-  const std::size_t ranks = nodes.size(), me = static_cast<std::size_t>(self);
-  std::vector<bool> holds(ranks, false);
-  for (const std::int32_t r : rank_of_expert) holds[static_cast<std::size_t>(r)] = true;
-  ExchangeHop::Reach reach{std::vector<std::int64_t>(ranks, 0), std::vector<std::int64_t>(ranks, 0)};
-  for (std::size_t r = 0; r < ranks; ++r) {
-    if (r == me || (in_node && nodes[r] != nodes[me])) continue;
-    reach.to[r] = holds[r] ? 1 : 0;
-    reach.from[r] = holds[me] ? 1 : 0;
-  }
-  return reach;
-}
-
-/// Each rank has one gateway on every node.
-ExchangeHop::Reach gateway_reach(std::span<const std::int32_t> rank_of_expert, const std::vector<int>& nodes,
-                                 int self) {
-  const std::size_t ranks = nodes.size();
-  ExchangeHop::Reach reach{std::vector<std::int64_t>(ranks, 0), std::vector<std::int64_t>(ranks, 0)};
-  for (std::size_t r = 0; r < ranks; ++r) {
-    const bool is_self = static_cast<int>(r) == self;
-    for (const std::int32_t gateway : gateways(rank_of_expert, nodes, static_cast<int>(r))) {
-      if (is_self && gateway != self) reach.to[static_cast<std::size_t>(gateway)] = 1;
-      if (!is_self && gateway == self) reach.from[r] = 1;
-    }
-  }
-  return reach;
+std::vector<std::int64_t> scaled(std::vector<std::int64_t> v, std::int64_t factor) {
+  for (std::int64_t& x : v) x *= factor;
+  return v;
 }
 
 class ExchangeDispatcher final : public TokenDispatcher {
  public:
   ExchangeDispatcher(DispatchKind kind, Communicator& comm, const ExpertPlacement& placement, std::int64_t layer,
-                     std::int64_t top_k, ExchangeStaging& staging, DispatchCounters& counters)
-      : comm_(comm), top_k_(top_k), experts_(placement.experts()), staging_(staging), counters_(counters) {
-    require(kind != DispatchKind::Local && placement.ranks() == comm.size(),
-            "a placement on {} ranks was given to an expert group of {}", placement.ranks(), comm.size());
-    const auto row = placement.of_layer(layer);
-    rank_of_expert_.assign(row.begin(), row.end());
-    const std::vector<std::int32_t> held = placement.experts_of(layer, comm.rank());
-    local_experts_ = static_cast<std::int64_t>(held.size());
-    local_expert_.assign(row.size(), -1);
-    for (std::size_t i = 0; i < held.size(); ++i)
-      local_expert_[static_cast<std::size_t>(held[i])] = static_cast<std::int32_t>(i);
-    held_fan_ = std::min<std::int64_t>(top_k, local_experts_);
-    const std::vector<int>& nodes = comm.nodes();
-    if (kind == DispatchKind::TwoLevel) {
-      const std::int64_t node_count = *std::max_element(nodes.begin(), nodes.end()) + 1;
-      destinations_.push_back(gateways(rank_of_expert_, nodes, comm.rank()));
-      hops_.emplace_back(comm, gateway_reach(rank_of_expert_, nodes, comm.rank()), 0, std::min(top_k, node_count),
-                         staging, counters);
-    }
-    const bool in_node = kind == DispatchKind::TwoLevel;
-    const std::int64_t fan = std::min<std::int64_t>(top_k, in_node ? largest_node(nodes) : comm.size());
-    destinations_.push_back(rank_of_expert_);
-    hops_.emplace_back(comm, expert_reach(rank_of_expert_, nodes, comm.rank(), in_node), static_cast<int>(hops_.size()),
-                       fan, staging, counters);
-  }
+                     std::int64_t top_k, ExchangeStaging& staging, DispatchCounters& counters);
 
   std::int64_t expected_rows(std::int64_t tokens) const override {
     // A quarter above the mean: random placement balances that well once training has settled.
     const std::int64_t all = tokens * comm_.size();
     const std::int64_t mean = (all * top_k_ * local_experts_ + experts_ - 1) / experts_;
-    return std::min(mean + mean / 4, all * held_fan_);
+    return std::min(mean + mean / 4, all * max_picks_here_);
   }
+  std::unique_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const override;
+  void plan(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates, const DocumentPools& pools) override;
 
-  std::shared_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const override {
-    auto h = std::make_shared<ExchangeHandle>();
-    h->tokens = tokens;
-    h->rows = expected_rows(tokens);
-    h->offsets = arena.allocate(DType::I64, {local_experts_ + 1});
-    std::int64_t rows = tokens;
-    for (std::size_t i = 0; i < hops_.size(); ++i) {
-      h->hops.push_back(hops_[i].reserve(arena, rows, i == 0 ? tokens * top_k_ : expected_rows(tokens)));
-      rows = tokens * std::min<std::int64_t>(top_k_, comm_.size());
-    }
-    h->expert_row = arena.growing(DType::I32, {h->rows});
-    h->expert_pick = arena.growing(DType::I32, {h->rows});
-    h->held = arena.growing(DType::I32, {rows, held_fan_});
-    return h;
-  }
-
-  void plan(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates, const DocumentPools& pools) override {
-    const Span span(ctx, "dispatch.plan");
-    auto& h = static_cast<ExchangeHandle&>(base);
-    h.tokens = ids.dim(0);
-    ids_.resize(static_cast<std::size_t>(ids.numel()));
-    const std::int64_t top_k = ids.dim(1);
-    require<ShapeError>(top_k <= top_k_, "{} picks a token, memory was reserved for {}", top_k, top_k_);
-    ops::copy_to_host(ctx, ids_.data(), ids);
-    gates_.resize(ids_.size());
-    ops::copy_to_host(ctx, gates_.data(), gates);
-    count_visits(h, top_k);
-    picks_of_tokens(rows_, ids_, top_k);
-    for (std::size_t i = 0; i < hops_.size(); ++i) {
-      hops_[i].plan(ctx, h.hops[i], rows_, gates_, destinations_[i], arrived_from_);
-      counters_[DispatchCounters::Rows] += static_cast<double>(h.hops[i].sent_away);
-      if (i == 0) check_reach(ctx, h.hops[0], pools);
-    }
-    h.grown = 0;
-    for (const HopPlan& hop : h.hops) h.grown += hop.grown;
-    plan_experts(order_, rows_, arrived_from_, comm_.rank(), local_expert_, local_experts_, held_fan_);
-    h.rows = rows_.picks();
-    counters_[DispatchCounters::ReceivedRows] += static_cast<double>(h.rows);
-    h.grown += h.expert_row->ensure(h.rows);
-    h.grown += h.expert_pick->ensure(h.rows);
-    h.grown += h.held->ensure(rows_.rows());
-    ops::copy_from_host(ctx, h.offsets, order_.offsets.data());
-    ops::copy_from_host(ctx, h.expert_row->rows(h.rows), order_.row.data());
-    ops::copy_from_host(ctx, h.expert_pick->rows(h.rows), order_.pick.data());
-    ops::copy_from_host(ctx, h.held->rows(rows_.rows()), order_.held.data());
-    arrived_gates_ = staging_.pick_arrive[hops_.size() - 1]->rows(h.rows);
-    ops::copy_from_host(ctx, arrived_gates_, gates_.data());
-  }
-
-  void dispatch_start(Context& ctx, TensorView x, DispatchHandle& base) override {
+  void dispatch_start(Context& ctx, DispatchHandle& base, TensorView x) override {
     const Span span(ctx, "phase.dispatch");
-    start_rows(ctx, static_cast<ExchangeHandle&>(base), x);
-  }
-  void dispatch_finish(Context& ctx, TensorView rows, TensorView row_gates, DispatchHandle& base) override {
-    const Span span(ctx, "phase.dispatch");
-    auto& h = static_cast<ExchangeHandle&>(base);
-    ops::gather_elements(ctx, row_gates, arrived_gates_, h.expert_pick->rows(h.rows));
-    finish_rows(ctx, h, rows);
-  }
-
-  void combine_start(Context& ctx, TensorView rows, DispatchHandle& base) override {
-    const Span span(ctx, "phase.combine");
-    start_return(ctx, static_cast<ExchangeHandle&>(base), rows);
-  }
-  void combine_finish(Context& ctx, TensorView out, DispatchHandle& base) override {
-    const Span span(ctx, "phase.combine");
-    finish_return(ctx, static_cast<ExchangeHandle&>(base), out, 1.0F);
-  }
-
-  void combine_backward_start(Context& ctx, TensorView dout, DispatchHandle& base) override {
-    const Span span(ctx, "phase.dispatch");
-    start_rows(ctx, static_cast<ExchangeHandle&>(base), dout);
-  }
-  void combine_backward_finish(Context& ctx, TensorView drows, DispatchHandle& base) override {
-    const Span span(ctx, "phase.dispatch");
-    finish_rows(ctx, static_cast<ExchangeHandle&>(base), drows);
-  }
-
-  void dispatch_backward_start(Context& ctx, TensorView drows, TensorView drow_gates, DispatchHandle& base) override {
-    const Span span(ctx, "phase.combine");
-    auto& h = static_cast<ExchangeHandle&>(base);
-    // The gate gradients first, from expert order into the order in which the picks arrived.
-    ops::scatter_elements(ctx, staging_.pick_send->rows(h.rows), drow_gates, h.expert_pick->rows(h.rows));
-    for (std::size_t i = hops_.size(); i-- > 1;)
-      hops_[i].return_picks(ctx, h.hops[i], staging_.pick_send->rows(h.hops[i - 1].arrived_picks));
-    start_return(ctx, h, drows);
-  }
-  void dispatch_backward_finish(Context& ctx, TensorView dx, TensorView dgates, DispatchHandle& base,
-                                float beta) override {
-    const Span span(ctx, "phase.combine");
-    auto& h = static_cast<ExchangeHandle&>(base);
-    finish_return(ctx, h, dx, beta);
-    hops_[0].return_picks(ctx, h.hops[0], dgates);
-  }
-
- private:
-  void start_rows(Context& ctx, ExchangeHandle& h, TensorView x) {
-    hops_[0].send_start(ctx, h.hops[0], x);
+    ExchangeHandle& h = of(base);
+    const ops::RowPicks tokens{h.ids, h.first->rows(h.tokens + 1)};
+    hops_[0].dispatch_start(ctx, h.hops[0], x, tokens, h.gates, destination(h, 0));
     count_copies(h, x.dim(1));
   }
-  void finish_rows(Context& ctx, ExchangeHandle& h, TensorView rows) {
+  void dispatch_finish(Context& ctx, DispatchHandle& base, TensorView rows, TensorView row_gates) override;
+
+  void combine(Context& ctx, DispatchHandle& base, TensorView out, TensorView rows) override {
+    const Span span(ctx, "phase.combine");
+    return_rows(ctx, of(base), out, nullptr, rows, 1.0F);
+  }
+
+  void combine_backward_start(Context& ctx, DispatchHandle& base, TensorView dout) override {
+    const Span span(ctx, "phase.dispatch");
+    ExchangeHandle& h = of(base);
+    hops_[0].send_start(ctx, h.hops[0], dout);
+    count_copies(h, dout.dim(1));
+  }
+  void combine_backward_finish(Context& ctx, DispatchHandle& base, TensorView drows) override {
+    const Span span(ctx, "phase.dispatch");
+    ExchangeHandle& h = of(base);
     TensorView arrived = hops_[0].send_finish(ctx, h.hops[0]);
     for (std::size_t i = 1; i < hops_.size(); ++i) {
       hops_[i].send_start(ctx, h.hops[i], arrived);
       arrived = hops_[i].send_finish(ctx, h.hops[i]);
     }
-    ops::gather_rows(ctx, rows, arrived, h.expert_row->rows(h.rows));
-  }
-  void start_return(Context& ctx, ExchangeHandle& h, TensorView rows) {
-    const std::size_t last = hops_.size() - 1;
-    hops_[last].return_start(ctx, h.hops[last], rows, h.held->rows(h.hops[last].arrived));
-    count_copies(h, rows.dim(1));
-  }
-  void finish_return(Context& ctx, ExchangeHandle& h, TensorView out, float beta) {
-    for (std::size_t i = hops_.size() - 1;; --i) {
-      const TensorView back = hops_[i].return_finish(ctx, h.hops[i]);
-      const TensorView places = h.hops[i].places->rows(h.hops[i].input_rows);
-      if (i == 0) {
-        ops::combine_rows(ctx, out, back, places, beta);
-        return;
-      }
-      hops_[i - 1].return_start(ctx, h.hops[i - 1], back, places);
-    }
+    ops::gather_rows(ctx, drows, arrived, h.expert_row->rows(h.rows));
   }
 
-  // Ranks and nodes that hold an expert of a token, its own included.
-  void count_visits(ExchangeHandle& h, std::int64_t top_k) {
-    const std::vector<int>& nodes = comm_.nodes();
-    rank_seen_.assign(nodes.size(), -1);
-    node_seen_.assign(nodes.size(), -1);
-    std::int64_t ranks = 0, visited_nodes = 0;
-    h.remote_picks = 0;
-    for (std::size_t s = 0; s < ids_.size(); ++s) {
-      const auto token = static_cast<std::int64_t>(s) / top_k;
-      const auto r = static_cast<std::size_t>(rank_of_expert_[static_cast<std::size_t>(ids_[s])]);
-      h.remote_picks += static_cast<int>(r) != comm_.rank() ? 1 : 0;
-      if (std::exchange(rank_seen_[r], token) == token) continue;
-      ++ranks;
-      if (std::exchange(node_seen_[static_cast<std::size_t>(nodes[r])], token) != token) ++visited_nodes;
-    }
-    counters_[DispatchCounters::TokenVisits] += static_cast<double>(h.tokens);
-    counters_[DispatchCounters::Ranks] += static_cast<double>(ranks);
-    counters_[DispatchCounters::Nodes] += static_cast<double>(visited_nodes);
-    // The lists of picks and both passes' gates would be the same without deduplication.
-    constexpr double kPickBytes = sizeof(std::int32_t) + 2 * sizeof(float), kCountBytes = 2 * sizeof(std::int64_t);
-    counters_[DispatchCounters::BytesCopies] +=
-        static_cast<double>(h.remote_picks) * kPickBytes + static_cast<double>(comm_.size() - 1) * kCountBytes;
+  void dispatch_backward(Context& ctx, DispatchHandle& base, TensorView dx, TensorView dgates, TensorView drows,
+                         TensorView drow_gates, float beta) override {
+    const Span span(ctx, "phase.combine");
+    ExchangeHandle& h = of(base);
+    // Gate gradients from expert order into the order in which the picks arrived.
+    ops::scatter_elements(ctx, staging_.pick_send->rows(h.rows), drow_gates, h.expert_pick->rows(h.rows));
+    return_rows(ctx, h, dx, &dgates, drows, beta);
   }
+
+ private:
+  static ExchangeHandle& of(DispatchHandle& base) { return static_cast<ExchangeHandle&>(base); }
+  bool two_level() const { return hops_.size() > 1; }
+  /// Where a row of hop i goes for an expert: i32 [experts].
+  TensorView destination(const ExchangeHandle& h, std::size_t i) const {
+    return two_level() && i == 0 ? h.gateway : h.maps[0];
+  }
+  void upload_maps(Context& ctx, ExchangeHandle& h) const;
+  void set_flat_counts(Context& ctx, ExchangeHandle& h);
+  void set_two_level_counts(Context& ctx, ExchangeHandle& h);
+  void count_visits(ExchangeHandle& h);
+  void check_reach(const DocumentPools& pools);
+  // out = beta out + sum of rows; with dgates, what lies in staging.pick_send goes with the rows.
+  void return_rows(Context& ctx, ExchangeHandle& h, TensorView out, const TensorView* dgates, TensorView rows,
+                   float beta);
+
   void count_copies(const ExchangeHandle& h, std::int64_t width) {
     counters_[DispatchCounters::BytesCopies] +=
         static_cast<double>(h.remote_picks) * static_cast<double>(width) * sizeof(float);
-  }
-
-  // The pools were known before the picks: no rank is sent more rows than the documents that can reach it have tokens,
-  // and those that cannot have tokens that are free of their pool.
-  void check_reach(Context& ctx, const HopPlan& hop, const DocumentPools& pools) {
-    if (pools.segments.null()) return;
-    segments_.resize(static_cast<std::size_t>(pools.segments.numel()));
-    ops::copy_to_host(ctx, segments_.data(), pools.segments);
-    pool_.resize(pools.pool.null() ? 0 : static_cast<std::size_t>(pools.pool.numel()));
-    if (!pool_.empty()) ops::copy_to_host(ctx, pool_.data(), pools.pool);
-    free_tokens_.resize(pools.free_tokens.null() ? 0 : static_cast<std::size_t>(pools.free_tokens.numel()));
-    if (!free_tokens_.empty()) ops::copy_to_host(ctx, free_tokens_.data(), pools.free_tokens);
-    pool_reach(reach_, pool_, segments_, rank_of_expert_, comm_.nodes(), free_tokens_);
-    counters_[DispatchCounters::Documents] += static_cast<double>(reach_.documents);
-    counters_[DispatchCounters::DocumentRanks] += static_cast<double>(reach_.document_ranks);
-    if (hops_.size() > 1) pool_reach(reach_, pool_, segments_, destinations_[0], comm_.nodes(), free_tokens_);
-    for (std::size_t r = 0; r < hop.send_rows.size(); ++r)
-      require(hop.send_rows[r] <= reach_.row_limit[r],
-              "{} rows are to go to rank {}, but the pools let only {} tokens reach it: picks and pools contradict "
-              "each other",
-              hop.send_rows[r], r, reach_.row_limit[r]);
   }
 
   Communicator& comm_;
   const std::int64_t top_k_, experts_;
   ExchangeStaging& staging_;
   DispatchCounters& counters_;
-  std::int64_t local_experts_ = 0, held_fan_ = 0;
-  std::vector<std::int32_t> rank_of_expert_, local_expert_;
-  std::vector<std::vector<std::int32_t>> destinations_;  ///< a hop each: where a row goes for an expert
+  std::int64_t local_experts_ = 0, max_picks_here_ = 0, nodes_ = 0;
+  std::vector<std::int32_t> maps_, gateway_;  ///< as in the handle
+  std::vector<std::int64_t> gateway_of_node_;
   std::vector<ExchangeHop> hops_;
-  TensorView arrived_gates_;
+  std::vector<CountExchange> count_exchanges_;  ///< a hop each
   // Host side of the plan, kept so that a step allocates nothing.
-  std::vector<std::int32_t> ids_, segments_;
-  std::vector<std::uint8_t> pool_, free_tokens_;
-  std::vector<float> gates_;
-  std::vector<std::int64_t> arrived_from_, rank_seen_, node_seen_;
-  RowPicks rows_;
-  ExpertOrder order_;
-  PoolReach reach_;
+  std::vector<std::int64_t> numbers_, messages_;
+  PlanNumbers<std::span<const std::int64_t>> read_;  ///< looks at numbers_
+  RankCounts sends_, receives_;
 };
 
-}  // namespace
-
-std::vector<std::int32_t> gateways(std::span<const std::int32_t> rank_of_expert, const std::vector<int>& nodes,
-                                   int self) {
-  std::vector<std::vector<std::int32_t>> members(nodes.size());
-  std::size_t place = 0;  // of self in its node
-  for (std::size_t r = 0; r < nodes.size(); ++r) {
-    auto& node = members[static_cast<std::size_t>(nodes[r])];
-    if (static_cast<int>(r) == self) place = node.size();
-    node.push_back(static_cast<std::int32_t>(r));
+ExchangeDispatcher::ExchangeDispatcher(DispatchKind kind, Communicator& comm, const ExpertPlacement& placement,
+                                       std::int64_t layer, std::int64_t top_k, ExchangeStaging& staging,
+                                       DispatchCounters& counters)
+    : comm_(comm), top_k_(top_k), experts_(placement.experts()), staging_(staging), counters_(counters) {
+  require(kind != DispatchKind::Local && placement.ranks() == comm.size(),
+          "a placement on {} ranks was given to an expert group of {}", placement.ranks(), comm.size());
+  const auto rank_of = placement.of_layer(layer);
+  const std::vector<std::int32_t> here = placement.experts_of(layer, comm.rank());
+  const std::vector<int>& nodes = comm.nodes();
+  local_experts_ = static_cast<std::int64_t>(here.size());
+  max_picks_here_ = std::min<std::int64_t>(top_k, local_experts_);
+  nodes_ = *std::max_element(nodes.begin(), nodes.end()) + 1;
+  maps_.assign(rank_of.begin(), rank_of.end());
+  for (const std::int32_t r : rank_of) maps_.push_back(nodes[static_cast<std::size_t>(r)]);
+  maps_.resize(3 * rank_of.size(), -1);
+  for (std::size_t i = 0; i < here.size(); ++i)
+    maps_[2 * rank_of.size() + static_cast<std::size_t>(here[i])] = static_cast<std::int32_t>(i);
+  const bool by_node = kind == DispatchKind::TwoLevel;
+  gateway_ = gateways(rank_of, nodes, comm.rank());
+  gateway_of_node_.assign(static_cast<std::size_t>(nodes_), -1);
+  for (std::size_t e = 0; e < rank_of.size(); ++e)
+    gateway_of_node_[static_cast<std::size_t>(maps_[rank_of.size() + e])] = gateway_[e];
+  if (by_node) {
+    // A gateway is told how many rows it gets, and how many of them go to each rank of its node.
+    Reach reach = gateway_reach(rank_of, nodes, comm.rank());
+    for (std::size_t r = 0; r < nodes.size(); ++r)
+      reach.to[r] *= 2 * (1 + std::count(nodes.begin(), nodes.end(), nodes[r]));
+    count_exchanges_.emplace_back(comm, reach.to, scaled(reach.from, 2 * (1 + comm.node_size())));
+    hops_.emplace_back(comm, 0, std::min(top_k, nodes_), staging, counters);
   }
-  std::vector<std::int32_t> gateway;
-  for (const std::int32_t r : rank_of_expert) {
-    const auto& node = members[static_cast<std::size_t>(nodes[static_cast<std::size_t>(r)])];
-    gateway.push_back(node[place % node.size()]);
-  }
-  return gateway;
+  const Reach reach = expert_reach(rank_of, nodes, comm.rank(), by_node);
+  count_exchanges_.emplace_back(comm, scaled(reach.to, 2), scaled(reach.from, 2));
+  hops_.emplace_back(comm, static_cast<int>(hops_.size()),
+                     std::min<std::int64_t>(top_k, by_node ? largest_node(nodes) : comm.size()), staging, counters);
 }
+
+std::unique_ptr<DispatchHandle> ExchangeDispatcher::reserve(Arena& arena, std::int64_t tokens) const {
+  auto h = std::make_unique<ExchangeHandle>();
+  h->tokens = tokens;
+  h->rows = expected_rows(tokens);
+  h->offsets = arena.allocate(DType::I64, {local_experts_ + 1});
+  h->first = arena.growing(DType::I32, {tokens + 1});
+  h->maps = arena.i32({3, experts_});
+  h->gateway = arena.i32({experts_});
+  const std::int64_t ranks = comm_.size();
+  h->numbers = arena.allocate(DType::I64, {PlanNumbers<TensorView>::size(ranks, nodes_)});
+  h->counted = PlanNumbers<TensorView>::of(ranks, nodes_, [view = h->numbers, at = std::int64_t{0}](auto n) mutable {
+    at += n;
+    return view.rows(at - n, at);
+  });
+  h->source_rows = arena.allocate(DType::I64, {ranks});
+  std::int64_t rows = tokens;
+  for (std::size_t i = 0; i < hops_.size(); ++i) {
+    h->hops.push_back(hops_[i].reserve(arena, rows, i == 0 ? tokens * top_k_ : expected_rows(tokens)));
+    rows = tokens * std::min<std::int64_t>(top_k_, ranks);
+  }
+  h->expert_row = arena.growing(DType::I32, {h->rows});
+  h->expert_pick = arena.growing(DType::I32, {h->rows});
+  h->slots = arena.growing(DType::I32, {rows, max_picks_here_});
+  return h;
+}
+
+void ExchangeDispatcher::upload_maps(Context& ctx, ExchangeHandle& h) const {
+  if (std::exchange(h.maps_are_there, true)) return;
+  ops::copy_from_host(ctx, h.maps, maps_.data());
+  ops::copy_from_host(ctx, h.gateway, gateway_.data());
+}
+
+void ExchangeDispatcher::plan(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates,
+                              const DocumentPools& pools) {
+  const Span span(ctx, "dispatch.plan");
+  ExchangeHandle& h = of(base);
+  const std::int64_t top_k = ids.dim(1);
+  require<ShapeError>(top_k <= top_k_, "{} picks a token, memory was reserved for {}", top_k, top_k_);
+  upload_maps(ctx, h);
+  h.tokens = ids.dim(0);
+  h.ids = ids.reshape({ids.numel()});
+  h.gates = gates;
+  h.grown = h.first->ensure(h.tokens + 1);
+  const ops::RowPicks tokens{h.ids, h.first->rows(h.tokens + 1)};
+  ops::first_picks(ctx, tokens.first, top_k);
+  const PlanNumbers<TensorView>& c = h.counted;
+  ops::count_destinations(ctx, c.by_rank.reshape({comm_.size(), 2}), tokens, h.maps[0]);
+  ops::count_destinations(ctx, c.by_node.reshape({nodes_, 2}), tokens, h.maps[1]);
+  if (!pools.segments.null()) {
+    ops::pool_reach(ctx, c.rank_limit, c.ranks_reached, pools.pool, pools.segments, h.maps[0], pools.free_tokens);
+    ops::pool_reach(ctx, c.node_limit, c.nodes_reached, pools.pool, pools.segments, h.maps[1], pools.free_tokens);
+  }
+  numbers_.resize(static_cast<std::size_t>(h.numbers.numel()));
+  ops::copy_to_host(ctx, numbers_.data(), h.numbers);  // the only wait for the device
+  read_ = PlanNumbers<std::span<const std::int64_t>>::of(
+      comm_.size(), nodes_, [rest = std::span<const std::int64_t>(numbers_)](auto n) mutable {
+        const auto part = rest.first(static_cast<std::size_t>(n));
+        rest = rest.subspan(part.size());
+        return part;
+      });
+  count_visits(h);
+  if (two_level())
+    set_two_level_counts(ctx, h);
+  else
+    set_flat_counts(ctx, h);
+  check_reach(pools);
+  const HopPlan& last = h.hops.back();
+  h.rows = last.arrived_picks;
+  for (const HopPlan& hop : h.hops) {
+    h.grown += hop.grown;
+    counters_[DispatchCounters::Rows] += static_cast<double>(hop.sent_away);
+  }
+  counters_[DispatchCounters::ReceivedRows] += static_cast<double>(h.rows);
+  h.grown += h.expert_row->ensure(h.rows);
+  h.grown += h.expert_pick->ensure(h.rows);
+  h.grown += h.slots->ensure(last.arrived);
+  std::vector<std::int64_t>& from = messages_;
+  from = last.output_splits;
+  from[static_cast<std::size_t>(comm_.rank())] = last.arrived - last.arrived_away;
+  ops::copy_from_host(ctx, h.source_rows, from.data());
+}
+
+// Each rank that can be reached is told its rows and picks, whether it is or not.
+void ExchangeDispatcher::set_flat_counts(Context& ctx, ExchangeHandle& h) {
+  const auto by_rank = read_.by_rank;
+  CountExchange& exchange = count_exchanges_.front();
+  sends_.assign(by_rank.begin(), by_rank.end());
+  messages_.clear();
+  for (std::size_t r = 0; r < exchange.lengths().size(); ++r)
+    if (exchange.lengths()[r] != 0) messages_.insert(messages_.end(), {sends_[2 * r], sends_[2 * r + 1]});
+  const std::vector<std::int64_t>& in = exchange.run(ctx, messages_, counters_);
+  receives_.assign(sends_.size(), 0);
+  for (std::size_t r = 0, at = 0; r < exchange.expected().size(); ++r)
+    if (exchange.expected()[r] != 0) receives_[2 * r] = in[at], receives_[2 * r + 1] = in[at + 1], at += 2;
+  hops_[0].set_counts(ctx, h.hops[0], h.tokens, sends_, receives_);
+}
+
+// A row that goes to some rank of a node goes there by way of the gateway: what the gateway passes on to each rank is
+// the sum of what its sources have for that rank. So both hops are known before any row travels.
+void ExchangeDispatcher::set_two_level_counts(Context& ctx, ExchangeHandle& h) {
+  const std::vector<int>& nodes = comm_.nodes();
+  const auto ranks = nodes.size(), me = static_cast<std::size_t>(comm_.rank());
+  const auto by_rank = read_.by_rank, by_node = read_.by_node;
+  CountExchange &out = count_exchanges_[0], &inside = count_exchanges_[1];
+  RankCounts onward(2 * ranks, 0);  // of rows that this rank passes on
+  sends_.assign(2 * ranks, 0);
+  for (std::size_t n = 0; n < gateway_of_node_.size(); ++n) {
+    if (gateway_of_node_[n] < 0) continue;  // no experts there
+    const auto g = static_cast<std::size_t>(gateway_of_node_[n]);
+    sends_[2 * g] = by_node[2 * n], sends_[2 * g + 1] = by_node[2 * n + 1];
+  }
+  messages_.clear();
+  for (std::size_t g = 0; g < ranks; ++g) {
+    if (out.lengths()[g] == 0 && g != me) continue;
+    if (g != me) messages_.insert(messages_.end(), {sends_[2 * g], sends_[2 * g + 1]});
+    for (std::size_t r = 0; r < ranks; ++r) {
+      if (nodes[r] != nodes[g]) continue;
+      if (g != me)
+        messages_.insert(messages_.end(), {by_rank[2 * r], by_rank[2 * r + 1]});
+      else
+        onward[2 * r] += by_rank[2 * r], onward[2 * r + 1] += by_rank[2 * r + 1];
+    }
+  }
+  const std::vector<std::int64_t>* in = &out.run(ctx, messages_, counters_);
+  receives_.assign(2 * ranks, 0);
+  for (std::size_t s = 0, at = 0; s < ranks; ++s) {
+    if (out.expected()[s] == 0) continue;
+    receives_[2 * s] = (*in)[at++], receives_[2 * s + 1] = (*in)[at++];
+    for (std::size_t r = 0; r < ranks; ++r)
+      if (nodes[r] == nodes[me]) onward[2 * r] += (*in)[at++], onward[2 * r + 1] += (*in)[at++];
+  }
+  hops_[0].set_counts(ctx, h.hops[0], h.tokens, sends_, receives_);
+  messages_.clear();
+  for (std::size_t r = 0; r < ranks; ++r)
+    if (inside.lengths()[r] != 0) messages_.insert(messages_.end(), {onward[2 * r], onward[2 * r + 1]});
+  in = &inside.run(ctx, messages_, counters_);
+  receives_.assign(2 * ranks, 0);
+  for (std::size_t r = 0, at = 0; r < ranks; ++r)
+    if (inside.expected()[r] != 0) receives_[2 * r] = (*in)[at++], receives_[2 * r + 1] = (*in)[at++];
+  hops_[1].set_counts(ctx, h.hops[1], h.hops[0].arrived, onward, receives_);
+}
+
+void ExchangeDispatcher::dispatch_finish(Context& ctx, DispatchHandle& base, TensorView rows, TensorView row_gates) {
+  const Span span(ctx, "phase.dispatch");
+  ExchangeHandle& h = of(base);
+  ExchangeHop::Arrived a = hops_[0].dispatch_finish(ctx, h.hops[0]);
+  for (std::size_t i = 1; i < hops_.size(); ++i) {
+    hops_[i].dispatch_start(ctx, h.hops[i], a.rows, a.picks, a.gates, destination(h, i));
+    a = hops_[i].dispatch_finish(ctx, h.hops[i]);
+  }
+  const TensorView row = h.expert_row->rows(h.rows), pick = h.expert_pick->rows(h.rows);
+  ops::plan_experts(ctx, {h.offsets, row, pick, h.slots->rows(a.picks.rows())}, a.picks, h.source_rows, h.maps[2],
+                    comm_.rank());
+  ops::gather_elements(ctx, row_gates, a.gates, pick);
+  ops::gather_rows(ctx, rows, a.rows, row);
+}
+
+void ExchangeDispatcher::return_rows(Context& ctx, ExchangeHandle& h, TensorView out, const TensorView* dgates,
+                                     TensorView rows, float beta) {
+  count_copies(h, rows.dim(1));
+  TensorView slots = h.slots->rows(h.hops.back().arrived);
+  for (std::size_t i = hops_.size(); i-- > 0;) {
+    hops_[i].return_start(ctx, h.hops[i], rows, slots, dgates != nullptr);
+    rows = hops_[i].return_finish(ctx, h.hops[i]);
+    slots = h.hops[i].slots->rows(h.hops[i].input_rows);
+    if (dgates == nullptr) continue;
+    // One hop's picks went out as those that had arrived by the hop before.
+    hops_[i].take_pick_values(ctx, h.hops[i], i == 0 ? *dgates : staging_.pick_send->rows(h.hops[i - 1].arrived_picks));
+  }
+  ops::combine_rows(ctx, out, rows, slots, beta);
+}
+
+// Ranks and nodes that hold an expert of a token, its own included.
+void ExchangeDispatcher::count_visits(ExchangeHandle& h) {
+  const auto by_rank = read_.by_rank, by_node = read_.by_node;
+  std::int64_t ranks = 0, visited_nodes = 0;
+  h.remote_picks = 0;
+  for (std::size_t r = 0; 2 * r < by_rank.size(); ++r) {
+    ranks += by_rank[2 * r];
+    if (static_cast<int>(r) != comm_.rank()) h.remote_picks += by_rank[2 * r + 1];
+  }
+  for (std::size_t n = 0; 2 * n < by_node.size(); ++n) visited_nodes += by_node[2 * n];
+  counters_[DispatchCounters::TokenVisits] += static_cast<double>(h.tokens);
+  counters_[DispatchCounters::Ranks] += static_cast<double>(ranks);
+  counters_[DispatchCounters::Nodes] += static_cast<double>(visited_nodes);
+  // The lists of picks and both passes' gates would be the same without deduplication.
+  constexpr double kPickBytes = sizeof(std::int32_t) + 2 * sizeof(float), kCountBytes = 2 * sizeof(std::int64_t);
+  counters_[DispatchCounters::BytesCopies] +=
+      static_cast<double>(h.remote_picks) * kPickBytes + static_cast<double>(comm_.size() - 1) * kCountBytes;
+}
+
+// The pools were known before the picks: no rank is sent more rows than the documents that can reach it have tokens,
+// and those that cannot have tokens that are free of their pool.
+void ExchangeDispatcher::check_reach(const DocumentPools& pools) {
+  if (pools.segments.null()) return;
+  counters_[DispatchCounters::Documents] += static_cast<double>(pools.segments.numel() - 1);
+  counters_[DispatchCounters::DocumentRanks] += static_cast<double>(read_.ranks_reached[0]);
+  const auto rows = two_level() ? read_.by_node : read_.by_rank;
+  const auto limit = two_level() ? read_.node_limit : read_.rank_limit;
+  for (std::size_t d = 0; d < limit.size(); ++d)
+    require(rows[2 * d] <= limit[d],
+            "{} rows are to go to {} {}, but the pools let only {} tokens reach it: picks and pools contradict each "
+            "other",
+            rows[2 * d], two_level() ? "node" : "rank", d, limit[d]);
+}
+
+}  // namespace
 
 std::unique_ptr<TokenDispatcher> make_exchange_dispatcher(DispatchKind kind, Communicator& expert_group,
                                                           const ExpertPlacement& placement, std::int64_t layer,

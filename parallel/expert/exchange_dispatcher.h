@@ -21,8 +21,4 @@ std::unique_ptr<TokenDispatcher> make_exchange_dispatcher(DispatchKind kind, Com
                                                           std::int64_t routed_top_k, ExchangeStaging& staging,
                                                           DispatchCounters& counters);
 
-/// The rank that passes rows on to each expert's node when `self` sends them: [experts]. nodes[ranks].
-std::vector<std::int32_t> gateways(std::span<const std::int32_t> rank_of_expert, const std::vector<int>& nodes,
-                                   int self);
-
 }  // namespace emox

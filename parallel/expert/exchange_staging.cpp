@@ -11,6 +11,8 @@ void ExchangeStaging::reserve(Arena& arena, std::int64_t tokens, std::int64_t to
   const std::int64_t rows = tokens * std::min<std::int64_t>(top_k, ranks), picks = tokens * top_k * 5 / 4;
   send = arena.growing(DType::F32, {rows, width});
   pick_send = arena.growing(DType::F32, {picks});
+  for (GrowingTensor** t : {&packed_send, &packed_arrive, &experts}) *t = arena.growing(DType::I32, {picks});
+  first = arena.growing(DType::I32, {rows + 1});
   for (int h = 0; h < hops; ++h) {
     arrive[h] = arena.growing(DType::F32, {rows, width});
     pick_arrive[h] = arena.growing(DType::F32, {picks});

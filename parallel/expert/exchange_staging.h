@@ -12,6 +12,10 @@ struct ExchangeStaging {
   GrowingTensor* arrive[2] = {};       ///< f32 [rows, width] what is here after a hop, or after its way back
   GrowingTensor* pick_send = nullptr;  ///< f32 [picks] gates or their gradients
   GrowingTensor* pick_arrive[2] = {};
+  GrowingTensor* packed_send = nullptr;    ///< i32 [picks] what destinations are told (ops::SendOrder)
+  GrowingTensor* packed_arrive = nullptr;  ///< i32 [picks]
+  GrowingTensor* experts = nullptr;        ///< i32 [picks] ops::RowPicks of the rows that arrived
+  GrowingTensor* first = nullptr;          ///< i32 [rows + 1]
 
   /// For micro-batches of at most `tokens` tokens. Again for a larger one.
   void reserve(Arena& arena, std::int64_t tokens, std::int64_t top_k, std::int64_t width, int ranks, int hops);

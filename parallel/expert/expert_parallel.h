@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <utility>
 
@@ -30,12 +29,6 @@ class ExpertParallel {
   std::unique_ptr<TokenDispatcher> make_dispatcher(std::int64_t layer, std::int64_t routed_top_k);
   /// Memory that all layers' transfers share; once, for the largest micro-batch.
   void reserve(Arena& arena, std::int64_t tokens, std::int64_t routed_top_k, std::int64_t width);
-  /// Called with every layer's decisions before they are planned: ids i32 [T,k]. Empty: nobody looks.
-  using Observer = std::function<void(Context&, std::int64_t layer, TensorView ids, const DocumentPools&)>;
-  void observe(Observer observer) { observer_ = std::move(observer); }
-  void decided(Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools& pools) const {
-    if (observer_) observer_(ctx, layer, ids, pools);
-  }
   /// Lives around calls that may leave a transfer open: when an exception passes, messages under way stop using the
   /// transfer's memory, which is about to go.
   class TransferGuard {
@@ -60,7 +53,6 @@ class ExpertParallel {
   DispatchKind kind_ = DispatchKind::Local;
   ExchangeStaging staging_;
   DispatchCounters counters_;
-  Observer observer_;
 };
 
 }  // namespace emox

@@ -5,8 +5,10 @@
 // the same handle in reverse. Gates travel with the rows: the experts' rank scales by them and computes their gradients
 // (design 4.4).
 //
-// Every transfer is a start and a finish, so that the caller can compute in between. One transfer is open at a time;
-// what was given to start must stay as it is until finish. All ranks of the expert group make the same calls.
+// Where work is done between, a transfer is a start and a finish. One transfer is open at a time; what was given to
+// start must stay as it is until finish. All ranks of the expert group make the same calls. Plans are made by ops
+// (runtime/ops/dispatch_plan.h): with experts on this rank alone the host never looks at a token, with experts on
+// others it reads one list of counts.
 #pragma once
 
 #include <cstddef>
@@ -43,28 +45,25 @@ class TokenDispatcher {
   virtual ~TokenDispatcher() = default;
   /// Rows to reserve memory for when a micro-batch has `tokens` tokens. More can arrive unless the experts are local.
   virtual std::int64_t expected_rows(std::int64_t tokens) const = 0;
-  virtual std::shared_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const = 0;
+  virtual std::unique_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const = 0;
 
   /// Decides where rows go from the picks ids i32 [T,k], k at most what the dispatcher was made for; afterwards
-  /// handle.rows is known and memory for the rows must be made before dispatch_finish. The picks' gates [T,k] go with
-  /// them, and stay as they are until dispatch_finish.
+  /// handle.rows is known and memory for the rows must be made before dispatch_finish. The picks and their gates [T,k]
+  /// travel with the rows, and stay as they are until dispatch_finish.
   virtual void plan(Context& ctx, DispatchHandle& handle, TensorView ids, TensorView gates,
                     const DocumentPools& pools) = 0;
 
-  /// rows[R,D], row_gates[R] in expert order from x[T,D] and the planned gates.
-  virtual void dispatch_start(Context& ctx, TensorView x, DispatchHandle& handle) = 0;
-  virtual void dispatch_finish(Context& ctx, TensorView rows, TensorView row_gates, DispatchHandle& handle) = 0;
+  /// rows[R,D], row_gates[R] in expert order from x[T,D] and the planned gates. After finish, handle.offsets hold.
+  virtual void dispatch_start(Context& ctx, DispatchHandle& handle, TensorView x) = 0;
+  virtual void dispatch_finish(Context& ctx, DispatchHandle& handle, TensorView rows, TensorView row_gates) = 0;
   /// out[T,D] += sum of the token's (already gated) rows[R,D].
-  virtual void combine_start(Context& ctx, TensorView rows, DispatchHandle& handle) = 0;
-  virtual void combine_finish(Context& ctx, TensorView out, DispatchHandle& handle) = 0;
+  virtual void combine(Context& ctx, DispatchHandle& handle, TensorView out, TensorView rows) = 0;
   /// Backward of combine: drows[R,D] from dout[T,D].
-  virtual void combine_backward_start(Context& ctx, TensorView dout, DispatchHandle& handle) = 0;
-  virtual void combine_backward_finish(Context& ctx, TensorView drows, DispatchHandle& handle) = 0;
+  virtual void combine_backward_start(Context& ctx, DispatchHandle& handle, TensorView dout) = 0;
+  virtual void combine_backward_finish(Context& ctx, DispatchHandle& handle, TensorView drows) = 0;
   /// Backward of dispatch: dx[T,D] = beta dx + sum of the token's drows[R,D]; dgates[T,k] from drow_gates[R].
-  virtual void dispatch_backward_start(Context& ctx, TensorView drows, TensorView drow_gates,
-                                       DispatchHandle& handle) = 0;
-  virtual void dispatch_backward_finish(Context& ctx, TensorView dx, TensorView dgates, DispatchHandle& handle,
-                                        float beta) = 0;
+  virtual void dispatch_backward(Context& ctx, DispatchHandle& handle, TensorView dx, TensorView dgates,
+                                 TensorView drows, TensorView drow_gates, float beta) = 0;
 };
 
 /// All experts are on this rank.

@@ -1,7 +1,9 @@
 // The CPU bodies, one for every op: same name, same signature. Arguments were checked by the op.
 #pragma once
 
+#include "runtime/ops/balance.h"
 #include "runtime/ops/basic.h"
+#include "runtime/ops/dispatch_plan.h"
 #include "runtime/ops/expert_scores.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/loss.h"
@@ -47,6 +49,18 @@ decltype(ops::gather_rows) gather_rows;
 decltype(ops::combine_rows) combine_rows;
 decltype(ops::gather_elements) gather_elements;
 decltype(ops::scatter_elements) scatter_elements;
+
+decltype(ops::first_picks) first_picks;
+decltype(ops::count_destinations) count_destinations;
+decltype(ops::plan_send) plan_send;
+decltype(ops::unpack_picks) unpack_picks;
+decltype(ops::plan_experts) plan_experts;
+decltype(ops::pool_reach) pool_reach;
+
+decltype(ops::balance_gradient) balance_gradient;
+decltype(ops::move_selection_bias) move_selection_bias;
+decltype(ops::add_counts) add_counts;
+decltype(ops::add_sum) add_sum;
 
 decltype(ops::translate_ids) translate_ids;
 decltype(ops::row_norms) row_norms;

@@ -99,8 +99,10 @@ class ByHand {
     const Tensor logits({}, DType::F32, {host_.tokens, config_.vocab_size});
     model_.logits(ctx_, logits, activations_, batch);
     into.logits.put(0, comm_.rank(), ref::doubles(logits));
-    const LossSums sums = model_.loss(ctx_, activations_, batch, true, 1.0 / divisor_, z_weight_, {});
-    into.ce[rank] = sums.ce, into.z[rank] = sums.z;
+    const Tensor sums({}, DType::F64, {2});
+    model_.loss(ctx_, activations_, batch,
+                {.sums = sums, .gradient = true, .inverse_divisor = 1.0 / divisor_, .z_weight = z_weight_});
+    into.ce[rank] = ref::doubles(sums)[0], into.z[rank] = ref::doubles(sums)[1];
     const Tensor balance({}, DType::F32, {config_.layers, routed()});
     if (config_.is_moe()) {
       note_routing(into);

@@ -155,8 +155,8 @@ void run_rank(const Inputs& in, Context& ctx, Communicator& comm, const Parallel
   };
   const Tensor x = rows(in.x), dy = rows(in.dy), y({}, DType::F32, {batch.tokens, d}),
                dx({}, DType::F32, {batch.tokens, d});
-  layer.forward_add(ctx, y, x, saved, scratch, device_batch, batch.documents,
-                    {in.pooled ? &in.pools : nullptr, nullptr, 0}, {}, &statistics, store);
+  const PoolPlan pools{in.pooled ? &in.pools : nullptr, nullptr, 0};
+  layer.forward_add(ctx, y, x, saved, scratch, store, {device_batch, batch.documents, pools, {}, &statistics});
   if (in.pooled)
     into.kept.put(0, comm.rank(), integers_of(scratch.pool.rows(0, static_cast<std::int64_t>(batch.documents.size()))));
   into.ids.put(0, comm.rank(), with_shared_ids(saved.route.ids.rows(0, batch.tokens), n, config.shared_experts));

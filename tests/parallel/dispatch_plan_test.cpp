@@ -8,10 +8,9 @@
 #include <set>
 #include <tuple>
 
-#include "parallel/expert/dispatch_plan.h"
-#include "parallel/expert/exchange_dispatcher.h"
 #include "parallel/expert/placement.h"
 #include "parallel/expert/planned_exchange.h"
+#include "parallel/expert/reach.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -167,17 +166,17 @@ Planned start(const Problem& p) {
 }
 
 template <typename Destination>
-std::vector<SendPlan> hop(Planned& s, int ranks, std::int64_t fan, Destination destination) {
+std::vector<SendPlan> hop(Planned& s, int ranks, std::int64_t max_destinations, Destination destination) {
   std::vector<SendPlan> plans(static_cast<std::size_t>(ranks));
   std::vector<std::vector<Row>> rows;
   std::vector<std::vector<Pick>> picks;
-  std::vector<std::vector<std::int32_t>> wires;
+  std::vector<std::vector<std::int32_t>> packed_of;
   for (int r = 0; r < ranks; ++r) {
     const auto i = static_cast<std::size_t>(r);
-    plan_send(plans[i], s.rows[i], destination(r), r, ranks, fan);
+    plan_send(plans[i], s.rows[i], destination(r), r, ranks, max_destinations);
     rows.push_back(permuted(s.row_names[i], plans[i].row));
     picks.push_back(permuted(s.pick_names[i], plans[i].pick));
-    wires.push_back(plans[i].wire);
+    packed_of.push_back(plans[i].packed);
   }
   Planned next;
   const auto of_rows = [](const SendPlan& p) -> const std::vector<std::int64_t>& { return p.rows; };
@@ -185,12 +184,12 @@ std::vector<SendPlan> hop(Planned& s, int ranks, std::int64_t fan, Destination d
   for (int r = 0; r < ranks; ++r) {
     std::vector<Row> row_names;
     std::vector<Pick> pick_names;
-    std::vector<std::int32_t> wire;
+    std::vector<std::int32_t> packed;
     arriving<Row>(row_names, plans, rows, r, of_rows);
     arriving<Pick>(pick_names, plans, picks, r, of_picks);
-    arriving<std::int32_t>(wire, plans, wires, r, of_picks);
+    arriving<std::int32_t>(packed, plans, packed_of, r, of_picks);
     RowPicks arrived;
-    picks_of_wire(arrived, wire, static_cast<std::int64_t>(row_names.size()));
+    unpack_picks(arrived, packed, static_cast<std::int64_t>(row_names.size()));
     next.rows.push_back(arrived);
     next.row_names.push_back(row_names);
     next.pick_names.push_back(pick_names);
@@ -211,8 +210,9 @@ Arrived sorted(const Planned& s, const ExpertPlacement& placement, int self, std
   Arrived a{order.offsets, permuted(s.pick_names[i], order.pick), s.row_names[i], {}};
   for (std::size_t row = 0; row < a.tokens.size(); ++row) {
     a.held.emplace_back();
-    for (std::int64_t j = 0; j < order.fan; ++j)
-      if (const std::int32_t h = order.held[row * static_cast<std::size_t>(order.fan) + static_cast<std::size_t>(j)];
+    for (std::int64_t j = 0; j < order.max_experts; ++j)
+      if (const std::int32_t h =
+              order.slots[row * static_cast<std::size_t>(order.max_experts) + static_cast<std::size_t>(j)];
           h >= 0)
         a.held.back().push_back(h);
   }
@@ -263,9 +263,9 @@ void expect_sent_once(const Problem& p, const Planned& before, const std::vector
     EXPECT_EQ(plan.row, rows);
     for (std::size_t row = 0; row < places.size(); ++row) {
       std::sort(places[row].begin(), places[row].end());
-      for (std::int64_t f = 0; f < plan.fan; ++f) {
+      for (std::int64_t f = 0; f < plan.max_destinations; ++f) {
         const auto j = static_cast<std::size_t>(f);
-        EXPECT_EQ(plan.sent[row * static_cast<std::size_t>(plan.fan) + j],
+        EXPECT_EQ(plan.slots[row * static_cast<std::size_t>(plan.max_destinations) + j],
                   j < places[row].size() ? places[row][j].second : -1);
       }
     }
@@ -344,7 +344,7 @@ TEST(DispatchPlans, PoolsLimitWhatARankCanBeSent) {
     for (int r = 0; r < p.ranks(); ++r) {
       const auto i = static_cast<std::size_t>(r);
       PoolReach reach;
-      pool_reach(reach, p.pools[i], p.segments[i], rank_of, p.nodes);
+      pool_reach(reach, p.pools[i], p.segments[i], rank_of, p.ranks());
       std::vector<std::int64_t> limit(static_cast<std::size_t>(p.ranks()), 0);
       std::int64_t ranks = 0, nodes = 0;
       for (std::size_t doc = 0; doc + 1 < p.segments[i].size(); ++doc) {
@@ -357,9 +357,12 @@ TEST(DispatchPlans, PoolsLimitWhatARankCanBeSent) {
         ranks += static_cast<std::int64_t>(reached.size()), nodes += static_cast<std::int64_t>(reached_nodes.size());
         for (const int d : reached) limit[static_cast<std::size_t>(d)] += p.segments[i][doc + 1] - p.segments[i][doc];
       }
-      EXPECT_EQ(reach.row_limit, limit);
-      EXPECT_EQ(reach.document_ranks, ranks);
-      EXPECT_EQ(reach.document_nodes, nodes);
+      EXPECT_EQ(reach.limit, limit);
+      EXPECT_EQ(reach.reached, ranks);
+      std::vector<std::int32_t> node_of;
+      for (const std::int32_t d : rank_of) node_of.push_back(p.nodes[static_cast<std::size_t>(d)]);
+      pool_reach(reach, p.pools[i], p.segments[i], node_of, p.ranks());
+      EXPECT_EQ(reach.reached, nodes);
       RowPicks rows;
       picks_of_tokens(rows, p.ids[i], p.top_k);
       SendPlan plan;
@@ -371,14 +374,15 @@ TEST(DispatchPlans, PoolsLimitWhatARankCanBeSent) {
 
 TEST(DispatchPlans, ContradictionsAreErrors) {
   RowPicks rows;
-  EXPECT_THROW(picks_of_wire(rows, std::vector<std::int32_t>{3, 4, 5}, 3), ShapeError);  // two rows, three announced
-  EXPECT_THROW(picks_of_wire(rows, std::vector<std::int32_t>{2, 5}, 1), ShapeError);     // a pick before the first row
-  picks_of_wire(rows, std::vector<std::int32_t>{3, 4, 5}, 2);
+  EXPECT_THROW(unpack_picks(rows, std::vector<std::int32_t>{3, 4, 5}, 3), ShapeError);  // two rows, three announced
+  EXPECT_THROW(unpack_picks(rows, std::vector<std::int32_t>{2, 5}, 1), ShapeError);     // a pick before the first row
+  unpack_picks(rows, std::vector<std::int32_t>{3, 4, 5}, 2);
   ExpertOrder order;
   const std::vector<std::int64_t> from{2};
   EXPECT_THROW(plan_experts(order, rows, from, 0, std::vector<std::int32_t>{0, 1, -1}, 2, 2), ShapeError);
   SendPlan plan;
-  EXPECT_THROW(plan_send(plan, rows, std::vector<std::int32_t>{0, 0, 1}, 0, 2, 1), ShapeError);  // fan is too small
+  EXPECT_THROW(plan_send(plan, rows, std::vector<std::int32_t>{0, 0, 1}, 0, 2, 1),
+               ShapeError);  // more destinations than there is room for
 }
 
 }  // namespace

@@ -8,8 +8,8 @@
 
 #include "launch/run/session.h"
 #include "launch/run/trainer.h"
-#include "parallel/expert/dispatch_plan.h"
 #include "parallel/expert/expert_parallel.h"
+#include "parallel/expert/planned_exchange.h"
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
 #include "tests/support/agreement.h"
@@ -58,13 +58,14 @@ class FreeTokensTraining : public testing::Test {
 TEST(FreeTokensReach, AFreeTokenMayGoEverywhereTheOthersStay) {
   const std::vector<std::uint8_t> pool{1, 1, 0, 0, 0, 0, 1, 1}, free{1, 0, 1, 0, 0, 0, 1}, all(7, 1);
   const std::vector<std::int32_t> segments{0, 3, 7}, destination{0, 0, 1, 2};
-  const std::vector<int> node{0, 0, 1};
+  const std::vector<std::int32_t> node{0, 0, 0, 1};  // of each expert: ranks 0 and 1 share one
   const auto limits = [&](std::span<const std::uint8_t> free_tokens) {
     PoolReach reach;
-    pool_reach(reach, pool, segments, destination, node, free_tokens);
-    EXPECT_EQ(reach.document_ranks, 3);  // of the pools, whoever is free
-    EXPECT_EQ(reach.document_nodes, 3);
-    return reach.row_limit;
+    pool_reach(reach, pool, segments, node, 2, free_tokens);
+    EXPECT_EQ(reach.reached, 3);  // nodes of the pools, whoever is free
+    pool_reach(reach, pool, segments, destination, 3, free_tokens);
+    EXPECT_EQ(reach.reached, 3);  // ranks
+    return reach.limit;
   };
   EXPECT_EQ(limits({}), (std::vector<std::int64_t>{3, 4, 4}));
   EXPECT_EQ(limits(free), (std::vector<std::int64_t>{3 + 1, 4 + 2, 4 + 2}));

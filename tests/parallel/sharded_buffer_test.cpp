@@ -129,7 +129,7 @@ void reduce_and_gather(const Layout& layout, int members, Communicator& comm,
   for (std::int64_t i = 0; i < layout.size; ++i) mine[static_cast<std::size_t>(i)] = value_of(comm.rank(), i);
   const Tensor flat = test::tensor_of(mine, {layout.size});
 
-  shards.reduce_scatter(flat);
+  shards.finish_reduce(flat);
   std::vector<float> now = test::values_of<float>(flat);
   std::int64_t state = 0;
   for (const ShardedBuffer::Owned& o : shards.owned()) {

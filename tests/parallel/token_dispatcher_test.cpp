@@ -101,13 +101,14 @@ Outputs run_rank(const Layout& l, const Inputs& in, Communicator& comm, Dispatch
   const Tensor in_rows({}, DType::F32, {rows, kWidth}), row_gates({}, DType::F32, {rows}),
       drow_gates({}, DType::F32, {rows});
   const std::vector<std::int32_t> held = placement.experts_of(0, comm.rank());
-  const auto offsets = ops::to_host<std::int64_t>(ctx, handle->offsets);
+  std::vector<std::int64_t> offsets;
   const auto for_rows = [&](const std::function<void(float scale, std::int64_t row)>& visit) {
     for (std::size_t e = 0; e < held.size(); ++e)
       for (std::int64_t r = offsets[e]; r < offsets[e + 1]; ++r) visit(in.scale[static_cast<std::size_t>(held[e])], r);
   };
-  dispatcher->dispatch_start(ctx, x, *handle);
-  dispatcher->dispatch_finish(ctx, in_rows, row_gates, *handle);
+  dispatcher->dispatch_start(ctx, *handle, x);
+  dispatcher->dispatch_finish(ctx, *handle, in_rows, row_gates);
+  offsets = ops::to_host<std::int64_t>(ctx, handle->offsets);
   float* row = in_rows.view().data<float>();
   const float* gate = row_gates.view().data<float>();
   std::vector<float> sums(static_cast<std::size_t>(rows), 0.0F);
@@ -117,10 +118,9 @@ Outputs run_rank(const Layout& l, const Inputs& in, Communicator& comm, Dispatch
       row[r * kWidth + i] *= scale * gate[r];
     }
   });
-  dispatcher->combine_start(ctx, in_rows, *handle);
-  dispatcher->combine_finish(ctx, out, *handle);
-  dispatcher->combine_backward_start(ctx, dout, *handle);
-  dispatcher->combine_backward_finish(ctx, in_rows, *handle);
+  dispatcher->combine(ctx, *handle, out, in_rows);
+  dispatcher->combine_backward_start(ctx, *handle, dout);
+  dispatcher->combine_backward_finish(ctx, *handle, in_rows);
   float* dgate = drow_gates.view().data<float>();
   for_rows([&](float scale, std::int64_t r) {
     float sum = 0;
@@ -129,8 +129,7 @@ Outputs run_rank(const Layout& l, const Inputs& in, Communicator& comm, Dispatch
     for (std::int64_t i = 0; i < kWidth; ++i) row[r * kWidth + i] *= scale * gate[r];
   });
   ops::fill(ctx, dx, 1.0F);
-  dispatcher->dispatch_backward_start(ctx, in_rows, drow_gates, *handle);
-  dispatcher->dispatch_backward_finish(ctx, dx, dgates, *handle, 2.0F);
+  dispatcher->dispatch_backward(ctx, *handle, dx, dgates, in_rows, drow_gates, 2.0F);
   return {test::values_of<float>(out), test::values_of<float>(dx), test::values_of<float>(dgates), experts.counters(),
           offsets};
 }
@@ -188,7 +187,11 @@ Bytes expected_bytes(const Layout& l, const Inputs& in, DispatchKind kind) {
       if (kind == DispatchKind::Flat || node(d) == node(s)) add(s, d, 16.0);
     }
     if (kind == DispatchKind::TwoLevel)
-      for (const int g : gateways) add(s, g, 16.0);
+      for (const int g : gateways) {  // and for every rank of its node
+        double members = 0;
+        for (int r = 0; r < l.ranks; ++r) members += node(r) == node(g) ? 1 : 0;
+        add(s, g, 16.0 * (1 + members));
+      }
     const auto me = static_cast<std::size_t>(s);
     for (std::int64_t t = 0; t < l.tokens[me]; ++t) {
       std::set<int> ranks, nodes;

@@ -65,7 +65,7 @@ TEST_P(TrainFailure, EveryRankGetsTheCause) {
   std::vector<std::string> names, errors;
   step([&](std::string_view name) { names.emplace_back(name); }, errors);
   const auto exchanges = std::count(names.begin(), names.end(), "all_to_all_v_finish");
-  ASSERT_GE(exchanges, 2 * 7) << "two layers, each: counts, picks and gates, four journeys of rows, gate gradients";
+  ASSERT_GE(exchanges, 2 * 5) << "two layers, each: counts, four journeys of rows, one with picks and gates";
   ASSERT_GT(static_cast<std::int64_t>(names.size()), 2 * exchanges);
   for (std::size_t at = static_cast<std::size_t>(GetParam().victim) % kStride; at < names.size(); at += kStride) {
     const std::string cause = fmt::format("the disk is full at place {}, {}", at, names[at]);

@@ -1,9 +1,9 @@
 #include "tests/support/interrupted.h"
-#include "launch/run/run_start.h"
 
 #include <utility>
 #include <vector>
 
+#include "launch/run/run_start.h"
 #include "tests/support/training.h"
 
 namespace emox::test {
@@ -38,16 +38,27 @@ class Interruption final : public CollectiveObserver {
 
 }  // namespace
 
+namespace {
+
+StepConfig with_reduce(StepConfig config, ShardedBuffer::Reduce reduce) {
+  config.reduce = reduce;
+  return config;
+}
+
+}  // namespace
+
 void interrupt(Communicator& comm, BeforeCollective before) {
   comm.observe(std::make_shared<Interruption>(std::move(before), comm.observer()));
 }
 
-StepRank::StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory)
+StepRank::StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory,
+                   ShardedBuffer::Reduce reduce)
     : recipe_(recipe),
       sharding_(comm, recipe.model, recipe.parallel),
       model_(recipe.model, ctx_, true, sharding_.experts()),
       pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-      step_(ctx_, step_config(recipe), model_, sharding_.mesh(), pools_.get(), 1, free_memory) {
+      step_(ctx_, with_reduce(step_config(recipe), reduce), model_, sharding_.mesh(), pools_.get(), 1, free_memory) {
+  ctx_.telemetry = &telemetry_;
   model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
 }
 

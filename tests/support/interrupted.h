@@ -11,6 +11,7 @@
 #include "launch/run/sharding.h"
 #include "model/training/training_step.h"
 #include "parallel/comm/communicator.h"
+#include "runtime/telemetry/spans.h"
 
 namespace emox::test {
 
@@ -23,15 +24,20 @@ void interrupt(Communicator& comm, BeforeCollective before);
 /// One rank of an EMO run with experts sharded over all ranks, on made-up tokens: it reads no files.
 class StepRank {
  public:
-  /// `free_memory`: bytes that are free on the rank's node; nothing: what the system says.
-  StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory = std::nullopt);
+  /// `free_memory`: bytes that are free on the rank's node; nothing: what the system says. `reduce`: when sums of
+  /// gradients begin.
+  StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory = std::nullopt,
+           ShardedBuffer::Reduce reduce = ShardedBuffer::Reduce::AtEnd);
   /// Gradients and update.
   StepMetrics step(std::int64_t number, const StepVotes& votes = {});
   LanguageModel& model() { return model_; }
+  /// Spans of the steps.
+  Telemetry& telemetry() { return telemetry_; }
   bool recomputes_forward() const { return step_.recomputes_forward(); }
 
  private:
   const Recipe recipe_;
+  Telemetry telemetry_;
   Context ctx_;
   Sharding sharding_;
   LanguageModel model_;

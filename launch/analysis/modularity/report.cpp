@@ -129,11 +129,11 @@ HeldOutRouting::HeldOutRouting(LanguageModel& model, const std::vector<HeldOut>&
     for (std::size_t d = 0; d < held_out[s].documents.size(); ++d)
       files_.push_back(held_out[s].files.empty() ? kOwnFile : held_out[s].files[d]);
   }
-  model.experts()->observe(
+  model.observe_routing(
       [this](Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools&) { record_.add(ctx, layer, ids); });
 }
 
-HeldOutRouting::~HeldOutRouting() { model_->experts()->observe({}); }
+HeldOutRouting::~HeldOutRouting() { model_->observe_routing({}); }
 
 PassObserver HeldOutRouting::observer() {
   return [this](std::span<const ScoredWindow> windows) {

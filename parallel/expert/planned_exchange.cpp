@@ -1,0 +1,86 @@
+#include "parallel/expert/planned_exchange.h"
+
+#include "runtime/core/context.h"
+#include "runtime/ops/dispatch_plan.h"
+
+namespace emox {
+namespace {
+
+std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+
+template <typename T>
+TensorView view(std::vector<T>& v) {
+  return {v.data(), dtype_of<T>(), {static_cast<std::int64_t>(v.size())}};
+}
+/// What is only read.
+template <typename T>
+TensorView view(std::span<const T> v) {
+  return {const_cast<T*>(v.data()), dtype_of<T>(), {static_cast<std::int64_t>(v.size())}};
+}
+ops::RowPicks view(const RowPicks& p) { return {view(std::span(p.experts)), view(std::span(p.first))}; }
+
+}  // namespace
+
+void picks_of_tokens(RowPicks& out, std::span<const std::int32_t> ids, std::int64_t top_k) {
+  Context ctx;
+  out.experts.assign(ids.begin(), ids.end());
+  out.first.resize(ids.size() / size(top_k) + 1);
+  ops::first_picks(ctx, view(out.first), top_k);
+}
+
+void plan_send(SendPlan& out, const RowPicks& in, std::span<const std::int32_t> destination, int self, int ranks,
+               std::int64_t max_destinations) {
+  Context ctx;
+  out.max_destinations = max_destinations;
+  out.counts.resize(size(2 * ranks));
+  const TensorView counts = view(out.counts).reshape({ranks, 2});
+  ops::count_destinations(ctx, counts, view(in), view(destination));
+  out.rows.clear(), out.picks.clear();
+  std::int64_t sent = 0;
+  for (std::size_t r = 0; r < out.counts.size(); r += 2) {
+    out.rows.push_back(out.counts[r]);
+    out.picks.push_back(out.counts[r + 1]);
+    sent += out.counts[r];
+  }
+  out.row.resize(size(sent));
+  out.pick.resize(size(in.picks()));
+  out.packed.resize(size(in.picks()));
+  out.slots.resize(size(in.rows() * max_destinations));
+  ops::plan_send(
+      ctx, {view(out.row), view(out.pick), view(out.packed), view(out.slots).reshape({in.rows(), max_destinations})},
+      view(in), view(destination), counts, self);
+}
+
+void unpack_picks(RowPicks& out, std::span<const std::int32_t> packed, std::int64_t expected_rows) {
+  Context ctx;
+  out.experts.resize(packed.size());
+  out.first.resize(size(expected_rows + 1));
+  ops::unpack_picks(ctx, {view(out.experts), view(out.first)}, view(packed));
+}
+
+void plan_experts(ExpertOrder& out, const RowPicks& in, std::span<const std::int64_t> source_rows, int self,
+                  std::span<const std::int32_t> local_expert, std::int64_t local_experts, std::int64_t max_experts) {
+  Context ctx;
+  out.max_experts = max_experts;
+  out.offsets.resize(size(local_experts + 1));
+  out.row.resize(size(in.picks()));
+  out.pick.resize(size(in.picks()));
+  out.slots.resize(size(in.rows() * max_experts));
+  ops::plan_experts(
+      ctx, {view(out.offsets), view(out.row), view(out.pick), view(out.slots).reshape({in.rows(), max_experts})},
+      view(in), view(source_rows), view(local_expert), self);
+}
+
+void pool_reach(PoolReach& out, std::span<const std::uint8_t> pool, std::span<const std::int32_t> segments,
+                std::span<const std::int32_t> destination, std::int64_t destinations,
+                std::span<const std::uint8_t> free_tokens) {
+  Context ctx;
+  out.limit.resize(size(destinations));
+  const auto documents = static_cast<std::int64_t>(segments.size()) - 1;
+  const TensorView mask =
+      pool.empty() ? TensorView{} : view(pool).reshape({documents, static_cast<std::int64_t>(destination.size())});
+  ops::pool_reach(ctx, view(out.limit), TensorView(&out.reached, DType::I64, {1}), mask, view(segments),
+                  view(destination), free_tokens.empty() ? TensorView{} : view(free_tokens));
+}
+
+}  // namespace emox
