@@ -194,7 +194,7 @@ std::string help_study() {
          "  --cells LIST  emo,standard (default), all, or any of: dense (as many active\n"
          "                parameters) fewer-experts (trained with the subsets' number)\n"
          "                all-pooled quarter-free free-tokens fixed-pool local-balance\n"
-         "                label-pools no-shared; launch/analysis/study/README.md says what they are\n"
+         "                label-pools no-shared: see launch/analysis/study/README.md\n"
          "  --set MODEL:KEY=VALUE   a value for one model (several: A,B:KEY=VALUE); again\n"
          "  --tune KEY=V,V,...      instead: each model with each value, on documents that\n"
          "                no report reads, into run.dir/tuning, tune.csv; again: all pairs\n"

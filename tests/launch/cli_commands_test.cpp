@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "launch/commands/command.h"
+#include "launch/run/failure.h"
 #include "launch/config/arguments.h"
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
