@@ -4,13 +4,12 @@
 #include <algorithm>
 
 #include "runtime/core/error.h"
+#include "runtime/cpu/gemm.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
 
 namespace emox::cpu {
-namespace {
 
-// C[m,n] = op(A) op(B) + beta C, row-major.
 void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
            const float* b, std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
   if (m == 0 || n == 0) return;
@@ -24,6 +23,8 @@ void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, con
   require(status == dnnl_success, "dnnl_sgemm({}{}, {}, {}, {}) failed with status {}", ta, tb, m, n, k,
           static_cast<int>(status));
 }
+
+namespace {
 
 // Offsets must ascend from 0 to the number of rows: a wrong one would reach beyond the activations.
 const std::int64_t* checked(const TensorView& offsets, std::int64_t rows) {
@@ -63,6 +64,24 @@ void for_row_blocks(const Context& ctx, const std::int64_t* offsets, std::int64_
     if (begin < end) body(lo, begin, end);
   });
 }
+
+// How an expert's output [m, n] is cut into tiles, so that every thread has several tasks even with few experts. Tiles
+// are whole registers wide, and not so small that their products lose speed.
+struct Tiles {
+  std::int64_t down = 1, across = 1;
+
+  Tiles(std::int64_t m, std::int64_t n, std::int64_t experts, int threads) {
+    constexpr std::int64_t kTasksAThread = 4, kSmallest = 64;
+    if (threads == 1) return;
+    const std::int64_t wanted = (kTasksAThread * threads + experts - 1) / std::max<std::int64_t>(experts, 1);
+    down = std::clamp<std::int64_t>(m / kSmallest, 1, wanted);
+    across = std::clamp<std::int64_t>(n / kSmallest, 1, (wanted + down - 1) / down);
+  }
+  std::int64_t count() const { return down * across; }
+  static std::int64_t cut(std::int64_t extent, std::int64_t i, std::int64_t parts) {
+    return i == parts ? extent : extent * i / parts / 16 * 16;
+  }
+};
 
 }  // namespace
 
@@ -104,14 +123,16 @@ void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, T
   const auto* off = checked(offsets, a.dim(0));
   const auto *pa = a.data<float>(), *pb = b.data<float>();
   auto* pc = c.data<float>();
-  // Sums over rows cannot be shared between threads in a fixed order, so a task owns a strip of an expert's output.
-  const std::int64_t strips =
-      ctx.threads == 1 || experts >= 8 * ctx.threads ? 1 : std::min<std::int64_t>(4, (m + 63) / 64);
-  parallel_tasks(ctx, experts * strips, [&](std::int64_t task) {
-    const std::int64_t e = task / strips, s = task % strips;
-    const std::int64_t m0 = m * s / strips, m1 = m * (s + 1) / strips, rows = off[e + 1] - off[e];
+  // A sum over rows stays whole: a task owns a tile of an expert's output.
+  const Tiles tiles(m, n, experts, ctx.threads);
+  parallel_tasks(ctx, experts * tiles.count(), [&](std::int64_t task) {
+    const std::int64_t e = task / tiles.count(), i = task % tiles.count() / tiles.across, j = task % tiles.across;
+    const std::int64_t m0 = Tiles::cut(m, i, tiles.down), m1 = Tiles::cut(m, i + 1, tiles.down),
+                       n0 = Tiles::cut(n, j, tiles.across), n1 = Tiles::cut(n, j + 1, tiles.across);
+    const std::int64_t rows = off[e + 1] - off[e];
     if (rows == 0) return;  // nothing is added
-    sgemm('T', 'N', m1 - m0, n, rows, pa + off[e] * m + m0, m, pb + off[e] * n, n, 1.0F, pc + (e * m + m0) * n, n);
+    sgemm('T', 'N', m1 - m0, n1 - n0, rows, pa + off[e] * m + m0, m, pb + off[e] * n + n0, n, 1.0F,
+          pc + (e * m + m0) * n + n0, n);
   });
 }
 

@@ -114,6 +114,46 @@ TEST(LmHeadLoss, MoreTokensAndWordsThanABlock) {
   check({2, 1, 9001, {.inverse_divisor = 0.5, .z_weight = 0.01}});
 }
 
+// Words come in pieces of 4096. Every element of the gradients against (softmax - label) in closed form, labels on both
+// sides of a boundary.
+TEST(LmHeadLoss, WordsOnBothSidesOfAPiece) {
+  for (const std::int64_t vocab : {4095, 4096, 4097, 8192, 8193}) {
+    const auto last = static_cast<std::int32_t>(vocab - 1);
+    const Ids label_ids{0, 4094, std::min(4095, last), std::min(4096, last), last, -1};
+    const std::int64_t tokens = static_cast<std::int64_t>(label_ids.size()), width = 2;
+    SCOPED_TRACE(::testing::Message() << vocab << " words");
+    const Tensor x = random_tensor({tokens, width}, 3), weight = random_tensor({vocab, width}, 4);
+    const Tensor labels = ids_of(label_ids);
+    const Vec vx = ref::doubles(x), vw = ref::doubles(weight);
+    const ref::LmLoss loss = ref::lm_loss(vx, vw, label_ids, width);
+    Vec want_dx(vx.size()), want_dweight(vw.size());
+    for (std::int64_t t = 0; t + 1 < tokens; ++t) {
+      const auto logit = [&](std::int64_t v) { return vx[t * 2] * vw[v * 2] + vx[t * 2 + 1] * vw[v * 2 + 1]; };
+      const double lse = loss.token_loss[t] + logit(label_ids[t]);
+      for (std::int64_t v = 0; v < vocab; ++v) {
+        const double d = std::exp(logit(v) - lse) - (v == label_ids[t] ? 1 : 0);
+        for (std::int64_t i = 0; i < width; ++i) {
+          want_dx[t * 2 + i] += d * vw[v * 2 + i];
+          want_dweight[v * 2 + i] += d * vx[t * 2 + i];
+        }
+      }
+    }
+    const auto run = [&](Context& ctx) {
+      const Tensor sums = tensor_of(Vec{0.0, 0.0}, {2}), token_loss = poison({tokens}), dx = poison({tokens, width});
+      const Tensor dweight = filled({vocab, width}, 0.0F),
+                   scratch = scratch_for({tokens, width, vocab, {}}, ctx.threads);
+      ops::lm_head_loss(ctx, sums, token_loss, dx, dweight, x, weight, labels, scratch, {});
+      return Outputs{floats(token_loss), floats(dx), floats(dweight)};
+    };
+    run_and_check(run, [&](const Outputs& got) {
+      const double terms = static_cast<double>(vocab) + kFunction;
+      EXPECT_TRUE(all_close(got[0], loss.token_loss, rounding(terms, 2.0)));
+      EXPECT_TRUE(all_close(got[1], want_dx, rounding(2 * terms, 2.0)));
+      EXPECT_TRUE(all_close(got[2], want_dweight, rounding(2 * terms, 2.0)));
+    });
+  }
+}
+
 TEST(LmHeadLoss, LossAloneIsTheSameLoss) {
   const Case c{37, 6, 50, {.inverse_divisor = 0.1, .z_weight = 0.1}};
   const Tensor x = random_tensor({37, 6}, 1), weight = random_tensor({50, 6}, 2), labels = ids_of(any_labels(c));

@@ -143,6 +143,31 @@ TEST(GroupedMatmul, LongGroupsAreSharedBetweenThreads) {
   check_grouped(Product::TN, ops::grouped_matmul_tn, {0, 3, 40, 40}, {257, 5, 40}, 3);
 }
 
+// Tiles are cut in both directions where threads are many: every element is still added once, and no sum is shared.
+TEST(GroupedMatmul, FewExpertsOnManyThreads) {
+  for (const auto& [m, n] : {std::pair<std::int64_t, std::int64_t>{200, 150}, {63, 300}, {130, 1}, {1, 64}}) {
+    const ref::Offsets offsets{0, 9, 9, 31};
+    const Extents e{m, n, 31};
+    const Tensor a = random_tensor({31, m}, 1), b = random_tensor({31, n}, 2), start = random_tensor({3, m, n}, 3);
+    const Tensor at = tensor_of(offsets, {4});
+    const Vec want =
+        ref::plus(ref::grouped_matmul(Product::TN, ref::doubles(a), ref::doubles(b), offsets, e), ref::doubles(start));
+    for (const int threads : {3, 5, 16}) {
+      SCOPED_TRACE(::testing::Message() << m << " x " << n << " on " << threads << " threads");
+      Context ctx = context(threads);
+      const auto run = [&] {
+        const Tensor c = tensor_of(floats(start), {3, m, n});
+        ops::grouped_matmul_tn(ctx, c, a, b, at);
+        return floats(c);
+      };
+      const std::vector<float> got = run();
+      EXPECT_TRUE(
+          all_close(got, want, rounding(33, 33 * ref::largest(ref::doubles(a)) * ref::largest(ref::doubles(b)))));
+      EXPECT_TRUE(same_bits({got}, {run()}));
+    }
+  }
+}
+
 TEST(GroupedMatmul, BackwardIsTheOtherTwoProducts) {
   const ref::Offsets offsets{0, 2, 2, 5};
   const Extents e{5, 4, 3};
