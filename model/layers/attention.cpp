@@ -40,10 +40,10 @@ void Attention::forward(Context& ctx, TensorView y, TensorView x, const Saved& s
   ops::matmul_nt(ctx, y, mixed, store.weight(out_), 1.0F);
 }
 
-void Attention::backward(Context& ctx, TensorView d, TensorView x, const Saved& saved, TensorView dnormed,
-                         TensorView dqkv, const DeviceBatch& batch, const Rope& rope,
-                         const ParameterStore& store) const {
+void Attention::backward(Context& ctx, TensorView d, TensorView x, const Saved& saved, const Scratch& scratch,
+                         const DeviceBatch& batch, const Rope& rope, const ParameterStore& store) const {
   const std::int64_t t = batch.tokens();
+  const TensorView dnormed = scratch.dnormed.rows(0, t), dqkv = scratch.dqkv.rows(0, t);
   const TensorView mixed = saved.mixed.rows(0, t), qkv = saved.qkv.rows(0, t), normed = saved.normed.rows(0, t);
   const TensorView dmixed = dnormed;  // free until the last product writes it
   ops::matmul_tn(ctx, store.grad(out_), d, mixed, 1.0F);

@@ -22,6 +22,10 @@ class Attention {
   struct Rope {
     TensorView cos, sin;  ///< [sequence_length, head_dim/2]
   };
+  struct Scratch {
+    TensorView dnormed;  ///< [T,D]
+    TensorView dqkv;     ///< [T,3D]
+  };
 
   Attention(const ModelConfig& config, std::int64_t layer, ParameterStore& store);
   Saved reserve(Arena& arena, std::int64_t tokens) const;
@@ -29,8 +33,8 @@ class Attention {
   /// y[T,D] = x + ...
   void forward(Context& ctx, TensorView y, TensorView x, const Saved& saved, const DeviceBatch& batch, const Rope& rope,
                const ParameterStore& store) const;
-  /// d[T,D]: gradient of y on entry, of x on return. dnormed[T,D], dqkv[T,3D] are scratch.
-  void backward(Context& ctx, TensorView d, TensorView x, const Saved& saved, TensorView dnormed, TensorView dqkv,
+  /// d[T,D]: gradient of y on entry, of x on return.
+  void backward(Context& ctx, TensorView d, TensorView x, const Saved& saved, const Scratch& scratch,
                 const DeviceBatch& batch, const Rope& rope, const ParameterStore& store) const;
 
  private:

@@ -119,7 +119,7 @@ void MoeLayer::make_room(Context& ctx, const Saved& saved, const Scratch& scratc
       layer_, rows, before, static_cast<double>(grown) / kMib, static_cast<double>(memory_stats().allocated) / kMib);
 }
 
-ops::TopkResult MoeLayer::cut(const Saved& s, std::int64_t t) const {
+ops::TopkResult MoeLayer::routing_of(const Saved& s, std::int64_t t) const {
   return {front(s.route.p, t, choices_), s.route.lse.rows(0, t), front(s.route.ids, t, picks()),
           front(s.route.gates, t, picks())};
 }
@@ -144,7 +144,7 @@ DocumentPools MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, co
   const std::int64_t t = batch.tokens(), n = choices_, docs = static_cast<std::int64_t>(documents.size());
   const bool some = !kept_ids_.view().null();
   const TensorView logits = front(scratch.logits, t, n);
-  const ops::TopkResult out = cut(saved, t);
+  const ops::TopkResult out = routing_of(saved, t);
   ops::matmul_nt(ctx, logits, x, some ? kept_rows_.view() : store.weight(router_).rows(0, n));
   TensorView pool, free_tokens;
   if (pools.by_label != nullptr) {
@@ -195,7 +195,7 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
   {
     const Span span(ctx, "layer.router");
     DocumentPools document_pools = route(ctx, x, saved, scratch, store, pass);
-    const ops::TopkResult r = cut(saved, t);
+    const ops::TopkResult r = routing_of(saved, t);
     if (const LayerStatistics* s = pass.statistics; s != nullptr) {
       ops::router_statistics(ctx, s->counts.rows(0, choices_), s->p_sum.rows(0, choices_), s->z_sum, r);
       ops::document_experts(ctx, s->document_experts, r.ids, pass.batch.pool_segments(), choices_);
@@ -259,7 +259,7 @@ void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x
   dispatcher_->dispatch_backward(ctx, handle, dx, dgates, drows, drow_gates, shared_.empty() ? 0.0F : 1.0F);
   const Span span(ctx, "layer.router_backward");
   const TensorView dlogits = scratch.logits.rows(0, t);
-  ops::masked_topk_backward(ctx, dlogits, dgates, cut(saved, t), auxiliary.balance, auxiliary.z,
+  ops::masked_topk_backward(ctx, dlogits, dgates, routing_of(saved, t), auxiliary.balance, auxiliary.z,
                             config_.normalize_gates);
   ops::matmul_tn(ctx, store.grad(router_).rows(0, n), dlogits, x, 1.0F);
   ops::matmul_nn(ctx, dx, dlogits, store.weight(router_).rows(0, n), 1.0F);

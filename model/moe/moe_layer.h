@@ -116,7 +116,7 @@ class MoeLayer {
   TensorView draw_free_tokens(Context& ctx, const Scratch& scratch, const std::vector<PoolDocument>& documents,
                               const PoolPlan& pools) const;
   void make_room(Context& ctx, const Saved& saved, const Scratch& scratch) const;
-  ops::TopkResult cut(const Saved& saved, std::int64_t tokens) const;
+  ops::TopkResult routing_of(const Saved& saved, std::int64_t tokens) const;
 
   ModelConfig config_;
   std::int64_t layer_;

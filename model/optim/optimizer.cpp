@@ -30,7 +30,7 @@ Optimizer::Optimizer(Context& ctx, const ParameterStore& store, ProcessMesh& mes
   }
 }
 
-void Optimizer::start_reduction(Context& ctx, std::span<const ParameterStretch> ready) {
+void Optimizer::start_reduction(Context& ctx, std::span<const ParameterRange> ready) {
   if (when_ == ShardedBuffer::Reduce::AtEnd) return;
   const Span span(ctx, "comm.gradients");
   shards_.start_reduction(ready);

@@ -36,7 +36,7 @@ class Optimizer {
     shards_.reduce(when);
   }
   /// Nothing is added to these gradients any more in this step. Collective.
-  void start_reduction(Context& ctx, std::span<const ParameterStretch> ready);
+  void start_reduction(Context& ctx, std::span<const ParameterRange> ready);
   /// Every owner gets the sums over ranks of its gradients; other elements are unspecified afterwards. Collective.
   void reduce_gradients(Context& ctx);
   /// sum f64 [1] += squares of the gradients that this rank owns; over ranks, the square of the global norm.

@@ -29,8 +29,8 @@ void ParameterShards::reduce(ShardedBuffer::Reduce when) {
   for (Group& g : groups_) g.shards.reduce(when);
 }
 
-void ParameterShards::start_reduction(std::span<const ParameterStretch> ready) {
-  for (const ParameterStretch& s : ready)
+void ParameterShards::start_reduction(std::span<const ParameterRange> ready) {
+  for (const ParameterRange& s : ready)
     for (Group& g : groups_)
       if (g.group == s.group) g.shards.start_reduce(store_.grad(store_.flat(g.group)), s.begin, s.end);
 }

@@ -37,7 +37,7 @@ class ParameterShards {
   /// When sums of gradients begin (ShardedBuffer::Reduce).
   void reduce(ShardedBuffer::Reduce when);
   /// These gradients are final in this step. Collective.
-  void start_reduction(std::span<const ParameterStretch> ready);
+  void start_reduction(std::span<const ParameterRange> ready);
   /// Every owner gets the sums over ranks of its gradients; other elements are unspecified afterwards. Collective.
   void reduce_gradients();
   /// All gradients on every rank that holds the parameter, for inspection. Collective.

@@ -99,7 +99,7 @@ void TrainingStep::backward(std::size_t m, bool balanced) {
   const double z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
   LanguageModel::GradientsReady ready;
   if (m + 1 == micro_host_.size())  // of the others, more is to come
-    ready = [this](std::span<const ParameterStretch> s) { optimizer_.start_reduction(ctx_, s); };
+    ready = [this](std::span<const ParameterRange> s) { optimizer_.start_reduction(ctx_, s); };
   model_.backward(ctx_, slot(m), batch_of(m), balanced ? balance_.view() : TensorView{}, static_cast<float>(z), ready);
 }
 
@@ -127,7 +127,7 @@ void TrainingStep::balance_loss(double divisor) {
                         {config_.balance_weight, config_.routed_top_k(), divisor});
 }
 
-void TrainingStep::cut(std::span<const SequenceInput> local) {
+void TrainingStep::make_micro_batches(std::span<const SequenceInput> local) {
   micro_host_.clear();
   for (std::int64_t m = 0; m < micro_batches_; ++m) {
     const auto begin = std::min(local.size(), static_cast<std::size_t>(m * micro_));
@@ -204,7 +204,7 @@ void TrainingStep::run_micro_batches(std::int64_t step, const StepVotes& votes, 
 
 StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const SequenceInput> local,
                                             const StepVotes& votes) {
-  cut(local);
+  make_micro_batches(local);
   Sums sums;
   ops::zero(ctx_, step_integers_);
   ops::zero(ctx_, totals_.view()[comm_.rank()]);
@@ -227,8 +227,8 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
 // Losses, the norm, votes, what dispatch counted: gathered, and added here in rank order. A reduction's own order may
 // follow the nodes, and after a requeue those are others.
 StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
-  std::vector<double> mine(kTotals - kHost, 0.0);
-  const auto place = [&](std::int64_t total) -> double& { return mine[static_cast<std::size_t>(total - kHost)]; };
+  std::vector<double> from_host(kTotals - kHost, 0.0);
+  const auto place = [&](std::int64_t total) -> double& { return from_host[static_cast<std::size_t>(total - kHost)]; };
   const LateVotes late = votes.late ? votes.late() : LateVotes{};
   place(kStop) = late.stop ? 1 : 0, place(kSave) = late.save ? 1 : 0;
   if (model_.experts() != nullptr) {
@@ -236,7 +236,7 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
     std::copy(counters.values.begin(), counters.values.end(), &place(kCounters));
   }
   optimizer_.add_owned_squares(ctx_, own_total(kSquareSum));
-  ops::copy_from_host(ctx_, own_total(kHost, kTotals - kHost), mine.data());
+  ops::copy_from_host(ctx_, own_total(kHost, kTotals - kHost), from_host.data());
   {
     const Span span(ctx_, "comm.losses");
     comm_.all_gather(totals_, totals_.view()[comm_.rank()]);

@@ -99,7 +99,7 @@ class TrainingStep {
   void plan_memory(std::optional<double> free_memory);
   bool on_all_ranks(bool here) const;
   void reserve_sums();
-  void cut(std::span<const SequenceInput> local);
+  void make_micro_batches(std::span<const SequenceInput> local);
   void clear_statistics();
   void count_documents(std::size_t m, std::int64_t step, Sums& sums) const;
   void run_whole_step(std::int64_t step, const StepVotes& votes, Sums& sums);

@@ -25,12 +25,12 @@ LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool train
   const std::int64_t d = config.d_model;
   std::vector<std::int64_t> reserved(std::size(kParameterGroups), 0);
   const auto since_last = [&] {
-    std::vector<ParameterStretch> stretches;
+    std::vector<ParameterRange> ranges;
     for (std::size_t g = 0; g < reserved.size(); ++g) {
       const std::int64_t end = store_.flat_size(kParameterGroups[g]);
-      if (end > reserved[g]) stretches.push_back({kParameterGroups[g], std::exchange(reserved[g], end), end});
+      if (end > reserved[g]) ranges.push_back({kParameterGroups[g], std::exchange(reserved[g], end), end});
     }
-    return stretches;
+    return ranges;
   };
   embedding_ = store_.reserve({config.vocab_size, d}, false);
   store_.name("model.embed_tokens.weight", embedding_);
@@ -95,8 +95,8 @@ Activations LanguageModel::reserve(Arena& arena, std::int64_t tokens) const {
 void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threads) {
   const std::int64_t d = config_.d_model;
   scratch_.d = arena.f32({tokens, d});
-  scratch_.dnormed = arena.f32({tokens, d});
-  scratch_.dqkv = arena.f32({tokens, 3 * d});
+  scratch_.attention.dnormed = arena.f32({tokens, d});
+  scratch_.attention.dqkv = arena.f32({tokens, 3 * d});
   if (config_.is_moe()) {
     scratch_.moe = blocks_.front().moe->reserve_scratch(arena, tokens);
     experts_->reserve(arena, tokens, config_.routed_top_k(), d);
@@ -213,7 +213,7 @@ void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& ba
   const ExpertParallel::TransferGuard guard(experts_);
   const std::int64_t t = batch.tokens();
   const Attention::Rope rope{rope_cos_, rope_sin_};
-  const TensorView d = scratch_.d.rows(0, t), dnormed = scratch_.dnormed.rows(0, t), dqkv = scratch_.dqkv.rows(0, t);
+  const TensorView d = scratch_.d.rows(0, t), dnormed = scratch_.attention.dnormed.rows(0, t);  // both use it
   ops::zero(ctx, d);
   ops::rms_norm_backward_add(ctx, d, store_.grad(final_norm_), a.final_normed.rows(0, t), a.output.rows(0, t),
                              a.final_rstd.rows(0, t), store_.weight(final_norm_));
@@ -233,7 +233,7 @@ void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& ba
                                store_.weight(block.norm));
     {
       const Span span(ctx, "layer.attention_backward");
-      block.attention.backward(ctx, d, s.input.rows(0, t), s.attention, dnormed, dqkv, batch, rope, store_);
+      block.attention.backward(ctx, d, s.input.rows(0, t), s.attention, scratch_.attention, batch, rope, store_);
     }
     if (ready) ready(block.parameters);
   }

@@ -103,7 +103,7 @@ class LanguageModel {
   /// Losses of the last forward.
   void loss(Context& ctx, Activations& a, const DeviceBatch& batch, const LossRequest& request);
   /// Told which gradients a backward pass is done with.
-  using GradientsReady = std::function<void(std::span<const ParameterStretch>)>;
+  using GradientsReady = std::function<void(std::span<const ParameterRange>)>;
   /// From the gradient left by loss() back to the embedding. `balance` f32 [L,n_r] or null; z as in AuxiliaryGradients.
   /// `ready` (may be empty): the head first, then the blocks from the last to the first, then the embedding.
   void backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z,
@@ -123,12 +123,11 @@ class LanguageModel {
     ParameterSlot norm;
     std::optional<MoeLayer> moe;
     std::optional<FeedForward> dense;
-    std::vector<ParameterStretch> parameters;
+    std::vector<ParameterRange> parameters;
   };
   struct Scratch {
-    TensorView d;        ///< [T,D] gradient of the residual stream
-    TensorView dnormed;  ///< [T,D]
-    TensorView dqkv;     ///< [T,3D]
+    TensorView d;  ///< [T,D] gradient of the residual stream
+    Attention::Scratch attention;
     MoeLayer::Scratch moe;
     TensorView dense_activation;  ///< [T,F]
     TensorView loss;              ///< u8
@@ -147,7 +146,7 @@ class LanguageModel {
   ParameterStore store_;
   ParameterSlot embedding_, final_norm_, head_;
   std::vector<Block> blocks_;
-  std::vector<ParameterStretch> embedding_parameters_, head_parameters_;
+  std::vector<ParameterRange> embedding_parameters_, head_parameters_;
   Tensor rope_cos_, rope_sin_, selection_bias_;
   Scratch scratch_;
   RoutingObserver routing_observer_;

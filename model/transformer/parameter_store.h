@@ -29,7 +29,7 @@ struct ParameterSlot {
 };
 
 /// Elements [begin, end) of a group's flat buffers.
-struct ParameterStretch {
+struct ParameterRange {
   ParameterGroup group;
   std::int64_t begin, end;
 };

@@ -68,7 +68,7 @@ ShardedBuffer::ShardedBuffer(Communicator& group, std::vector<RowRange> ranges)
 
 void ShardedBuffer::start_reduce(TensorView flat, std::int64_t begin, std::int64_t end) {
   if (when_ == Reduce::AtEnd || group_.size() == 1 || begin == end) return;
-  for (const Stretch& s : started_)
+  for (const Elements& s : started_)
     require<ShapeError>(end <= s.begin || s.end <= begin,
                         "gradients [{}, {}) are summed already, their sum with [{}, {}) would count them twice",
                         s.begin, s.end, begin, end);
@@ -79,10 +79,10 @@ void ShardedBuffer::start_reduce(TensorView flat, std::int64_t begin, std::int64
 
 void ShardedBuffer::finish_reduce(TensorView flat) {
   if (group_.size() == 1) return;
-  std::sort(started_.begin(), started_.end(), [](const Stretch& a, const Stretch& b) { return a.begin < b.begin; });
+  std::sort(started_.begin(), started_.end(), [](const Elements& a, const Elements& b) { return a.begin < b.begin; });
   std::vector<RowRange> left;
   std::int64_t from = 0;
-  for (const Stretch& s : std::exchange(started_, {})) {
+  for (const Elements& s : std::exchange(started_, {})) {
     const auto before = inside(ranges_, from, s.begin);
     left.insert(left.end(), before.begin(), before.end());
     from = s.end;

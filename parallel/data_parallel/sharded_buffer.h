@@ -62,10 +62,10 @@ class ShardedBuffer {
   std::vector<Owned> owned_;
   std::int64_t owned_elements_ = 0;
   Reduce when_ = Reduce::AtEnd;
-  struct Stretch {
+  struct Elements {
     std::int64_t begin, end;
   };
-  std::vector<Stretch> started_;  ///< of this step
+  std::vector<Elements> started_;  ///< of this step
 };
 
 }  // namespace emox
