@@ -8,15 +8,17 @@
 #include "runtime/core/error.h"
 #include "runtime/ops/balance.h"
 #include "runtime/ops/basic.h"
+#include "runtime/ops/fault.h"
 #include "runtime/telemetry/spans.h"
 
 namespace emox {
 namespace {
 // Places of the single numbers behind counts and document experts in integers_.
 enum Extra : std::int64_t { kDocuments, kPoolSizes, kSaveFinished, kExtras };
-// Places in a row of totals_: sums of the losses, the squared gradient norm, and what the host adds: votes, dispatch
-// counters.
+// Places in a row of totals_: the fault word that bodies write themselves, sums of the losses, the squared gradient
+// norm, and what the host adds: votes, dispatch counters.
 enum Total : std::int64_t {
+  kFault,
   kCe,
   kLmZ,  // beside kCe: ops::lm_head_loss adds to both
   kLb,
@@ -205,6 +207,7 @@ void TrainingStep::run_micro_batches(std::int64_t step, const StepVotes& votes, 
 StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const SequenceInput> local,
                                             const StepVotes& votes) {
   make_micro_batches(local);
+  const ops::FaultScope faults(ctx_, own_total(kFault, 1));
   Sums sums;
   ops::zero(ctx_, step_integers_);
   ops::zero(ctx_, totals_.view()[comm_.rank()]);
@@ -222,6 +225,14 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
   const Span span(ctx_, "phase.reduce");
   optimizer_.reduce_gradients(ctx_);
   return metrics_of(sums, votes);
+}
+
+// On every rank the same: the first rank that has one.
+void TrainingStep::throw_faults(const std::vector<double>& gathered) const {
+  for (int rank = 0; rank < comm_.size(); ++rank)
+    if (const auto fault = ops::fault_of(gathered[static_cast<std::size_t>(rank * kTotals + kFault)]))
+      fail("{} on rank {}: an index that was made there is wrong, so the step's numbers are. Nothing was updated in it",
+           ops::text_of(*fault), rank);
 }
 
 // Losses, the norm, votes, what dispatch counted: gathered, and added here in rank order. A reduction's own order may
@@ -243,6 +254,7 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
   }
   const auto gathered = ops::to_host<double>(ctx_, totals_);
   const auto integers = ops::to_host<std::int64_t>(ctx_, step_integers_);
+  throw_faults(gathered);
   const double router_z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
   std::vector<double> total(kTotals, 0.0), received;
   for (std::size_t at = 0; at < gathered.size(); at += kTotals) {

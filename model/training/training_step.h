@@ -75,7 +75,8 @@ class TrainingStep {
   std::int64_t share_begin() const { return batch_ * comm_.rank() / comm_.size(); }
   std::int64_t share_end() const { return batch_ * (comm_.rank() + 1) / comm_.size(); }
 
-  /// Losses and gradients of one step, reduced to their owners; parameters are not touched.
+  /// Losses and gradients of one step, reduced to their owners; parameters are not touched. Error, on all ranks, when
+  /// an op reported a wrong index (ops/fault.h); it names the op and the rank.
   StepMetrics compute_gradients(std::int64_t step, std::span<const SequenceInput> local, const StepVotes& votes = {});
   /// Clips and updates. Throws DivergedError when the loss or the norm is not finite: nothing is updated then.
   void update(std::int64_t step, double learning_rate, const StepMetrics& metrics);
@@ -104,6 +105,7 @@ class TrainingStep {
   void count_documents(std::size_t m, std::int64_t step, Sums& sums) const;
   void run_whole_step(std::int64_t step, const StepVotes& votes, Sums& sums);
   void run_micro_batches(std::int64_t step, const StepVotes& votes, Sums& sums);
+  void throw_faults(const std::vector<double>& gathered) const;
   StepMetrics metrics_of(const Sums& sums, const StepVotes& votes);
   /// The part of totals_ that this rank adds up.
   TensorView own_total(std::int64_t at, std::int64_t n = 1) const;

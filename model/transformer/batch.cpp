@@ -31,6 +31,24 @@ void append_attention(MicroBatch& out, const SequenceInput& s, std::int32_t eos,
   if (n > 0) out.attention_segments.push_back(start + n);
 }
 
+// What ops read as indices is right from here on: a device would have to bring it back to check it.
+void check_sequence(const ModelConfig& config, const SequenceInput& s) {
+  const std::size_t n = s.tokens.size();
+  require<ShapeError>(s.labels.empty() || s.labels.size() == n, "a sequence of {} tokens has {} labels", n,
+                      s.labels.size());
+  require<UsageError>(static_cast<std::int64_t>(n) <= config.sequence_length,
+                      "sequence {} of the batch has {} tokens, but model.sequence_length is {}", s.index, n,
+                      config.sequence_length);
+  for (std::size_t i = 0; i < n; ++i)
+    require<UsageError>(s.tokens[i] >= 0 && s.tokens[i] < config.vocab_size,
+                        "token {} of sequence {} of the batch has id {}, but model.vocab_size is {}", i, s.index,
+                        s.tokens[i], config.vocab_size);
+  for (std::size_t i = 0; i < s.labels.size(); ++i)
+    require<UsageError>(s.labels[i] < config.vocab_size,
+                        "label {} of sequence {} of the batch is {}, but model.vocab_size is {}", i, s.index,
+                        s.labels[i], config.vocab_size);
+}
+
 }  // namespace
 
 MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::span<const SequenceInput> sequences) {
@@ -38,9 +56,8 @@ MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::sp
   b.attention_segments.push_back(0);
   b.pool_segments.push_back(0);
   for (const SequenceInput& s : sequences) {
+    check_sequence(config, s);
     const std::size_t n = s.tokens.size();
-    require<ShapeError>(s.labels.empty() || s.labels.size() == n, "a sequence of {} tokens has {} labels", n,
-                        s.labels.size());
     const auto start = static_cast<std::int32_t>(b.ids.size());
     for (std::size_t i = 0; i < n; ++i) {
       b.ids.push_back(s.tokens[i]);

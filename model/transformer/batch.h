@@ -40,7 +40,8 @@ struct MicroBatch {
 
 /// Lays sequences end to end. Attention segments: documents, an EOS belonging to the document it ends, or whole
 /// sequences when intra_document_attention is off (spec 3.6). Pool segments: by moe.eos (spec 3.1, golden README
-/// "Segments").
+/// "Segments"). Everything that ops read as an index is checked here and nowhere below: UsageError for a token or label
+/// beyond the vocabulary and a sequence that is too long.
 MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::span<const SequenceInput> sequences);
 
 /// The integers of a micro-batch where the ops can read them. Reserved once for the largest micro-batch.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/cpu/indices.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
 #include "runtime/cpu/prefetch.h"
@@ -15,6 +16,7 @@
 namespace emox::cpu {
 namespace {
 
+using ops::Op;
 using ops::TopkResult;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
@@ -167,6 +169,7 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
 void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd,
                           TensorView balance_grad, float z_grad, bool normalize) {
   const std::int64_t n = dlogits.dim(1), k = fwd.ids.dim(1);
+  if (!indices_fit(ctx, Op::masked_topk_backward, 3, fwd.ids, 0, n)) return;
   const auto *p = fwd.p.data<float>(), *lse = fwd.lse.data<float>(), *gates = fwd.gates.data<float>(),
              *dg = dgates.data<float>();
   const auto* ids = fwd.ids.data<std::int32_t>();
@@ -201,8 +204,9 @@ void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, c
   });
 }
 
-void router_statistics(Context&, TensorView counts, TensorView p_sum, TensorView z_sum, const TopkResult& fwd) {
+void router_statistics(Context& ctx, TensorView counts, TensorView p_sum, TensorView z_sum, const TopkResult& fwd) {
   const std::int64_t tokens = fwd.p.dim(0), n = fwd.p.dim(1), picks = fwd.ids.numel();
+  if (!indices_fit(ctx, Op::router_statistics, 4, fwd.ids, 0, n)) return;
   const auto* ids = fwd.ids.data<std::int32_t>();
   const auto *p = fwd.p.data<float>(), *lse = fwd.lse.data<float>();
   auto* c = counts.data<std::int64_t>();
@@ -217,8 +221,9 @@ void router_statistics(Context&, TensorView counts, TensorView p_sum, TensorView
   *z += total;
 }
 
-void document_experts(Context&, TensorView sum, TensorView ids, TensorView segments, std::int64_t experts) {
+void document_experts(Context& ctx, TensorView sum, TensorView ids, TensorView segments, std::int64_t experts) {
   const auto* at = checked_segments("document_experts", segments, ids.dim(0)).at;
+  if (!indices_fit(ctx, Op::document_experts, 2, ids, 0, experts)) return;
   const auto* id = ids.data<std::int32_t>();
   const std::int64_t k = ids.dim(1);
   // seen[i]: one more than the last document that picked expert i.
@@ -235,6 +240,7 @@ void document_experts(Context&, TensorView sum, TensorView ids, TensorView segme
 }
 
 void gather_rows(Context& ctx, TensorView out, TensorView x, TensorView index) {
+  if (!indices_fit(ctx, Op::gather_rows, 3, index, 0, x.dim(0))) return;
   const std::int64_t width = x.dim(1);
   const auto* at = index.data<std::int32_t>();
   const auto* in = x.data<float>();
@@ -249,6 +255,7 @@ void gather_rows(Context& ctx, TensorView out, TensorView x, TensorView index) {
 }
 
 void combine_rows(Context& ctx, TensorView y, TensorView rows, TensorView slots, float beta) {
+  if (!indices_fit(ctx, Op::combine_rows, 3, slots, -1, rows.dim(0))) return;
   const std::int64_t width = y.dim(1), m = slots.dim(1);
   const auto* at = slots.data<std::int32_t>();
   const auto* in = rows.data<float>();
@@ -270,14 +277,16 @@ void combine_rows(Context& ctx, TensorView y, TensorView rows, TensorView slots,
   });
 }
 
-void gather_elements(Context&, TensorView dst, TensorView src, TensorView index) {
+void gather_elements(Context& ctx, TensorView dst, TensorView src, TensorView index) {
+  if (!indices_fit(ctx, Op::gather_elements, 3, index, 0, src.numel())) return;
   const auto* at = index.data<std::int32_t>();
   const auto* in = src.data<float>();
   auto* out = dst.data<float>();
   for (std::int64_t i = 0; i < index.numel(); ++i) out[i] = in[at[i]];
 }
 
-void scatter_elements(Context&, TensorView dst, TensorView src, TensorView index) {
+void scatter_elements(Context& ctx, TensorView dst, TensorView src, TensorView index) {
+  if (!indices_fit(ctx, Op::scatter_elements, 3, index, 0, dst.numel())) return;
   const auto* at = index.data<std::int32_t>();
   const auto* in = src.data<float>();
   auto* out = dst.data<float>();

@@ -1,7 +1,7 @@
 #include "runtime/ops/balance.h"
 
-#include "runtime/cpu/kernels.h"
 #include "runtime/ops/check.h"
+#include "runtime/ops/dispatch.h"
 
 namespace emox::ops {
 
@@ -11,29 +11,25 @@ void balance_gradient(Context& ctx, TensorView gradient, TensorView loss, Tensor
   expect("balance_gradient", "gradient", gradient, DType::F32, counts.shape());
   expect("balance_gradient", "p_sum", p_sum, DType::F64, counts.shape());
   expect("balance_gradient", "loss", loss, DType::F64, {1});
-  expect_cpu("balance_gradient", ctx);
-  cpu::balance_gradient(ctx, gradient, loss, counts, p_sum, options);
+  run<Op::balance_gradient>(ctx, gradient, loss, counts, p_sum, options);
 }
 
 void move_selection_bias(Context& ctx, TensorView bias, TensorView counts, double rate) {
   expect_rank("move_selection_bias", "counts", counts, DType::I64, 2);
   expect("move_selection_bias", "bias", bias, DType::F32, counts.shape());
-  expect_cpu("move_selection_bias", ctx);
-  cpu::move_selection_bias(ctx, bias, counts, rate);
+  run<Op::move_selection_bias>(ctx, bias, counts, rate);
 }
 
 void add_counts(Context& ctx, TensorView total, TensorView x) {
   expect("add_counts", "total", total, DType::I64, x.shape());
   expect("add_counts", "x", x, DType::I64, x.shape());
-  expect_cpu("add_counts", ctx);
-  cpu::add_counts(ctx, total, x);
+  run<Op::add_counts>(ctx, total, x);
 }
 
 void add_sum(Context& ctx, TensorView total, TensorView x) {
   expect("add_sum", "total", total, DType::F64, {1});
   expect("add_sum", "x", x, DType::F64, x.shape());
-  expect_cpu("add_sum", ctx);
-  cpu::add_sum(ctx, total, x);
+  run<Op::add_sum>(ctx, total, x);
 }
 
 }  // namespace emox::ops

@@ -3,7 +3,6 @@
 
 #include <string_view>
 
-#include "runtime/core/context.h"
 #include "runtime/core/error.h"
 #include "runtime/core/tensor.h"
 
@@ -25,16 +24,6 @@ inline void expect_optional(std::string_view op, std::string_view operand, const
                             const Shape& shape) {
   // An operand of zero elements may be null and still present; both mean that nothing is read.
   if (!x.null()) expect(op, operand, x, dtype, shape);
-}
-
-inline void expect_cpu(std::string_view op, const Context& ctx) {
-  require(ctx.device.type == DeviceType::Cpu, "[{}] runs on a CUDA device, but this emox was built without CUDA", op);
-}
-
-/// What an op reads and writes, for its span.
-template <typename... Views>
-double bytes_of(const Views&... views) {
-  return (0.0 + ... + static_cast<double>(views.bytes()));
 }
 
 }  // namespace emox::ops

@@ -1,8 +1,7 @@
 #include "runtime/ops/dispatch_plan.h"
 
-#include "runtime/cpu/kernels.h"
 #include "runtime/ops/check.h"
-#include "runtime/telemetry/spans.h"
+#include "runtime/ops/dispatch.h"
 
 namespace emox::ops {
 namespace {
@@ -17,16 +16,14 @@ void check_picks(std::string_view op, const RowPicks& in) {
 
 void first_picks(Context& ctx, TensorView first, std::int64_t picks_per_row) {
   expect_rank("first_picks", "first", first, DType::I32, 1);
-  expect_cpu("first_picks", ctx);
-  cpu::first_picks(ctx, first, picks_per_row);
+  run<Op::first_picks>(ctx, first, picks_per_row);
 }
 
 void count_destinations(Context& ctx, TensorView counts, const RowPicks& in, TensorView destination) {
   check_picks("count_destinations", in);
   expect_rank("count_destinations", "destination", destination, DType::I32, 1);
   expect("count_destinations", "counts", counts, DType::I64, {counts.dim(0), 2});
-  expect_cpu("count_destinations", ctx);
-  cpu::count_destinations(ctx, counts, in, destination);
+  run<Op::count_destinations>(ctx, counts, in, destination);
 }
 
 void plan_send(Context& ctx, const SendOrder& out, const RowPicks& in, TensorView destination, TensorView counts,
@@ -39,16 +36,14 @@ void plan_send(Context& ctx, const SendOrder& out, const RowPicks& in, TensorVie
   expect("plan_send", "packed", out.packed, DType::I32, {in.picks()});
   expect_rank("plan_send", "slots", out.slots, DType::I32, 2);
   expect("plan_send", "slots", out.slots, DType::I32, {in.rows(), out.slots.dim(1)});
-  expect_cpu("plan_send", ctx);
-  const Span span(ctx, "plan_send", 0, bytes_of(in.experts, out.row, out.pick, out.packed, out.slots));
-  cpu::plan_send(ctx, out, in, destination, counts, self);
+  run<Op::plan_send>(ctx, Work{.bytes = bytes_of(in.experts, out.row, out.pick, out.packed, out.slots)}, out, in,
+                     destination, counts, self);
 }
 
 void unpack_picks(Context& ctx, const RowPicks& out, TensorView packed) {
   check_picks("unpack_picks", out);
   expect("unpack_picks", "packed", packed, DType::I32, {out.picks()});
-  expect_cpu("unpack_picks", ctx);
-  cpu::unpack_picks(ctx, out, packed);
+  run<Op::unpack_picks>(ctx, out, packed);
 }
 
 void plan_experts(Context& ctx, const ExpertOrder& out, const RowPicks& in, TensorView source_rows,
@@ -62,9 +57,8 @@ void plan_experts(Context& ctx, const ExpertOrder& out, const RowPicks& in, Tens
   expect("plan_experts", "pick", out.pick, DType::I32, {in.picks()});
   expect_rank("plan_experts", "slots", out.slots, DType::I32, 2);
   expect("plan_experts", "slots", out.slots, DType::I32, {in.rows(), out.slots.dim(1)});
-  expect_cpu("plan_experts", ctx);
-  const Span span(ctx, "plan_experts", 0, bytes_of(in.experts, out.row, out.pick, out.slots));
-  cpu::plan_experts(ctx, out, in, source_rows, local_expert, self);
+  run<Op::plan_experts>(ctx, Work{.bytes = bytes_of(in.experts, out.row, out.pick, out.slots)}, out, in, source_rows,
+                        local_expert, self);
 }
 
 void pool_reach(Context& ctx, TensorView limit, TensorView reached, TensorView pool, TensorView segments,
@@ -75,8 +69,7 @@ void pool_reach(Context& ctx, TensorView limit, TensorView reached, TensorView p
   expect_rank("pool_reach", "destination", destination, DType::I32, 1);
   expect_optional("pool_reach", "pool", pool, DType::U8, {segments.dim(0) - 1, destination.dim(0)});
   if (!free_tokens.null()) expect_rank("pool_reach", "free_tokens", free_tokens, DType::U8, 1);
-  expect_cpu("pool_reach", ctx);
-  cpu::pool_reach(ctx, limit, reached, pool, segments, destination, free_tokens);
+  run<Op::pool_reach>(ctx, limit, reached, pool, segments, destination, free_tokens);
 }
 
 }  // namespace emox::ops

@@ -19,6 +19,12 @@ struct RowPicks {
   std::int64_t picks() const { return experts.dim(0); }
 };
 
+// For dispatch.h, which looks at every operand.
+template <typename F>
+void for_each_view(const RowPicks& x, F&& f) {
+  f(x.experts), f(x.first);
+}
+
 /// first[i] = i * picks_per_row: rows that have equally many.
 void first_picks(Context& ctx, TensorView first, std::int64_t picks_per_row);
 
@@ -33,6 +39,11 @@ struct SendOrder {
   TensorView packed;  ///< i32 [picks] what the destination is told: 2 expert + (1 at the first pick of a sent row)
   TensorView slots;   ///< i32 [rows, m] places in send order, by rising destination; -1: none. m: most that a row has
 };
+template <typename F>
+void for_each_view(const SendOrder& x, F&& f) {
+  f(x.row), f(x.pick), f(x.packed), f(x.slots);
+}
+
 /// `counts`: those of count_destinations for the same rows and destinations.
 void plan_send(Context& ctx, const SendOrder& out, const RowPicks& in, TensorView destination, TensorView counts,
                std::int64_t self);
@@ -49,6 +60,11 @@ struct ExpertOrder {
   TensorView pick;     ///< i32 [picks] arrived pick of each expert row: a permutation
   TensorView slots;    ///< i32 [arrived rows, m] expert rows of an arrived row; -1: none
 };
+template <typename F>
+void for_each_view(const ExpertOrder& x, F&& f) {
+  f(x.offsets), f(x.row), f(x.pick), f(x.slots);
+}
+
 /// source_rows i64 [ranks]: how many rows came from each; in `in` they lie as unpack_picks says. local_expert i32
 /// [experts]: an expert's place on this rank, -1: elsewhere; null: all experts are here.
 void plan_experts(Context& ctx, const ExpertOrder& out, const RowPicks& in, TensorView source_rows,

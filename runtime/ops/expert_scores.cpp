@@ -1,33 +1,27 @@
 #include "runtime/ops/expert_scores.h"
 
-#include "runtime/cpu/kernels.h"
 #include "runtime/ops/check.h"
-#include "runtime/telemetry/spans.h"
+#include "runtime/ops/dispatch.h"
 
 namespace emox::ops {
 
 void translate_ids(Context& ctx, TensorView ids, TensorView table) {
   expect("translate_ids", "ids", ids, DType::I32, ids.shape());
   expect_rank("translate_ids", "table", table, DType::I32, 1);
-  expect_cpu("translate_ids", ctx);
-  cpu::translate_ids(ctx, ids, table);
+  run<Op::translate_ids>(ctx, ids, table);
 }
 
 void row_norms(Context& ctx, TensorView norms, TensorView x) {
   expect_rank("row_norms", "x", x, DType::F32, 2);
   expect("row_norms", "norms", norms, DType::F32, {x.dim(0)});
-  expect_cpu("row_norms", ctx);
-  const Span span(ctx, "row_norms", 0, static_cast<double>(x.bytes()));
-  cpu::row_norms(ctx, norms, x);
+  run<Op::row_norms>(ctx, Work{.bytes = bytes_of(x)}, norms, x);
 }
 
 void output_change(Context& ctx, TensorView change, TensorView h, TensorView y) {
   expect_rank("output_change", "h", h, DType::F32, 2);
   expect("output_change", "y", y, DType::F32, h.shape());
   expect("output_change", "change", change, DType::F64, {h.dim(0)});
-  expect_cpu("output_change", ctx);
-  const Span span(ctx, "output_change", 0, static_cast<double>(h.bytes() + y.bytes()));
-  cpu::output_change(ctx, change, h, y);
+  run<Op::output_change>(ctx, Work{.bytes = bytes_of(h, y)}, change, h, y);
 }
 
 void add_expert_scores(Context& ctx, TensorView scores, TensorView ids, TensorView routed, TensorView shared,
@@ -40,8 +34,7 @@ void add_expert_scores(Context& ctx, TensorView scores, TensorView ids, TensorVi
   expect("add_expert_scores", "change", change, DType::F64, {ids.dim(0)});
   require<ShapeError>(shared.dim(0) < scores.dim(0), "[add_expert_scores] {} scores, {} of them of shared experts",
                       scores.dim(0), shared.dim(0));
-  expect_cpu("add_expert_scores", ctx);
-  cpu::add_expert_scores(ctx, scores, ids, routed, shared, change);
+  run<Op::add_expert_scores>(ctx, scores, ids, routed, shared, change);
 }
 
 }  // namespace emox::ops

@@ -1,8 +1,7 @@
 #include "runtime/ops/layers.h"
 
-#include "runtime/cpu/kernels.h"
 #include "runtime/ops/check.h"
-#include "runtime/telemetry/spans.h"
+#include "runtime/ops/dispatch.h"
 
 namespace emox::ops {
 namespace {
@@ -24,18 +23,14 @@ void embedding(Context& ctx, TensorView y, TensorView ids, TensorView table) {
   expect_rank("embedding", "table", table, DType::F32, 2);
   expect("embedding", "y", y, DType::F32, {ids.numel(), table.dim(1)});
   expect("embedding", "ids", ids, DType::I32, {ids.numel()});
-  expect_cpu("embedding", ctx);
-  const Span span(ctx, "embedding", 0, 2 * bytes_of(y));
-  cpu::embedding(ctx, y, ids, table);
+  run<Op::embedding>(ctx, Work{.bytes = 2 * bytes_of(y)}, y, ids, table);
 }
 
 void embedding_backward(Context& ctx, TensorView dtable, TensorView ids, TensorView dy) {
   expect_rank("embedding_backward", "dtable", dtable, DType::F32, 2);
   expect("embedding_backward", "ids", ids, DType::I32, {ids.numel()});
   expect("embedding_backward", "dy", dy, DType::F32, {ids.numel(), dtable.dim(1)});
-  expect_cpu("embedding_backward", ctx);
-  const Span span(ctx, "embedding_backward", 0, 3 * bytes_of(dy));
-  cpu::embedding_backward(ctx, dtable, ids, dy);
+  run<Op::embedding_backward>(ctx, Work{.bytes = 3 * bytes_of(dy)}, dtable, ids, dy);
 }
 
 void rms_norm(Context& ctx, TensorView y, TensorView rstd, TensorView x, TensorView scale, float eps) {
@@ -43,9 +38,7 @@ void rms_norm(Context& ctx, TensorView y, TensorView rstd, TensorView x, TensorV
   expect("rms_norm", "y", y, DType::F32, x.shape());
   expect("rms_norm", "rstd", rstd, DType::F32, {x.dim(0)});
   expect("rms_norm", "scale", scale, DType::F32, {x.dim(1)});
-  expect_cpu("rms_norm", ctx);
-  const Span span(ctx, "rms_norm", 0, bytes_of(x, y));
-  cpu::rms_norm(ctx, y, rstd, x, scale, eps);
+  run<Op::rms_norm>(ctx, Work{.bytes = bytes_of(x, y)}, y, rstd, x, scale, eps);
 }
 
 void rms_norm_backward_add(Context& ctx, TensorView dx, TensorView dscale, TensorView dy, TensorView x, TensorView rstd,
@@ -56,16 +49,14 @@ void rms_norm_backward_add(Context& ctx, TensorView dx, TensorView dscale, Tenso
   expect("rms_norm_backward_add", "rstd", rstd, DType::F32, {x.dim(0)});
   expect("rms_norm_backward_add", "scale", scale, DType::F32, {x.dim(1)});
   expect("rms_norm_backward_add", "dscale", dscale, DType::F32, {x.dim(1)});
-  expect_cpu("rms_norm_backward_add", ctx);
-  const Span span(ctx, "rms_norm_backward", 0, bytes_of(x, dy, dx, dx));
-  cpu::rms_norm_backward_add(ctx, dx, dscale, dy, x, rstd, scale);
+  run<Op::rms_norm_backward_add>(ctx, Work{.bytes = bytes_of(x, dy, dx, dx), .name = "rms_norm_backward"}, dx, dscale,
+                                 dy, x, rstd, scale);
 }
 
 void rope_tables(Context& ctx, TensorView cos, TensorView sin, double theta) {
   expect_rank("rope_tables", "cos", cos, DType::F32, 2);
   expect("rope_tables", "sin", sin, DType::F32, cos.shape());
-  expect_cpu("rope_tables", ctx);
-  cpu::rope_tables(ctx, cos, sin, theta);
+  run<Op::rope_tables>(ctx, cos, sin, theta);
 }
 
 void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads,
@@ -77,8 +68,7 @@ void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, Ten
   expect("attention", "lse", lse, DType::F32, {heads, qkv.dim(0)});
   expect_rank("attention", "segments", segments, DType::I32, 1);
   check_rotation("attention", rotation, qkv.dim(0), qkv.dim(1) / (3 * heads));
-  expect_cpu("attention", ctx);
-  cpu::attention(ctx, out, lse, qkv, segments, heads, rotation);
+  run<Op::attention>(ctx, out, lse, qkv, segments, heads, rotation);
 }
 
 void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorView out, TensorView lse, TensorView qkv,
@@ -92,17 +82,14 @@ void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorVi
   expect("attention_backward", "lse", lse, DType::F32, {heads, qkv.dim(0)});
   expect_rank("attention_backward", "segments", segments, DType::I32, 1);
   check_rotation("attention_backward", rotation, qkv.dim(0), qkv.dim(1) / (3 * heads));
-  expect_cpu("attention_backward", ctx);
-  cpu::attention_backward(ctx, dqkv, dout, out, lse, qkv, segments, heads, rotation);
+  run<Op::attention_backward>(ctx, dqkv, dout, out, lse, qkv, segments, heads, rotation);
 }
 
 void swiglu(Context& ctx, TensorView a, TensorView h, TensorView gates) {
   expect_rank("swiglu", "a", a, DType::F32, 2);
   expect("swiglu", "h", h, DType::F32, {a.dim(0), 2 * a.dim(1)});
   expect_optional("swiglu", "gates", gates, DType::F32, {a.dim(0)});
-  expect_cpu("swiglu", ctx);
-  const Span span(ctx, "swiglu", 0, bytes_of(a, h));
-  cpu::swiglu(ctx, a, h, gates);
+  run<Op::swiglu>(ctx, Work{.bytes = bytes_of(a, h)}, a, h, gates);
 }
 
 void swiglu_backward(Context& ctx, TensorView dh, TensorView a, TensorView dgates, TensorView da, TensorView h,
@@ -113,9 +100,7 @@ void swiglu_backward(Context& ctx, TensorView dh, TensorView a, TensorView dgate
   expect("swiglu_backward", "a", a, DType::F32, da.shape());
   expect_optional("swiglu_backward", "gates", gates, DType::F32, {da.dim(0)});
   expect_optional("swiglu_backward", "dgates", dgates, DType::F32, {da.dim(0)});
-  expect_cpu("swiglu_backward", ctx);
-  const Span span(ctx, "swiglu_backward", 0, bytes_of(dh, a, da, h));
-  cpu::swiglu_backward(ctx, dh, a, dgates, da, h, gates);
+  run<Op::swiglu_backward>(ctx, Work{.bytes = bytes_of(dh, a, da, h)}, dh, a, dgates, da, h, gates);
 }
 
 }  // namespace emox::ops

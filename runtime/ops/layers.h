@@ -25,6 +25,11 @@ void rope_tables(Context& ctx, TensorView cos, TensorView sin, double theta);
 struct Rotation {
   TensorView positions, cos, sin;
 };
+/// For dispatch.h, which looks at every operand.
+template <typename F>
+void for_each_view(const Rotation& r, F&& f) {
+  f(r.positions), f(r.cos), f(r.sin);
+}
 
 /// Causal softmax attention inside segments, scale head_dim^-1/2 (spec 1.1, 3.6). Queries and keys lie in qkv as the
 /// projection made them; the rotation is applied where they are read, and turned back in their gradients.

@@ -1,9 +1,8 @@
 #include "runtime/ops/loss.h"
 
-#include "runtime/cpu/kernels.h"
 #include "runtime/cpu/loss_blocks.h"
 #include "runtime/ops/check.h"
-#include "runtime/telemetry/spans.h"
+#include "runtime/ops/dispatch.h"
 
 namespace emox::ops {
 
@@ -28,12 +27,12 @@ void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorVi
   const std::size_t need = lm_head_loss_scratch(x.dim(0), x.dim(1), weight.dim(0), ctx.threads);
   require<ShapeError>(scratch.bytes() >= need, "[lm_head_loss] scratch holds {} bytes, {} are needed", scratch.bytes(),
                       need);
-  expect_cpu("lm_head_loss", ctx);
   const double products = dx.null() ? 1 : 3;
-  const Span span(ctx, "lm_head_loss",
-                  2.0 * products * static_cast<double>(x.numel()) * static_cast<double>(weight.dim(0)),
-                  static_cast<double>(x.bytes() + weight.bytes()) * products);
-  cpu::lm_head_loss(ctx, sums, token_loss, dx, dweight, x, weight, labels, scratch, options);
+  run<Op::lm_head_loss>(
+      ctx,
+      Work{.flops = 2.0 * products * static_cast<double>(x.numel()) * static_cast<double>(weight.dim(0)),
+           .bytes = bytes_of(x, weight) * products},
+      sums, token_loss, dx, dweight, x, weight, labels, scratch, options);
 }
 
 }  // namespace emox::ops

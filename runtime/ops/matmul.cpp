@@ -1,18 +1,14 @@
 #include "runtime/ops/matmul.h"
 
-#include "runtime/cpu/kernels.h"
 #include "runtime/ops/check.h"
-#include "runtime/telemetry/spans.h"
+#include "runtime/ops/dispatch.h"
 
 namespace emox::ops {
 namespace {
 
-double bytes_of(const TensorView& a, const TensorView& b, const TensorView& c) {
-  return static_cast<double>(a.bytes() + b.bytes() + c.bytes());
-}
-
-double product_flops(std::int64_t m, std::int64_t n, std::int64_t k) {
-  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+// Of products of [m,k] by [k,n] together.
+Work product(std::string_view name, std::int64_t m, std::int64_t n, std::int64_t k, double bytes) {
+  return {2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k), bytes, name};
 }
 
 void check_offsets(std::string_view op, const TensorView& offsets, std::int64_t experts) {
@@ -25,9 +21,7 @@ void matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, float bet
   expect_rank("matmul_nt", "a", a, DType::F32, 2);
   expect("matmul_nt", "b", b, DType::F32, {b.dim(0), a.dim(1)});
   expect("matmul_nt", "c", c, DType::F32, {a.dim(0), b.dim(0)});
-  expect_cpu("matmul_nt", ctx);
-  const Span span(ctx, "matmul", product_flops(a.dim(0), b.dim(0), a.dim(1)), bytes_of(a, b, c));
-  cpu::matmul_nt(ctx, c, a, b, beta);
+  run<Op::matmul_nt>(ctx, product("matmul", a.dim(0), b.dim(0), a.dim(1), bytes_of(a, b, c)), c, a, b, beta);
 }
 
 void matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, float beta) {
@@ -35,9 +29,7 @@ void matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, float bet
   expect_rank("matmul_nn", "b", b, DType::F32, 2);
   expect("matmul_nn", "b", b, DType::F32, {a.dim(1), b.dim(1)});
   expect("matmul_nn", "c", c, DType::F32, {a.dim(0), b.dim(1)});
-  expect_cpu("matmul_nn", ctx);
-  const Span span(ctx, "matmul", product_flops(a.dim(0), b.dim(1), a.dim(1)), bytes_of(a, b, c));
-  cpu::matmul_nn(ctx, c, a, b, beta);
+  run<Op::matmul_nn>(ctx, product("matmul", a.dim(0), b.dim(1), a.dim(1), bytes_of(a, b, c)), c, a, b, beta);
 }
 
 void matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, float beta) {
@@ -45,9 +37,7 @@ void matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, float bet
   expect_rank("matmul_tn", "b", b, DType::F32, 2);
   expect("matmul_tn", "b", b, DType::F32, {a.dim(0), b.dim(1)});
   expect("matmul_tn", "c", c, DType::F32, {a.dim(1), b.dim(1)});
-  expect_cpu("matmul_tn", ctx);
-  const Span span(ctx, "matmul", product_flops(a.dim(1), b.dim(1), a.dim(0)), bytes_of(a, b, c));
-  cpu::matmul_tn(ctx, c, a, b, beta);
+  run<Op::matmul_tn>(ctx, product("matmul", a.dim(1), b.dim(1), a.dim(0), bytes_of(a, b, c)), c, a, b, beta);
 }
 
 void grouped_matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
@@ -56,9 +46,8 @@ void grouped_matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, T
   expect("grouped_matmul_nt", "b", b, DType::F32, {b.dim(0), b.dim(1), a.dim(1)});
   expect("grouped_matmul_nt", "c", c, DType::F32, {a.dim(0), b.dim(1)});
   check_offsets("grouped_matmul_nt", offsets, b.dim(0));
-  expect_cpu("grouped_matmul_nt", ctx);
-  const Span span(ctx, "grouped_matmul", product_flops(a.dim(0), b.dim(1), a.dim(1)), bytes_of(a, b, c));
-  cpu::grouped_matmul_nt(ctx, c, a, b, offsets);
+  run<Op::grouped_matmul_nt>(ctx, product("grouped_matmul", a.dim(0), b.dim(1), a.dim(1), bytes_of(a, b, c)), c, a, b,
+                             offsets);
 }
 
 void grouped_matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
@@ -67,9 +56,8 @@ void grouped_matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, T
   expect("grouped_matmul_nn", "b", b, DType::F32, {b.dim(0), a.dim(1), b.dim(2)});
   expect("grouped_matmul_nn", "c", c, DType::F32, {a.dim(0), b.dim(2)});
   check_offsets("grouped_matmul_nn", offsets, b.dim(0));
-  expect_cpu("grouped_matmul_nn", ctx);
-  const Span span(ctx, "grouped_matmul", product_flops(a.dim(0), b.dim(2), a.dim(1)), bytes_of(a, b, c));
-  cpu::grouped_matmul_nn(ctx, c, a, b, offsets);
+  run<Op::grouped_matmul_nn>(ctx, product("grouped_matmul", a.dim(0), b.dim(2), a.dim(1), bytes_of(a, b, c)), c, a, b,
+                             offsets);
 }
 
 void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
@@ -79,9 +67,8 @@ void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, T
   expect_rank("grouped_matmul_tn", "c", c, DType::F32, 3);
   expect("grouped_matmul_tn", "c", c, DType::F32, {c.dim(0), a.dim(1), b.dim(1)});
   check_offsets("grouped_matmul_tn", offsets, c.dim(0));
-  expect_cpu("grouped_matmul_tn", ctx);
-  const Span span(ctx, "grouped_matmul", product_flops(a.dim(1), b.dim(1), a.dim(0)), bytes_of(a, b, c));
-  cpu::grouped_matmul_tn(ctx, c, a, b, offsets);
+  run<Op::grouped_matmul_tn>(ctx, product("grouped_matmul", a.dim(1), b.dim(1), a.dim(0), bytes_of(a, b, c)), c, a, b,
+                             offsets);
 }
 
 }  // namespace emox::ops

@@ -1,8 +1,7 @@
 #include "runtime/ops/moe.h"
 
-#include "runtime/cpu/kernels.h"
 #include "runtime/ops/check.h"
-#include "runtime/telemetry/spans.h"
+#include "runtime/ops/dispatch.h"
 
 namespace emox::ops {
 namespace {
@@ -21,27 +20,21 @@ void check_topk(std::string_view op, const TopkResult& r, std::int64_t tokens, s
 void router_softmax(Context& ctx, TensorView p, TensorView logits) {
   expect_rank("router_softmax", "logits", logits, DType::F32, 2);
   expect("router_softmax", "p", p, DType::F32, logits.shape());
-  expect_cpu("router_softmax", ctx);
-  const Span span(ctx, "router_softmax", 0, bytes_of(p, logits));
-  cpu::router_softmax(ctx, p, logits);
+  run<Op::router_softmax>(ctx, Work{.bytes = bytes_of(p, logits)}, p, logits);
 }
 
 void document_scores(Context& ctx, TensorView scores, TensorView p, TensorView segments) {
   expect_rank("document_scores", "p", p, DType::F32, 2);
   expect("document_scores", "segments", segments, DType::I32, {scores.dim(0) + 1});
   expect("document_scores", "scores", scores, DType::F32, {scores.dim(0), p.dim(1)});
-  expect_cpu("document_scores", ctx);
-  const Span span(ctx, "document_pools", 0, bytes_of(p, scores));
-  cpu::document_scores(ctx, scores, p, segments);
+  run<Op::document_scores>(ctx, Work{.bytes = bytes_of(p, scores), .name = "document_pools"}, scores, p, segments);
 }
 
 void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView sizes) {
   expect_rank("document_pools", "scores", scores, DType::F32, 2);
   expect("document_pools", "pool", pool, DType::U8, scores.shape());
   expect("document_pools", "sizes", sizes, DType::I32, {scores.dim(0)});
-  expect_cpu("document_pools", ctx);
-  const Span span(ctx, "document_pools", 0, bytes_of(pool, scores));
-  cpu::document_pools(ctx, pool, scores, sizes);
+  run<Op::document_pools>(ctx, Work{.bytes = bytes_of(pool, scores)}, pool, scores, sizes);
 }
 
 void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView pool, TensorView segments, TensorView bias,
@@ -54,9 +47,8 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
   }
   expect_optional("masked_topk", "bias", bias, DType::F32, {logits.dim(1)});
   expect_optional("masked_topk", "free_tokens", free_tokens, DType::U8, {logits.dim(0)});
-  expect_cpu("masked_topk", ctx);
-  const Span span(ctx, "masked_topk", 0, bytes_of(logits, out.p, out.ids, out.gates));
-  cpu::masked_topk(ctx, out, logits, pool, segments, bias, normalize, free_tokens);
+  run<Op::masked_topk>(ctx, Work{.bytes = bytes_of(logits, out.p, out.ids, out.gates)}, out, logits, pool, segments,
+                       bias, normalize, free_tokens);
 }
 
 void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd,
@@ -65,9 +57,8 @@ void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, c
   check_topk("masked_topk_backward", fwd, dlogits.dim(0), dlogits.dim(1));
   expect("masked_topk_backward", "dgates", dgates, DType::F32, fwd.gates.shape());
   expect_optional("masked_topk_backward", "balance_grad", balance_grad, DType::F32, {dlogits.dim(1)});
-  expect_cpu("masked_topk_backward", ctx);
-  const Span span(ctx, "masked_topk_backward", 0, bytes_of(dlogits, dgates, fwd.p, fwd.ids, fwd.gates));
-  cpu::masked_topk_backward(ctx, dlogits, dgates, fwd, balance_grad, z_grad, normalize);
+  run<Op::masked_topk_backward>(ctx, Work{.bytes = bytes_of(dlogits, dgates, fwd.p, fwd.ids, fwd.gates)}, dlogits,
+                                dgates, fwd, balance_grad, z_grad, normalize);
 }
 
 void router_statistics(Context& ctx, TensorView counts, TensorView p_sum, TensorView z_sum, const TopkResult& fwd) {
@@ -76,26 +67,21 @@ void router_statistics(Context& ctx, TensorView counts, TensorView p_sum, Tensor
   expect("router_statistics", "counts", counts, DType::I64, {fwd.p.dim(1)});
   expect("router_statistics", "p_sum", p_sum, DType::F64, {fwd.p.dim(1)});
   expect("router_statistics", "z_sum", z_sum, DType::F64, {1});
-  expect_cpu("router_statistics", ctx);
-  const Span span(ctx, "router_statistics", 0, bytes_of(fwd.p, fwd.ids, fwd.lse));
-  cpu::router_statistics(ctx, counts, p_sum, z_sum, fwd);
+  run<Op::router_statistics>(ctx, Work{.bytes = bytes_of(fwd.p, fwd.ids, fwd.lse)}, counts, p_sum, z_sum, fwd);
 }
 
 void document_experts(Context& ctx, TensorView sum, TensorView ids, TensorView segments, std::int64_t experts) {
   expect("document_experts", "sum", sum, DType::I64, {1});
   expect_rank("document_experts", "ids", ids, DType::I32, 2);
   expect_rank("document_experts", "segments", segments, DType::I32, 1);
-  expect_cpu("document_experts", ctx);
-  cpu::document_experts(ctx, sum, ids, segments, experts);
+  run<Op::document_experts>(ctx, sum, ids, segments, experts);
 }
 
 void gather_rows(Context& ctx, TensorView out, TensorView x, TensorView index) {
   expect_rank("gather_rows", "x", x, DType::F32, 2);
   expect("gather_rows", "index", index, DType::I32, {index.numel()});
   expect("gather_rows", "out", out, DType::F32, {index.numel(), x.dim(1)});
-  expect_cpu("gather_rows", ctx);
-  const Span span(ctx, "gather_rows", 0, 2 * bytes_of(out));
-  cpu::gather_rows(ctx, out, x, index);
+  run<Op::gather_rows>(ctx, Work{.bytes = 2 * bytes_of(out)}, out, x, index);
 }
 
 void combine_rows(Context& ctx, TensorView y, TensorView rows, TensorView slots, float beta) {
@@ -104,25 +90,22 @@ void combine_rows(Context& ctx, TensorView y, TensorView rows, TensorView slots,
   expect("combine_rows", "rows", rows, DType::F32, {rows.dim(0), y.dim(1)});
   expect_rank("combine_rows", "slots", slots, DType::I32, 2);
   expect("combine_rows", "slots", slots, DType::I32, {y.dim(0), slots.dim(1)});
-  expect_cpu("combine_rows", ctx);
-  const Span span(ctx, "combine_rows", 0, bytes_of(rows, y) + (beta != 0.0F ? bytes_of(y) : 0.0));
-  cpu::combine_rows(ctx, y, rows, slots, beta);
+  run<Op::combine_rows>(ctx, Work{.bytes = bytes_of(rows, y) + (beta != 0.0F ? bytes_of(y) : 0.0)}, y, rows, slots,
+                        beta);
 }
 
 void gather_elements(Context& ctx, TensorView dst, TensorView src, TensorView index) {
   expect("gather_elements", "index", index, DType::I32, {index.numel()});
   expect("gather_elements", "dst", dst, DType::F32, {index.numel()});
   expect("gather_elements", "src", src, DType::F32, src.shape());
-  expect_cpu("gather_elements", ctx);
-  cpu::gather_elements(ctx, dst, src, index);
+  run<Op::gather_elements>(ctx, dst, src, index);
 }
 
 void scatter_elements(Context& ctx, TensorView dst, TensorView src, TensorView index) {
   expect("scatter_elements", "index", index, DType::I32, {index.numel()});
   expect("scatter_elements", "src", src, DType::F32, {index.numel()});
   expect("scatter_elements", "dst", dst, DType::F32, dst.shape());
-  expect_cpu("scatter_elements", ctx);
-  cpu::scatter_elements(ctx, dst, src, index);
+  run<Op::scatter_elements>(ctx, dst, src, index);
 }
 
 }  // namespace emox::ops

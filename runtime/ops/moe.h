@@ -21,6 +21,12 @@ struct TopkResult {
   TensorView ids;    ///< i32 [T,k] picks by falling logit (+ bias), ties: lowest index; NaN last, all in the pool
   TensorView gates;  ///< [T,k] p at the picks, divided by their sum if `normalize`
 };
+/// For dispatch.h, which looks at every operand.
+template <typename F>
+void for_each_view(const TopkResult& r, F&& f) {
+  f(r.p), f(r.lse), f(r.ids), f(r.gates);
+}
+
 /// Softmax and top-k inside the pool. pool u8 [docs,n] with segments i32 [docs+1], or both null: no restriction.
 /// free_tokens u8 [T] (null: none): a token with 1 sees all experts, as if its document had no pool.
 /// bias[n] (null: none) is added to p for choosing only, never to the gates (DeepSeek's auxiliary-loss-free balancing).

@@ -2,6 +2,8 @@
 // shared out over ranks.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include <numeric>
@@ -27,6 +29,8 @@ ModelConfig layer_config(const GoldenCase& c) {
   m.shared_experts = c.integer("shared");
   m.expert_ff = c.integer("d_ff");
   m.eos = golden_eos_rule(c);
+  const std::vector<std::int32_t> ids = c.tokens("token_ids.npy");
+  m.vocab_size = *std::max_element(ids.begin(), ids.end()) + 1;
   return m;
 }
 

@@ -1,6 +1,8 @@
 // The router by its ops: logits, pools, picks, losses, gradients.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "runtime/ops/basic.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/ops/moe.h"
@@ -56,6 +58,8 @@ void run_router(GoldenCase& c) {
   ModelConfig config;
   config.eos = golden_eos_rule(c);
   const std::vector<std::int32_t> ids = c.tokens("token_ids.npy");
+  config.vocab_size = *std::max_element(ids.begin(), ids.end()) + 1;
+  config.sequence_length = c.integer("sequence");
   const MicroBatch batch = make_micro_batch(config, static_cast<std::int32_t>(c.integer("eos")),
                                             golden_sequences(ids, c.integer("sequence")));
   if (c.has_file("segments.npy")) c.expect_exact("segments.npy", golden_segments(batch, c.integer("sequence")));

@@ -104,6 +104,27 @@ TEST(MicroBatch, LabelsAreTheNextTokens) {
   EXPECT_THROW(make_micro_batch({}, kEos, std::span(&wrong, 1)), ShapeError);
 }
 
+// Nothing below looks at them again, so what is wrong must end here, by name.
+TEST(MicroBatch, IndicesAreCheckedHere) {
+  ModelConfig config;
+  config.vocab_size = 10;
+  config.sequence_length = 4;
+  const auto message = [&](const Ids& tokens, const Ids& labels) -> std::string {
+    const SequenceInput input{tokens, labels, 12, 0};
+    try {
+      (void)make_micro_batch(config, kEos, std::span(&input, 1));
+    } catch (const UsageError& e) {
+      return e.message();
+    }
+    return "";
+  };
+  EXPECT_EQ(message({0, 9, 0, 9}, {-1, 9, 0, 9}), "");
+  EXPECT_EQ(message({0, 10}, {}), "token 1 of sequence 12 of the batch has id 10, but model.vocab_size is 10");
+  EXPECT_EQ(message({0, 1, -1}, {}), "token 2 of sequence 12 of the batch has id -1, but model.vocab_size is 10");
+  EXPECT_EQ(message({0, 1}, {10, 1}), "label 0 of sequence 12 of the batch is 10, but model.vocab_size is 10");
+  EXPECT_EQ(message({0, 1, 2, 3, 4}, {}), "sequence 12 of the batch has 5 tokens, but model.sequence_length is 4");
+}
+
 TEST(MicroBatch, NothingIsABatchToo) {
   const MicroBatch b = make_micro_batch({}, kEos, {});
   EXPECT_EQ(b.tokens, 0);

@@ -12,8 +12,10 @@
 #include <fmt/format.h>
 
 #include "runtime/core/error.h"
+#include "runtime/ops/moe.h"
 #include "tests/support/interrupted.h"
 #include "tests/support/ranks.h"
+#include "tests/support/support.h"
 
 namespace emox {
 namespace {
@@ -144,6 +146,41 @@ TEST_P(TrainFailure, ANaNIsTheStepsOnEveryRank) {
         EXPECT_NE(e.find("nan, gradient norm "), std::string::npos) << e;
       }
     }
+}
+
+// An op met an index that some op before it made, and that points nowhere: what a device's kernel can only report, the
+// step says on every rank. The step after it begins without that.
+TEST_P(TrainFailure, AWrongIndexIsTheStepsOnEveryRank) {
+  const Case& c = GetParam();
+  const Recipe recipe = test::step_recipe(c.ranks, c.dispatch);
+  std::vector<std::string> errors(static_cast<std::size_t>(c.ranks));
+  ThreadWorld world(c.ranks, {.ranks_per_node = 2});
+  const auto body = [&](Communicator& comm) {
+    test::StepRank rank(comm, recipe);
+    const Tensor x({}, DType::F32, {3, 2}), out({}, DType::F32, {4, 2});
+    const Tensor index = test::tensor_of(std::vector<std::int32_t>{2, 0, 3, -1}, {4});
+    StepVotes votes;
+    votes.late = [&] {  // while the step runs
+      if (comm.rank() == c.victim) ops::gather_rows(rank.context(), out, x, index);
+      return LateVotes{};
+    };
+    const auto before =
+        test::values_of<float>(rank.model().parameters().weight(rank.model().parameters().flat(ParameterGroup::Dense)));
+    try {
+      rank.step(1, votes);
+    } catch (const Error& e) {
+      errors[static_cast<std::size_t>(comm.rank())] = e.message();
+    }
+    EXPECT_EQ(
+        test::values_of<float>(rank.model().parameters().weight(rank.model().parameters().flat(ParameterGroup::Dense))),
+        before);
+    rank.step(1);
+  };
+  test::run_ranks(world, body, 30);
+  for (const std::string& e : errors)
+    EXPECT_TRUE(
+        e.starts_with(fmt::format("[gather_rows] element 2 of operand 3 points outside on rank {}: ", c.victim)))
+        << e;
 }
 
 std::string name_of(const testing::TestParamInfo<Case>& c) { return c.param.name; }

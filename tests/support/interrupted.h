@@ -33,6 +33,7 @@ class StepRank {
   LanguageModel& model() { return model_; }
   /// Spans of the steps.
   Telemetry& telemetry() { return telemetry_; }
+  Context& context() { return ctx_; }
   bool recomputes_forward() const { return step_.recomputes_forward(); }
 
  private:
