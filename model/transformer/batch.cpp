@@ -31,6 +31,12 @@ void append_attention(MicroBatch& out, const SequenceInput& s, std::int32_t eos,
   if (n > 0) out.attention_segments.push_back(start + n);
 }
 
+// So that the part behind begins as a tensor does.
+std::int64_t padded(std::int64_t elements) {
+  constexpr auto kAlign = static_cast<std::int64_t>(kTensorAlignment / sizeof(std::int32_t));
+  return (elements + kAlign - 1) / kAlign * kAlign;
+}
+
 // What ops read as indices is right from here on: a device would have to bring it back to check it.
 void check_sequence(const ModelConfig& config, const SequenceInput& s) {
   const std::size_t n = s.tokens.size();
@@ -74,23 +80,28 @@ MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::sp
 }
 
 DeviceBatch::DeviceBatch(Device device, std::int64_t max_tokens)
-    : ids_(device, DType::I32, {max_tokens}),
-      labels_(device, DType::I32, {max_tokens}),
-      positions_(device, DType::I32, {max_tokens}),
-      attention_segments_(device, DType::I32, {max_tokens + 1}),
-      pool_segments_(device, DType::I32, {max_tokens + 1}) {}
+    : max_tokens_(max_tokens), memory_(device, DType::I32, {3 * padded(max_tokens) + 2 * padded(max_tokens + 1)}) {
+  packed_.reserve(static_cast<std::size_t>(memory_.view().dim(0)));
+}
+
+DeviceBatch::Part DeviceBatch::pack(const std::vector<std::int32_t>& values) {
+  const Part part{static_cast<std::int64_t>(packed_.size()), static_cast<std::int64_t>(packed_.size() + values.size())};
+  packed_.insert(packed_.end(), values.begin(), values.end());
+  packed_.resize(static_cast<std::size_t>(padded(part.end)));
+  return part;
+}
 
 void DeviceBatch::upload(Context& ctx, const MicroBatch& batch) {
-  require<ShapeError>(batch.tokens <= ids_.view().dim(0), "a micro-batch of {} tokens, memory was reserved for {}",
-                      batch.tokens, ids_.view().dim(0));
+  require<ShapeError>(batch.tokens <= max_tokens_, "a micro-batch of {} tokens, memory was reserved for {}",
+                      batch.tokens, max_tokens_);
   tokens_ = batch.tokens;
-  attention_count_ = static_cast<std::int64_t>(batch.attention_segments.size());
-  pool_count_ = static_cast<std::int64_t>(batch.pool_segments.size());
-  ops::copy_from_host(ctx, ids(), batch.ids.data());
-  ops::copy_from_host(ctx, labels(), batch.labels.data());
-  ops::copy_from_host(ctx, positions(), batch.positions.data());
-  ops::copy_from_host(ctx, attention_segments(), batch.attention_segments.data());
-  ops::copy_from_host(ctx, pool_segments(), batch.pool_segments.data());
+  packed_.clear();
+  ids_ = pack(batch.ids);
+  labels_ = pack(batch.labels);
+  positions_ = pack(batch.positions);
+  attention_segments_ = pack(batch.attention_segments);
+  pool_segments_ = pack(batch.pool_segments);
+  ops::copy_from_host(ctx, memory_.view().rows(0, static_cast<std::int64_t>(packed_.size())), packed_.data());
 }
 
 }  // namespace emox

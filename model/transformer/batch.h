@@ -44,22 +44,30 @@ struct MicroBatch {
 /// beyond the vocabulary and a sequence that is too long.
 MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::span<const SequenceInput> sequences);
 
-/// The integers of a micro-batch where the ops can read them. Reserved once for the largest micro-batch.
+/// The integers of a micro-batch where the ops can read them. Reserved once for the largest micro-batch; one copy
+/// brings them there, packed, each part aligned as a tensor.
 class DeviceBatch {
  public:
   DeviceBatch(Device device, std::int64_t max_tokens);
   void upload(Context& ctx, const MicroBatch& batch);
 
   std::int64_t tokens() const { return tokens_; }
-  TensorView ids() const { return ids_.view().rows(0, tokens_); }
-  TensorView labels() const { return labels_.view().rows(0, tokens_); }
-  TensorView positions() const { return positions_.view().rows(0, tokens_); }
-  TensorView attention_segments() const { return attention_segments_.view().rows(0, attention_count_); }
-  TensorView pool_segments() const { return pool_segments_.view().rows(0, pool_count_); }
+  TensorView ids() const { return view(ids_); }
+  TensorView labels() const { return view(labels_); }
+  TensorView positions() const { return view(positions_); }
+  TensorView attention_segments() const { return view(attention_segments_); }
+  TensorView pool_segments() const { return view(pool_segments_); }
 
  private:
-  std::int64_t tokens_ = 0, attention_count_ = 1, pool_count_ = 1;
-  Tensor ids_, labels_, positions_, attention_segments_, pool_segments_;
+  struct Part {
+    std::int64_t begin = 0, end = 0;
+  };
+  Part pack(const std::vector<std::int32_t>& values);
+  TensorView view(const Part& p) const { return memory_.view().rows(p.begin, p.end); }
+  std::int64_t max_tokens_, tokens_ = 0;
+  Part ids_, labels_, positions_, attention_segments_{0, 1}, pool_segments_{0, 1};
+  std::vector<std::int32_t> packed_;  ///< on the host
+  Tensor memory_;                     ///< i32
 };
 
 }  // namespace emox

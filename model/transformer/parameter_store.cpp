@@ -18,7 +18,7 @@ ParameterSlot ParameterSlot::operator[](std::int64_t i) const {
 }
 
 ParameterSlot ParameterStore::reserve(Shape shape, ParameterGroup group, bool decay) {
-  constexpr std::int64_t kAlign = 16;  // elements: 64 bytes
+  constexpr std::int64_t kAlign = kTensorAlignment / sizeof(Bf16);  // elements
   std::int64_t& size = size_[index(group)];
   std::vector<Run>& runs = runs_[index(group)];
   const ParameterSlot slot{size, shape, group};

@@ -43,7 +43,8 @@ struct NamedParameter {
 
 class ParameterStore {
  public:
-  /// Slots are 64-byte aligned. `decay`: AdamW's weight decay applies (everything but the input embedding, spec 4).
+  /// Slots begin at multiples of 128 elements: aligned for every type of two bytes or more. `decay`: AdamW's weight
+  /// decay applies (everything but the input embedding, spec 4).
   ParameterSlot reserve(Shape shape, bool decay = true);
   /// The tensors of this rank's experts of one layer, the expert first: [experts, rows, columns].
   std::vector<ParameterSlot> reserve_experts(const std::vector<Shape>& shapes);

@@ -14,6 +14,10 @@
 namespace emox::hdf5 {
 namespace {
 
+[[noreturn]] void fail_without_type(DType t) {
+  fail<ShapeError>("a checkpoint holds no {}: it holds the f32 master weights", name_of(t));
+}
+
 /// Takes the innermost entry of the library's error stack, which knows the reason; the others say who called whom.
 herr_t keep_first(unsigned, const H5E_error2_t* entry, void* text) {
   static_cast<std::string*>(text)->assign(entry->desc == nullptr ? "" : entry->desc);
@@ -79,8 +83,10 @@ hid_t memory_type(DType t) {
       return H5T_NATIVE_INT64;
     case DType::U8:
       return H5T_NATIVE_UINT8;
+    case DType::BF16:
+      break;
   }
-  return -1;
+  fail_without_type(t);
 }
 
 hid_t file_type(DType t) {
@@ -95,8 +101,10 @@ hid_t file_type(DType t) {
       return H5T_STD_I64LE;
     case DType::U8:
       return H5T_STD_U8LE;
+    case DType::BF16:
+      break;
   }
-  return -1;
+  fail_without_type(t);
 }
 
 hid_t space_of(const Shape& shape) {

@@ -16,6 +16,7 @@
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/comm/communicator.h"
+#include "runtime/core/error.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
@@ -79,7 +80,10 @@ void with_elements(const TensorView& view, const Use& use) {
       return use(std::span<const std::int64_t>(view.data<std::int64_t>(), n));
     case DType::U8:
       return use(std::span<const std::uint8_t>(view.data<std::uint8_t>(), n));
+    case DType::BF16:
+      break;
   }
+  fail<ShapeError>("a checkpoint holds no {}: it holds the f32 master weights", name_of(view.dtype()));
 }
 
 /// Collective. The ranks' messages by number, all of them on every rank; a number is one rank's.

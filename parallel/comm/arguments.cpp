@@ -14,7 +14,9 @@ void check_memory(std::string_view op, const TensorView& t) {
 
 void check_summable(std::string_view op, const TensorView& t) {
   check_memory(op, t);
-  require<ShapeError>(t.dtype() != DType::U8, "{} adds f32, f64, i32 and i64, not {}", op, name_of(t.dtype()));
+  // A sum in bf16 would lose what it adds: it is taken in f32, and rounded afterwards where that is wanted.
+  require<ShapeError>(t.dtype() != DType::U8 && t.dtype() != DType::BF16, "{} adds f32, f64, i32 and i64, not {}", op,
+                      name_of(t.dtype()));
 }
 
 void check_dtypes(std::string_view op, const TensorView& out, const TensorView& in) {

@@ -30,6 +30,7 @@ MPI_Datatype type_of(DType t) {
     case DType::I64:
       return MPI_INT64_T;
     case DType::U8:
+    case DType::BF16:
       break;
   }
   return MPI_BYTE;

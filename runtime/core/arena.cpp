@@ -6,12 +6,17 @@
 
 namespace emox {
 namespace {
-constexpr std::size_t kAlign = 64;
+constexpr std::size_t kAlign = kTensorAlignment;
 }
 
-Arena Arena::measuring(Device device) { return Arena(device); }
+Arena Arena::measuring(Device device, DType activations) {
+  Arena arena(device, 0, activations);
+  arena.measuring_ = true;
+  return arena;
+}
 
-Arena::Arena(Device device, std::size_t bytes) : device_(device), buffer_(device, bytes) {}
+Arena::Arena(Device device, std::size_t bytes, DType activations)
+    : device_(device), activations_(activations), buffer_(device, bytes) {}
 
 TensorView Arena::allocate(DType dtype, Shape shape) {
   const std::size_t bytes = (static_cast<std::size_t>(shape.numel()) * size_of(dtype) + kAlign - 1) / kAlign * kAlign;

@@ -17,15 +17,19 @@ namespace emox {
 class Arena {
  public:
   /// Counts bytes, gives views that must not be read or written.
-  static Arena measuring(Device device = {});
-  Arena(Device device, std::size_t bytes);
+  static Arena measuring(Device device = {}, DType activations = DType::F32);
+  Arena(Device device, std::size_t bytes, DType activations = DType::F32);
 
+  /// Begins at a multiple of kTensorAlignment.
   TensorView allocate(DType dtype, Shape shape);
   TensorView f32(Shape shape) { return allocate(DType::F32, shape); }
   TensorView i32(Shape shape) { return allocate(DType::I32, shape); }
+  /// What layers pass on, in the type of Context::activations; statistics, logits and sums are f32 or f64 always.
+  TensorView activation(Shape shape) { return allocate(activations_, shape); }
 
   /// Rows whose number is known only while a step runs. They live outside the arena's block but as long as the arena.
   GrowingTensor* growing(DType dtype, Shape shape);
+  GrowingTensor* growing_activation(Shape shape) { return growing(activations_, shape); }
   /// Bytes of all growing tensors as they were reserved.
   std::size_t growing_bytes() const { return growing_bytes_; }
 
@@ -36,8 +40,8 @@ class Arena {
   std::size_t peak() const { return peak_; }
 
  private:
-  explicit Arena(Device device) : device_(device), measuring_(true) {}
   Device device_;
+  DType activations_;
   bool measuring_ = false;
   Buffer buffer_;
   std::size_t used_ = 0;

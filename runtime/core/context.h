@@ -12,8 +12,11 @@ class Telemetry;
 struct Context {
   Device device;
   Stream stream;
-  int threads = 1;                 ///< OpenMP threads of one op on this rank
-  Log* log = nullptr;              ///< never null inside a running command; may be null in tests
+  DType activations = DType::F32;  ///< what layers pass on: F32 or BF16; the CPU computes F32 only
+  bool round_activations =
+      false;           ///< for tests: ops round their F32 activations to bf16 values, as a BF16 run stores them
+  int threads = 1;     ///< OpenMP threads of one op on this rank
+  Log* log = nullptr;  ///< never null inside a running command; may be null in tests
   Telemetry* telemetry = nullptr;  ///< null: spans are not recorded
   TensorView fault;  ///< f64 [1] where bodies report wrong indices that a device made (ops/fault.h); may be null
 };

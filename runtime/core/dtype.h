@@ -6,9 +6,11 @@
 #include <string_view>
 #include <type_traits>
 
+#include "runtime/core/bf16.h"
+
 namespace emox {
 
-enum class DType : std::uint8_t { F32, F64, I32, I64, U8 };
+enum class DType : std::uint8_t { F32, F64, I32, I64, U8, BF16 };
 
 constexpr std::size_t size_of(DType t) {
   switch (t) {
@@ -20,6 +22,8 @@ constexpr std::size_t size_of(DType t) {
       return 8;
     case DType::U8:
       return 1;
+    case DType::BF16:
+      return 2;
   }
   return 0;
 }
@@ -36,6 +40,8 @@ constexpr std::string_view name_of(DType t) {
       return "i64";
     case DType::U8:
       return "u8";
+    case DType::BF16:
+      return "bf16";
   }
   return "?";
 }
@@ -50,6 +56,8 @@ constexpr DType dtype_of() {
     return DType::I32;
   else if constexpr (std::is_same_v<T, std::int64_t>)
     return DType::I64;
+  else if constexpr (std::is_same_v<T, Bf16>)
+    return DType::BF16;
   else {
     static_assert(std::is_same_v<T, std::uint8_t>, "no DType for this type");
     return DType::U8;

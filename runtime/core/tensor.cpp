@@ -39,7 +39,7 @@ Buffer::Buffer(Device device, std::size_t bytes) : bytes_(bytes), device_(device
   require(device.type == DeviceType::Cpu, "cannot allocate {} bytes on a CUDA device: this emox was built without CUDA",
           bytes);
   const bool huge = bytes >= kHugePage;
-  const std::size_t align = huge ? kHugePage : 64;
+  const std::size_t align = huge ? kHugePage : kTensorAlignment;
   const std::size_t rounded = (bytes + align - 1) / align * align;
   data_ = std::aligned_alloc(align, rounded);
   require(data_ != nullptr,

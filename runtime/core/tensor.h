@@ -39,7 +39,11 @@ class MemoryMeasurement {
   std::int64_t bytes_ = 0;
 };
 
-/// Owns device memory, zeroed, aligned to 64 bytes (2 MiB, on huge pages where the kernel grants them, when large).
+/// Bytes: what cudaMalloc gives, and more than any vector access needs.
+inline constexpr std::size_t kTensorAlignment = 256;
+
+/// Owns device memory, zeroed, aligned to kTensorAlignment (2 MiB, on huge pages where the kernel grants them, when
+/// large).
 class Buffer {
  public:
   Buffer() = default;

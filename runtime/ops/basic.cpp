@@ -36,6 +36,8 @@ void copy_to_host(Context& ctx, void* dst, TensorView src) {
   run<Op::copy_to_host>(ctx, Work{.bytes = bytes_of(src)}, dst, src);  // a device would be waited for: counted in tests
 }
 
-void copy_from_host(Context& ctx, TensorView dst, const void* src) { run<Op::copy_from_host>(ctx, dst, src); }
+void copy_from_host(Context& ctx, TensorView dst, const void* src) {
+  run<Op::copy_from_host>(ctx, Work{.bytes = bytes_of(dst)}, dst, src);
+}
 
 }  // namespace emox::ops

@@ -29,7 +29,8 @@ void add(Context& ctx, TensorView y, TensorView x);
 void random_truncated_normal(Context& ctx, TensorView x, const Philox& philox, std::uint32_t stream,
                              std::int64_t first_element, double std, double bound);
 
-/// The one explicit way from device to host and back; the host side is complete when the call returns.
+/// The one explicit way from device to host and back; the host side is complete when the call returns. Their spans
+/// count them: each copy_to_host is a place where the host waits for a device.
 void copy_to_host(Context& ctx, void* dst, TensorView src);
 void copy_from_host(Context& ctx, TensorView dst, const void* src);
 

@@ -13,8 +13,13 @@ std::string text_of(Device device) {
 
 }  // namespace
 
-void fail_without_bodies(Op op, Device device) {
-  fail("[{}] is to run on {}, but this emox was built without CUDA", name_of(op), text_of(device));
+const Bodies& other_bodies(Op op, const Context& ctx) {
+  require(ctx.device.type != DeviceType::Cpu, "[{}] is to compute {} activations on the CPU, which computes f32 only",
+          name_of(op), name_of(ctx.activations));
+  const Bodies* bodies = cuda::bodies();
+  require(bodies != nullptr, "[{}] is to run on {}, but this emox was built without CUDA", name_of(op),
+          text_of(ctx.device));
+  return *bodies;
 }
 
 void fail_elsewhere(Op op, int operand, int view, Device device, Device wanted) {

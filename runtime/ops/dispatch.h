@@ -49,17 +49,15 @@ template <typename T>
 concept HoldsNoViews = std::is_arithmetic_v<T> || std::is_pointer_v<T> || std::same_as<T, Philox> ||
     std::same_as<T, LmLossOptions> || std::same_as<T, AdamW> || std::same_as<T, BalanceOptions>;
 
-/// Throws Error: no body for the device.
-[[noreturn]] void fail_without_bodies(Op op, Device device);
+/// The CUDA bodies; Error when there are none, and for bf16 activations on the CPU.
+const Bodies& other_bodies(Op op, const Context& ctx);
 /// Throws ShapeError. Operands count from 1, views of a struct too; 0: the operand is the view.
 [[noreturn]] void fail_elsewhere(Op op, int operand, int view, Device device, Device wanted);
 
 inline const Bodies& bodies_for(Op op, const Context& ctx) {
-  if (ctx.device.type == DeviceType::Cpu) [[likely]]
+  if (ctx.device.type == DeviceType::Cpu && ctx.activations == DType::F32) [[likely]]
     return cpu::kBodies;
-  const Bodies* bodies = cuda::bodies();
-  if (bodies == nullptr) fail_without_bodies(op, ctx.device);
-  return *bodies;
+  return other_bodies(op, ctx);
 }
 
 template <typename T>

@@ -4,6 +4,7 @@
 #include "model/transformer/batch.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
+#include "runtime/telemetry/spans.h"
 #include "tests/support/support.h"
 
 namespace emox {
@@ -130,6 +131,28 @@ TEST(MicroBatch, NothingIsABatchToo) {
   EXPECT_EQ(b.tokens, 0);
   EXPECT_EQ(b.pool_segments, Ids{0});
   EXPECT_TRUE(b.documents.empty());
+}
+
+// Whatever the number of tokens, one copy, and every part begins where a tensor may.
+TEST(DeviceBatch, IsUploadedInOneCopy) {
+  for (const int tokens : {0, 1, 63, 64, 65, 200}) {
+    Context ctx;
+    Telemetry telemetry;
+    ctx.telemetry = &telemetry;
+    DeviceBatch device({}, tokens);
+    const MicroBatch host =
+        batch_of({Ids(static_cast<std::size_t>(tokens), kEos)}, EosRule::Owner);  // segments are longest
+    device.upload(ctx, host);
+    EXPECT_EQ(telemetry.totals().at("copy_from_host").calls, 1);
+    for (const auto& [part, want] : {std::pair(device.ids(), host.ids),
+                                     {device.labels(), host.labels},
+                                     {device.positions(), host.positions},
+                                     {device.attention_segments(), host.attention_segments},
+                                     {device.pool_segments(), host.pool_segments}}) {
+      EXPECT_EQ(test::values_of<std::int32_t>(part), want);
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(part.raw()) % kTensorAlignment, 0U);
+    }
+  }
 }
 
 TEST(DeviceBatch, HoldsWhatWasUploadedLast) {

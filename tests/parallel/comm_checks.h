@@ -343,6 +343,31 @@ inline void check_split(Communicator& comm) {
   comm.barrier();
 }
 
+/// bf16 moves bit by bit, and is never added.
+inline void check_bf16(Communicator& comm) {
+  const auto row = [](int rank) { return std::vector<Bf16>{Bf16(0.1F + static_cast<float>(rank)), Bf16(-3e38F)}; };
+  std::vector<Bf16> want, mine = row(comm.rank()), all(2 * static_cast<std::size_t>(comm.size()));
+  for (int r = 0; r < comm.size(); ++r)
+    for (const Bf16 x : row(r)) want.push_back(x);
+  comm.all_gather(view_of(all), view_of(mine));
+  if (all != want) throw std::runtime_error("all_gather of bf16: other bits");
+  std::fill(all.begin(), all.end(), Bf16());
+  std::vector<Bf16> same = all;  // the same row to everybody
+  for (std::size_t i = 0; i < same.size(); ++i) same[i] = mine[i % 2];
+  const std::vector<std::int64_t> ones(static_cast<std::size_t>(comm.size()), 1);
+  const Shape rows{comm.size(), 2};
+  comm.all_to_all_v(view_of(all).reshape(rows), ones, view_of(same).reshape(rows), ones);
+  if (all != want) throw std::runtime_error("all_to_all_v of bf16: other bits");
+  for (const bool scatter : {false, true}) try {
+      if (scatter)
+        comm.reduce_scatter(view_of(all), std::vector<RowRange>{{0, 1, 0}});
+      else
+        comm.all_reduce(view_of(all));
+      throw std::runtime_error("a sum of bf16 was taken");
+    } catch (const ShapeError&) {
+    }
+}
+
 inline void check_everything(Communicator& comm, bool default_pieces = true) {
   for (const std::int64_t n : {std::int64_t{0}, std::int64_t{1}, std::int64_t{2}, std::int64_t{1237}}) {
     check_type<float>(comm, n);
@@ -362,6 +387,7 @@ inline void check_everything(Communicator& comm, bool default_pieces = true) {
   check_sum_orders(comm);
   check_open_exchange(comm);
   check_split(comm);
+  check_bf16(comm);
   comm.barrier();
 }
 

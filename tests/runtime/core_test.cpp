@@ -1,4 +1,6 @@
 // Shapes, views, buffers, the arena and errors.
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <thread>
 
@@ -86,9 +88,37 @@ TEST(DType, SizesAndNames) {
   EXPECT_EQ(size_of(DType::F32) + size_of(DType::I32), 8U);
   EXPECT_EQ(size_of(DType::F64) + size_of(DType::I64), 16U);
   EXPECT_EQ(size_of(DType::U8), 1U);
+  EXPECT_EQ(size_of(DType::BF16), 2U);
+  EXPECT_EQ(name_of(dtype_of<Bf16>()), "bf16");
   EXPECT_EQ(name_of(dtype_of<double>()), "f64");
   EXPECT_EQ(name_of(dtype_of<std::int64_t>()), "i64");
   EXPECT_EQ(name_of(dtype_of<std::uint8_t>()), "u8");
+}
+
+// Against the nearest of the two neighbours found by searching, for every upper half and lower halves around the tie.
+TEST(Bf16, RoundsToTheNearestTiesToEven) {
+  for (std::uint32_t upper = 0; upper < 0x10000; ++upper) {
+    const float below = std::bit_cast<float>(upper << 16);
+    if (!std::isfinite(below)) continue;
+    const float above = std::bit_cast<float>((upper + 1) << 16);  // away from zero; infinity behind the largest
+    EXPECT_EQ(static_cast<float>(Bf16(below)), below);
+    for (const std::uint32_t lower : {1U, 0x7FFFU, 0x8000U, 0x8001U, 0xFFFFU}) {
+      const float x = std::bit_cast<float>(upper << 16 | lower);
+      const bool up = lower > 0x8000 || (lower == 0x8000 && upper % 2 == 1);
+      ASSERT_EQ(static_cast<float>(Bf16(x)), up ? above : below) << x;
+    }
+  }
+  EXPECT_EQ(rounded_to_bf16(1.0F + static_cast<float>(kBf16Epsilon) * 0.51F), 1.0F + static_cast<float>(kBf16Epsilon));
+}
+
+TEST(Bf16, NoNaNBecomesInfinity) {
+  for (const std::uint32_t bits : {0x7F800001U, 0x7FC00000U, 0x7FFFFFFFU, 0xFF800001U, 0xFFFFFFFFU}) {
+    const auto x = static_cast<float>(Bf16(std::bit_cast<float>(bits)));
+    EXPECT_TRUE(std::isnan(x));
+    EXPECT_EQ(std::signbit(x), (bits >> 31) != 0);
+  }
+  for (const float x : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), 0.0F, -0.0F})
+    EXPECT_EQ(std::bit_cast<std::uint32_t>(rounded_to_bf16(x)), std::bit_cast<std::uint32_t>(x));
 }
 
 TEST(Buffer, IsZeroedAlignedAndCounted) {
@@ -96,7 +126,7 @@ TEST(Buffer, IsZeroedAlignedAndCounted) {
   reset_memory_peak();
   for (const std::size_t bytes : {std::size_t{1}, std::size_t{1000}, std::size_t{5} << 20}) {
     Buffer b({}, bytes);
-    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(b.data()) % 64, 0U);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(b.data()) % 256, 0U);
     const std::vector<char> zeros(bytes);
     EXPECT_EQ(std::memcmp(b.data(), zeros.data(), bytes), 0);
     EXPECT_EQ(memory_stats().allocated, before.allocated + static_cast<std::int64_t>(bytes));
@@ -138,14 +168,14 @@ TEST(Arena, MeasuresWhatItThenNeeds) {
   Arena counting = Arena::measuring();
   for (const TensorView& v : plan(counting)) EXPECT_TRUE(v.null());
   const std::size_t bytes = counting.peak();
-  EXPECT_EQ(bytes, 64U + 64U + 0U + 64U + 448U);  // each rounded up to 64 bytes
+  EXPECT_EQ(bytes, 256U + 256U + 0U + 256U + 512U);  // each rounded up to 256 bytes
 
   Arena real({}, bytes);
   const std::vector<TensorView> views = plan(real);
   EXPECT_EQ(real.peak(), bytes);
   EXPECT_EQ(real.mark(), counting.mark());
   EXPECT_EQ(views[4].raw(), views[5].raw());
-  for (const TensorView& v : views) EXPECT_EQ(reinterpret_cast<std::uintptr_t>(v.raw()) % 64, 0U);
+  for (const TensorView& v : views) EXPECT_EQ(reinterpret_cast<std::uintptr_t>(v.raw()) % 256, 0U);
   // No two overlap: each is written with its own number.
   for (std::size_t i = 0; i < views.size(); ++i) {
     if (i != 4) std::memset(views[i].raw(), static_cast<int>(i + 1), views[i].bytes());
@@ -156,13 +186,25 @@ TEST(Arena, MeasuresWhatItThenNeeds) {
   }
 }
 
+TEST(Arena, ActivationsHaveTheirType) {
+  for (const DType type : {DType::F32, DType::BF16}) {
+    Arena counting = Arena::measuring({}, type);
+    EXPECT_EQ(counting.activation({64, 3}).dtype(), type);
+    EXPECT_EQ(counting.peak(), type == DType::F32 ? 768U : 512U);  // 384 rounded up
+    Arena real({}, counting.peak(), type);
+    EXPECT_EQ(real.activation({64, 3}).dtype(), type);
+    EXPECT_EQ(real.growing_activation({5, 2})->rows(5).bytes(), 10 * size_of(type));
+    EXPECT_EQ(real.growing_bytes(), 10 * size_of(type));
+  }
+}
+
 TEST(Arena, OneByteLessIsTooLittle) {
   Arena counting = Arena::measuring();
   plan(counting);
   Arena small({}, counting.peak() - 1);
   const std::string message = message_of([&] { plan(small); });
-  EXPECT_NE(message.find("639"), std::string::npos) << message;    // its size
-  EXPECT_NE(message.find("192"), std::string::npos) << message;    // in use
+  EXPECT_NE(message.find("1279"), std::string::npos) << message;   // its size
+  EXPECT_NE(message.find("768"), std::string::npos) << message;    // in use
   EXPECT_NE(message.find("[100]"), std::string::npos) << message;  // wanted
 }
 

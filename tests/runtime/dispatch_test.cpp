@@ -108,6 +108,17 @@ TEST(Dispatch, EntriesGoThisWay) {
   EXPECT_NEAR(floats(out)[0], 1 / (1 + std::exp(-1.0)), 1e-6);
 }
 
+TEST(Dispatch, TheCpuComputesF32Only) {
+  Context ctx = context();
+  ctx.activations = DType::BF16;
+  try {
+    ops::zero(ctx, filled({1}, 1.0F));
+    FAIL() << "bf16 on the CPU";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.message(), "[zero] is to compute bf16 activations on the CPU, which computes f32 only");
+  }
+}
+
 TEST(Dispatch, SpansHaveTheOpsNameOrTheirOwn) {
   Context ctx = context();
   Telemetry telemetry;
