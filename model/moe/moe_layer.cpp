@@ -54,11 +54,11 @@ MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore
 }
 
 MoeLayer::Saved MoeLayer::reserve(Arena& arena, std::int64_t tokens) const {
-  const std::int64_t n = config_.routed_experts(), k = config_.routed_top_k(), d = config_.d_model,
-                     f = config_.expert_ff;
+  const std::int64_t k = config_.routed_top_k(), d = config_.d_model, f = config_.expert_ff;
   const std::int64_t rows = dispatcher_->expected_rows(tokens);
   Saved s;
-  s.route = {arena.f32({tokens, n}), arena.f32({tokens}), arena.i32({tokens, k}), arena.f32({tokens, k})};
+  s.route = {arena.f32({tokens, config_.num_experts}), arena.f32({tokens}), arena.i32({tokens, k}),
+             arena.f32({tokens, k}), config_.routed_experts()};
   s.handle = dispatcher_->reserve(arena, tokens);
   s.rows = arena.growing(DType::F32, {rows, d});
   s.row_gates = arena.growing(DType::F32, {rows});
@@ -70,7 +70,7 @@ MoeLayer::Saved MoeLayer::reserve(Arena& arena, std::int64_t tokens) const {
 MoeLayer::Scratch MoeLayer::reserve_scratch(Arena& arena, std::int64_t tokens) const {
   const std::int64_t n = config_.routed_experts(), k = config_.routed_top_k();
   const std::int64_t rows = dispatcher_->expected_rows(tokens);
-  return {arena.f32({tokens, n}),
+  return {arena.f32({tokens, config_.num_experts}),
           arena.f32({tokens, n}),
           arena.allocate(DType::U8, {tokens, n}),
           arena.i32({tokens}),
@@ -120,8 +120,8 @@ void MoeLayer::make_room(Context& ctx, const Saved& saved, const Scratch& scratc
 }
 
 ops::TopkResult MoeLayer::routing_of(const Saved& s, std::int64_t t) const {
-  return {front(s.route.p, t, choices_), s.route.lse.rows(0, t), front(s.route.ids, t, picks()),
-          front(s.route.gates, t, picks())};
+  return {s.route.p.rows(0, t), s.route.lse.rows(0, t), front(s.route.ids, t, picks()),
+          front(s.route.gates, t, picks()), choices_};
 }
 
 TensorView MoeLayer::draw_free_tokens(Context& ctx, const Scratch& scratch, const std::vector<PoolDocument>& documents,
@@ -143,9 +143,9 @@ DocumentPools MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, co
   const PoolPlan& pools = pass.pools;
   const std::int64_t t = batch.tokens(), n = choices_, docs = static_cast<std::int64_t>(documents.size());
   const bool some = !kept_ids_.view().null();
-  const TensorView logits = front(scratch.logits, t, n);
+  const TensorView logits = scratch.logits.rows(0, t);
   const ops::TopkResult out = routing_of(saved, t);
-  ops::matmul_nt(ctx, logits, x, some ? kept_rows_.view() : store.weight(router_).rows(0, n));
+  ops::logits(ctx, logits, x, some ? kept_rows_.view() : store.weight(router_).rows(0, n));
   TensorView pool, free_tokens;
   if (pools.by_label != nullptr) {
     require<ShapeError>(!some, "layer {}: pools by label are of all experts, some are kept", layer_);
@@ -163,7 +163,7 @@ DocumentPools MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, co
     for (const PoolDocument& d : documents)
       sizes.push_back(static_cast<std::int32_t>(std::min(n, pools.sizes->size(pools.step, layer_, d))));
     ops::copy_from_host(ctx, scratch.sizes.rows(0, docs), sizes.data());
-    ops::router_softmax(ctx, out.p, logits);  // p is free until the restricted softmax
+    ops::router_softmax(ctx, out.p, logits, n);  // p is free until the restricted softmax
     ops::document_scores(ctx, scores, out.p, batch.pool_segments());
     ops::document_pools(ctx, pool, scores, scratch.sizes.rows(0, docs));
     free_tokens = draw_free_tokens(ctx, scratch, documents, pools);
@@ -261,8 +261,7 @@ void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x
   const TensorView dlogits = scratch.logits.rows(0, t);
   ops::masked_topk_backward(ctx, dlogits, dgates, routing_of(saved, t), auxiliary.balance, auxiliary.z,
                             config_.normalize_gates);
-  ops::matmul_tn(ctx, store.grad(router_).rows(0, n), dlogits, x, 1.0F);
-  ops::matmul_nn(ctx, dx, dlogits, store.weight(router_).rows(0, n), 1.0F);
+  ops::logits_backward(ctx, dx, store.grad(router_).rows(0, n), dlogits, x, store.weight(router_).rows(0, n));
 }
 
 }  // namespace emox

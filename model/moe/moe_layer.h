@@ -54,7 +54,7 @@ struct PoolPlan {
 class MoeLayer {
  public:
   struct Saved {
-    ops::TopkResult route;  ///< p [T,n_r], lse [T], ids, gates [T,k_r]
+    ops::TopkResult route;  ///< p [T,N], lse [T], ids, gates [T,k_r]
     std::unique_ptr<DispatchHandle> handle;
     GrowingTensor* rows = nullptr;       ///< [R,D] dispatched inputs
     GrowingTensor* row_gates = nullptr;  ///< [R]
@@ -63,7 +63,7 @@ class MoeLayer {
   };
   /// Shared by all layers of a model: contents do not survive a call.
   struct Scratch {
-    TensorView logits;                    ///< [T,n_r], also their gradient
+    TensorView logits;                    ///< [T,N], also their gradient
     TensorView scores;                    ///< [docs <= T, n_r]
     TensorView pool;                      ///< u8 [docs <= T, n_r]
     TensorView sizes;                     ///< i32 [docs <= T]

@@ -100,6 +100,18 @@ void matmul_tn(Context&, TensorView c, TensorView a, TensorView b, float beta) {
   sgemm('T', 'N', m, n, k, a.data<float>(), m, b.data<float>(), n, beta, c.data<float>(), n);
 }
 
+void logits(Context&, TensorView logits, TensorView x, TensorView weight) {
+  const std::int64_t m = x.dim(0), k = x.dim(1), n = weight.dim(0);
+  sgemm('N', 'T', m, n, k, x.data<float>(), k, weight.data<float>(), k, 0.0F, logits.data<float>(), logits.dim(1));
+}
+
+void logits_backward(Context&, TensorView dx, TensorView dweight, TensorView dlogits, TensorView x, TensorView weight) {
+  const std::int64_t tokens = x.dim(0), width = x.dim(1), n = weight.dim(0), ld = dlogits.dim(1);
+  const auto* dz = dlogits.data<float>();
+  sgemm('T', 'N', n, width, tokens, dz, ld, x.data<float>(), width, 1.0F, dweight.data<float>(), width);
+  sgemm('N', 'N', tokens, width, n, dz, ld, weight.data<float>(), width, 1.0F, dx.data<float>(), width);
+}
+
 void grouped_matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
   const std::int64_t experts = b.dim(0), n = b.dim(1), k = b.dim(2);
   const auto *pa = a.data<float>(), *pb = b.data<float>();

@@ -66,17 +66,17 @@ void top_k(std::int32_t* ids, const float* score, const std::uint8_t* allowed, s
 
 }  // namespace
 
-void router_softmax(Context& ctx, TensorView p, TensorView logits) {
-  const std::int64_t n = p.dim(1);
+void router_softmax(Context& ctx, TensorView p, TensorView logits, std::int64_t n) {
+  const std::int64_t width = p.dim(1);
   auto* out = p.data<float>();
   const auto* z = logits.data<float>();
   parallel_pieces(ctx, p.dim(0), 64, [&](std::int64_t b, std::int64_t e, int) {
-    for (std::int64_t t = b; t < e; ++t) softmax_row(out + t * n, z + t * n, n);
+    for (std::int64_t t = b; t < e; ++t) softmax_row(out + t * width, z + t * width, n);
   });
 }
 
 void document_scores(Context& ctx, TensorView scores, TensorView p, TensorView segments) {
-  const std::int64_t n = p.dim(1);
+  const std::int64_t n = scores.dim(1), width = p.dim(1);
   const auto* at = checked_segments("document_scores", segments, p.dim(0)).at;
   const auto* in = p.data<float>();
   auto* out = scores.data<float>();
@@ -87,7 +87,7 @@ void document_scores(Context& ctx, TensorView scores, TensorView p, TensorView s
     double* const s = sum.data();
     for (std::int64_t t = at[doc]; t < at[doc + 1]; ++t) {
 #pragma omp simd
-      for (std::int64_t i = 0; i < n; ++i) s[i] += static_cast<double>(in[t * n + i]);
+      for (std::int64_t i = 0; i < n; ++i) s[i] += static_cast<double>(in[t * width + i]);
     }
     for (std::int64_t i = 0; i < n; ++i) out[doc * n + i] = static_cast<float>(s[i]);
   });
@@ -121,7 +121,7 @@ void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView
 
 void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView pool, TensorView segments, TensorView bias,
                  bool normalize, TensorView free_tokens) {
-  const std::int64_t n = logits.dim(1), k = out.ids.dim(1), tokens = logits.dim(0);
+  const std::int64_t n = out.experts(), width = logits.dim(1), k = out.ids.dim(1), tokens = logits.dim(0);
   const auto* z = logits.data<float>();
   const auto* mask = pool.null() ? nullptr : pool.data<std::uint8_t>();
   const std::int64_t docs = pool.null() ? 0 : pool.dim(0);
@@ -143,7 +143,8 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
     std::int64_t doc =
         mask == nullptr ? 0 : std::upper_bound(at, at + docs + 1, static_cast<std::int32_t>(begin)) - at - 1;
     for (std::int64_t t = begin; t < end; ++t) {
-      const float* row = z + t * n;
+      const float* row = z + t * width;
+      float* const pt = p + t * width;
       const std::uint8_t* m = nullptr;
       if (mask != nullptr) {
         while (t >= at[doc + 1]) ++doc;
@@ -153,13 +154,13 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
         for (std::int64_t i = 0; i < n; ++i) s[i] = m[i] != 0 ? row[i] : kMinusInfinity;
       else
         std::copy_n(row, n, s);
-      lse[t] = softmax_row(p + t * n, s, n);
+      lse[t] = softmax_row(pt, s, n);
       // By logit, not by p: the same order, but experts outside the pool stay below p = 0 inside it.
       if (b != nullptr)
-        for (std::int64_t i = 0; i < n; ++i) s[i] = m == nullptr || m[i] != 0 ? p[t * n + i] + b[i] : kMinusInfinity;
+        for (std::int64_t i = 0; i < n; ++i) s[i] = m == nullptr || m[i] != 0 ? pt[i] + b[i] : kMinusInfinity;
       top_k(ids + t * k, s, m, n, k);
       float sum = 0;
-      for (std::int64_t j = 0; j < k; ++j) sum += gates[t * k + j] = p[t * n + ids[t * k + j]];
+      for (std::int64_t j = 0; j < k; ++j) sum += gates[t * k + j] = pt[ids[t * k + j]];
       if (normalize)
         for (std::int64_t j = 0; j < k; ++j) gates[t * k + j] /= sum;
     }
@@ -168,7 +169,7 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
 
 void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd,
                           TensorView balance_grad, float z_grad, bool normalize) {
-  const std::int64_t n = dlogits.dim(1), k = fwd.ids.dim(1);
+  const std::int64_t n = fwd.experts(), width = dlogits.dim(1), k = fwd.ids.dim(1);
   if (!indices_fit(ctx, Op::masked_topk_backward, 3, fwd.ids, 0, n)) return;
   const auto *p = fwd.p.data<float>(), *lse = fwd.lse.data<float>(), *gates = fwd.gates.data<float>(),
              *dg = dgates.data<float>();
@@ -177,8 +178,8 @@ void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, c
   auto* out = dlogits.data<float>();
   parallel_pieces(ctx, dlogits.dim(0), 64, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t t = begin; t < end; ++t) {
-      float* dp = out + t * n;
-      const float* pt = p + t * n;
+      float* dp = out + t * width;
+      const float* pt = p + t * width;
       if (balance != nullptr)
         std::copy_n(balance, n, dp);
       else
@@ -200,12 +201,13 @@ void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, c
       const float z = 2.0F * z_grad * lse[t];
 #pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) dp[i] = pt[i] * (dp[i] - dot + z);
+      std::fill(dp + n, dp + width, 0.0F);
     }
   });
 }
 
 void router_statistics(Context& ctx, TensorView counts, TensorView p_sum, TensorView z_sum, const TopkResult& fwd) {
-  const std::int64_t tokens = fwd.p.dim(0), n = fwd.p.dim(1), picks = fwd.ids.numel();
+  const std::int64_t tokens = fwd.p.dim(0), n = fwd.experts(), width = fwd.p.dim(1), picks = fwd.ids.numel();
   if (!indices_fit(ctx, Op::router_statistics, 4, fwd.ids, 0, n)) return;
   const auto* ids = fwd.ids.data<std::int32_t>();
   const auto *p = fwd.p.data<float>(), *lse = fwd.lse.data<float>();
@@ -214,7 +216,7 @@ void router_statistics(Context& ctx, TensorView counts, TensorView p_sum, Tensor
   for (std::int64_t i = 0; i < picks; ++i) ++c[ids[i]];
   for (std::int64_t t = 0; t < tokens; ++t) {
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) sum[i] += static_cast<double>(p[t * n + i]);
+    for (std::int64_t i = 0; i < n; ++i) sum[i] += static_cast<double>(p[t * width + i]);
   }
   double total = 0;
   for (std::int64_t t = 0; t < tokens; ++t) total += static_cast<double>(lse[t]) * static_cast<double>(lse[t]);

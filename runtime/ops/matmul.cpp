@@ -15,6 +15,13 @@ void check_offsets(std::string_view op, const TensorView& offsets, std::int64_t 
   expect(op, "offsets", offsets, DType::I64, {experts + 1});
 }
 
+void check_logits(std::string_view op, std::string_view operand, const TensorView& z, std::int64_t tokens,
+                  std::int64_t columns) {
+  expect_rank(op, operand, z, DType::F32, 2);
+  require<ShapeError>(z.dim(0) == tokens && z.dim(1) >= columns, "[{}] {} is {}, expected {} rows of at least {}", op,
+                      operand, z.shape().str(), tokens, columns);
+}
+
 }  // namespace
 
 void matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, float beta) {
@@ -38,6 +45,28 @@ void matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, float bet
   expect("matmul_tn", "b", b, DType::F32, {a.dim(0), b.dim(1)});
   expect("matmul_tn", "c", c, DType::F32, {a.dim(1), b.dim(1)});
   run<Op::matmul_tn>(ctx, product("matmul", a.dim(1), b.dim(1), a.dim(0), bytes_of(a, b, c)), c, a, b, beta);
+}
+
+void logits(Context& ctx, TensorView logits, TensorView x, TensorView weight) {
+  expect_rank("logits", "x", x, DType::F32, 2);
+  expect_rank("logits", "weight", weight, DType::F32, 2);
+  expect("logits", "weight", weight, DType::F32, {weight.dim(0), x.dim(1)});
+  check_logits("logits", "logits", logits, x.dim(0), weight.dim(0));
+  run<Op::logits>(ctx, product("matmul", x.dim(0), weight.dim(0), x.dim(1), bytes_of(logits, x, weight)), logits, x,
+                  weight);
+}
+
+void logits_backward(Context& ctx, TensorView dx, TensorView dweight, TensorView dlogits, TensorView x,
+                     TensorView weight) {
+  expect_rank("logits_backward", "x", x, DType::F32, 2);
+  expect_rank("logits_backward", "weight", weight, DType::F32, 2);
+  expect("logits_backward", "weight", weight, DType::F32, {weight.dim(0), x.dim(1)});
+  expect("logits_backward", "dx", dx, DType::F32, x.shape());
+  expect("logits_backward", "dweight", dweight, DType::F32, weight.shape());
+  check_logits("logits_backward", "dlogits", dlogits, x.dim(0), weight.dim(0));
+  run<Op::logits_backward>(
+      ctx, product("matmul", x.dim(0), 2 * weight.dim(0), x.dim(1), bytes_of(dx, dweight, dlogits, x, weight)), dx,
+      dweight, dlogits, x, weight);
 }
 
 void grouped_matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {

@@ -1,5 +1,7 @@
 // Ops of the mixture-of-experts layer: router, document pools, row movement, balance statistics (spec 2 and 3).
-// n: routed experts; k: routed picks a token; docs: pool segments of the micro-batch.
+// n: routed experts; k: routed picks a token; docs: pool segments of the micro-batch. Rows of logits and of p may be
+// wider than n, so that each begins aligned: N >= n, and the last N - n columns are neither read nor written unless it
+// is said.
 #pragma once
 
 #include "runtime/core/context.h"
@@ -7,19 +9,21 @@
 
 namespace emox::ops {
 
-/// p[T,n] = softmax of logits[T,n], no pool (spec 0 step 2)
-void router_softmax(Context& ctx, TensorView p, TensorView logits);
-/// scores[docs,n] = sum of p over the document's tokens; segments i32 [docs+1] (spec 3.2)
+/// p[T,N] = softmax of logits[T,N] over the first n columns, no pool (spec 0 step 2); n 0: all
+void router_softmax(Context& ctx, TensorView p, TensorView logits, std::int64_t n = 0);
+/// scores[docs,n] = sum of p[T,N] over the document's tokens; segments i32 [docs+1] (spec 3.2)
 void document_scores(Context& ctx, TensorView scores, TensorView p, TensorView segments);
 /// pool u8 [docs,n]: 1 for the sizes[doc] experts of highest score (ties: lowest index), all if sizes[doc] >= n
 /// (spec 3.4). NaN is the lowest score: a pool has its size whatever the numbers are.
 void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView sizes);
 
 struct TopkResult {
-  TensorView p;      ///< [T,n] softmax inside the pool, 0 outside
+  TensorView p;      ///< [T,N] softmax inside the pool, 0 outside
   TensorView lse;    ///< [T] log-sum-exp of the logits inside the pool
   TensorView ids;    ///< i32 [T,k] picks by falling logit (+ bias), ties: lowest index; NaN last, all in the pool
   TensorView gates;  ///< [T,k] p at the picks, divided by their sum if `normalize`
+  std::int64_t columns = 0;  ///< n; 0: N
+  std::int64_t experts() const { return columns == 0 ? p.dim(1) : columns; }
 };
 /// For dispatch.h, which looks at every operand.
 template <typename F>
@@ -28,11 +32,11 @@ void for_each_view(const TopkResult& r, F&& f) {
 }
 
 /// Softmax and top-k inside the pool. pool u8 [docs,n] with segments i32 [docs+1], or both null: no restriction.
-/// free_tokens u8 [T] (null: none): a token with 1 sees all experts, as if its document had no pool.
+/// logits[T,N]. free_tokens u8 [T] (null: none): a token with 1 sees all experts, as if its document had no pool.
 /// bias[n] (null: none) is added to p for choosing only, never to the gates (DeepSeek's auxiliary-loss-free balancing).
 void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView pool, TensorView segments, TensorView bias,
                  bool normalize, TensorView free_tokens = {});
-/// dlogits[T,n] from the gates' gradients dgates[T,k] and the auxiliary losses:
+/// dlogits[T,N], 0 in the last N - n columns, from the gates' gradients dgates[T,k] and the auxiliary losses:
 /// dp_i = dgates at the picks + balance_grad[i] (null: none); dlogits = p (dp - <p,dp>) + 2 z_grad lse p.
 /// balance_grad[n]: d loss / d p_i, the same for every token; z_grad: weight / divisor of the router z-loss.
 void masked_topk_backward(Context& ctx, TensorView dlogits, TensorView dgates, const TopkResult& fwd,

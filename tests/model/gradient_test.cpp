@@ -58,7 +58,9 @@ class Objective {
     for (std::int64_t l = 0; recipe_.model.is_moe() && l < recipe_.model.layers; ++l) {
       const auto& route = step_.activations(0).blocks[static_cast<std::size_t>(l)].moe.route;
       const std::size_t from = all.size();
-      for (const float p : test::values_of<float>(route.p)) all.push_back(p > 0 ? 1 : 0);
+      const std::vector<float> p = test::values_of<float>(route.p);
+      for (std::size_t row = 0; row < p.size(); row += static_cast<std::size_t>(recipe_.model.num_experts))
+        for (std::int64_t i = 0; i < n; ++i) all.push_back(p[row + static_cast<std::size_t>(i)] > 0 ? 1 : 0);
       const auto ids = test::values_of<std::int32_t>(route.ids);
       for (std::size_t i = 0; i < ids.size(); ++i) all[from + i / k * n + ids[i]] = 2;
     }

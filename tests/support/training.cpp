@@ -103,7 +103,7 @@ double softmax_of(std::vector<double>& z) {
 void record_routing(Routing& out, const ModelConfig& c, const LanguageModel& model, const Activations& a,
                     const MicroBatch& batch, std::int64_t first_token, std::int64_t all_tokens, const PoolSizes& sizes,
                     std::int64_t step) {
-  const std::int64_t n = c.routed_experts(), k = c.routed_top_k(), d = c.d_model;
+  const std::int64_t n = c.routed_experts(), width = c.num_experts, k = c.routed_top_k(), d = c.d_model;
   const float* bias = model.selection_bias().null() ? nullptr : model.selection_bias().data<float>();
   for (std::int64_t l = 0; l < c.layers; ++l) {
     const Activations::Block& block = a.blocks[static_cast<std::size_t>(l)];
@@ -125,15 +125,15 @@ void record_routing(Routing& out, const ModelConfig& c, const LanguageModel& mod
         // What the picks are the largest of: logits, or p + bias (order inside the pool is the same without a bias).
         std::vector<double> inside;
         for (std::int64_t i = 0; i < n; ++i)
-          if (p[t * n + i] > 0)
+          if (p[t * width + i] > 0)
             inside.push_back(bias == nullptr ? z[static_cast<std::size_t>(i)]
-                                             : double{p[t * n + i]} + double{bias[l * n + i]});
+                                             : double{p[t * width + i]} + double{bias[l * n + i]});
         std::sort(inside.rbegin(), inside.rend());
         const auto last = static_cast<std::size_t>(k - 1);
         out.choice_gap[static_cast<std::size_t>(at)] = last + 1 < inside.size() ? inside[last] - inside[last + 1] : 1e9;
         softmax_of(z);
         for (std::int64_t i = 0; i < n; ++i) scores[static_cast<std::size_t>(i)] += z[static_cast<std::size_t>(i)];
-        std::copy(p + t * n, p + (t + 1) * n, out.p.begin() + at * n);
+        std::copy(p + t * width, p + t * width + n, out.p.begin() + at * n);
         std::copy(ids + t * k, ids + (t + 1) * k, out.ids.begin() + at * k);
         std::sort(out.ids.begin() + at * k, out.ids.begin() + (at + 1) * k);  // which one is first changes nothing
       }
