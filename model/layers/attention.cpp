@@ -24,8 +24,8 @@ Attention::Attention(const ModelConfig& config, std::int64_t layer, ParameterSto
 }
 
 Attention::Saved Attention::reserve(Arena& arena, std::int64_t tokens) const {
-  return {arena.f32({tokens, width_}), arena.f32({tokens}), arena.f32({tokens, 3 * width_}),
-          arena.f32({tokens, width_}), arena.f32({heads_ * tokens})};
+  return {arena.activation({tokens, width_}), arena.f32({tokens}), arena.activation({tokens, 3 * width_}),
+          arena.activation({tokens, width_}), arena.f32({heads_ * tokens})};
 }
 
 void Attention::forward(Context& ctx, TensorView y, TensorView x, const Saved& saved, const DeviceBatch& batch,

@@ -60,10 +60,10 @@ MoeLayer::Saved MoeLayer::reserve(Arena& arena, std::int64_t tokens) const {
   s.route = {arena.f32({tokens, config_.num_experts}), arena.f32({tokens}), arena.i32({tokens, k}),
              arena.f32({tokens, k}), config_.routed_experts()};
   s.handle = dispatcher_->reserve(arena, tokens);
-  s.rows = arena.growing(DType::F32, {rows, d});
+  s.rows = arena.growing_activation({rows, d});
   s.row_gates = arena.growing(DType::F32, {rows});
-  s.hidden = arena.growing(DType::F32, {rows, 2 * f});
-  s.shared_hidden = arena.f32({config_.shared_experts * tokens, 2 * f});
+  s.hidden = arena.growing_activation({rows, 2 * f});
+  s.shared_hidden = arena.activation({config_.shared_experts * tokens, 2 * f});
   return s;
 }
 
@@ -76,14 +76,14 @@ MoeLayer::Scratch MoeLayer::reserve_scratch(Arena& arena, std::int64_t tokens) c
           arena.i32({tokens}),
           arena.allocate(DType::U8, {tokens}),
           arena.f32({tokens, k}),
-          arena.growing(DType::F32, {std::max(rows, tokens), config_.expert_ff}),
-          arena.growing(DType::F32, {rows, config_.d_model}),
+          arena.growing_activation({std::max(rows, tokens), config_.expert_ff}),
+          arena.growing_activation({rows, config_.d_model}),
           arena.growing(DType::F32, {rows})};
 }
 
 OutputNorms MoeLayer::reserve_norms(Arena& arena, std::int64_t tokens) const {
   return {arena.f32({tokens * config_.routed_top_k()}), arena.f32({config_.shared_experts * tokens}),
-          arena.f32({tokens, config_.d_model})};
+          arena.activation({tokens, config_.d_model})};
 }
 
 void MoeLayer::keep(Context& ctx, const std::vector<std::int32_t>& experts, TensorView selection_bias,
@@ -97,7 +97,7 @@ void MoeLayer::keep(Context& ctx, const std::vector<std::int32_t>& experts, Tens
   if (choices_ == n) return;
   kept_ids_ = Tensor(ctx.device, DType::I32, {choices_});
   ops::copy_from_host(ctx, kept_ids_, experts.data());
-  kept_rows_ = Tensor(ctx.device, DType::F32, {choices_, config_.d_model});
+  kept_rows_ = Tensor(ctx.device, ctx.activations, {choices_, config_.d_model});
   ops::gather_rows(ctx, kept_rows_, store.weight(router_).rows(0, n), kept_ids_);
   if (selection_bias.null()) return;
   kept_bias_ = Tensor(ctx.device, DType::F32, {choices_});

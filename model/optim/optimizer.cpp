@@ -26,7 +26,9 @@ Optimizer::Optimizer(Context& ctx, const ParameterStore& store, ProcessMesh& mes
     : store_(store), shards_(store, mesh) {
   for (const ParameterShards::Group& g : shards_.groups()) {
     const Shape owned{g.shards.owned_elements()};
-    moments_.push_back({Tensor(ctx.device, DType::F32, owned), Tensor(ctx.device, DType::F32, owned)});
+    const bool rounded = store.weight_type() != DType::F32;
+    moments_.push_back({Tensor(ctx.device, DType::F32, owned), Tensor(ctx.device, DType::F32, owned),
+                        rounded ? Tensor(ctx.device, DType::F32, owned) : Tensor()});
   }
 }
 
@@ -44,8 +46,31 @@ void Optimizer::reduce_gradients(Context& ctx) {
 void Optimizer::gather_gradients(Context&) { shards_.gather_gradients(); }
 
 void Optimizer::gather_weights(Context& ctx) {
+  round_masters(ctx);
   const Span span(ctx, "comm.weights");
   shards_.gather_weights();
+}
+
+void Optimizer::round_masters(Context& ctx) {
+  if (store_.weight_type() == DType::F32) return;
+  for (std::size_t i = 0; i < moments_.size(); ++i) {
+    const ParameterShards::Group& g = shards_.groups()[i];
+    for (const ShardedBuffer::Owned& o : g.shards.owned())
+      ops::convert(ctx, store_.weight(store_.flat(g.group, o.begin, o.end)),
+                   moments_[i].master.view().rows(o.state, o.state + o.end - o.begin));
+  }
+}
+
+TensorView Optimizer::master(const ParameterShards::Piece& p) const {
+  if (store_.weight_type() == DType::F32) return store_.weight(store_.flat(p.parameter->slot.group, p.begin, p.end));
+  return moments_[p.group].master.view().rows(p.state, p.state + p.end - p.begin);
+}
+
+void Optimizer::fill_weights(
+    Context& ctx, const std::function<void(const NamedParameter&, TensorView part, std::int64_t first)>& fill) {
+  for (const ParameterShards::Piece& p : shards_.owned())
+    fill(*p.parameter, master(p), p.begin - p.parameter->slot.offset);
+  gather_weights(ctx);
 }
 
 void Optimizer::add_owned_squares(Context& ctx, TensorView sum) const {
@@ -64,7 +89,10 @@ void Optimizer::update(Context& ctx, const AdamWConfig& config, double learning_
         if (begin >= end) continue;
         const ParameterSlot slot = store_.flat(g.group, begin, end);
         const std::int64_t state = o.state + begin - o.begin, n = end - begin;
-        ops::adamw(ctx, store_.weight(slot), store_.grad(slot), exp_avg.rows(state, state + n),
+        const TensorView weight = store_.weight(slot);
+        const bool rounded = weight.dtype() != DType::F32;
+        ops::adamw(ctx, rounded ? moments_[i].master.view().rows(state, state + n) : weight,
+                   rounded ? weight : TensorView{}, store_.grad(slot), exp_avg.rows(state, state + n),
                    exp_avg_sq.rows(state, state + n),
                    {learning_rate, config.beta1, config.beta2, config.eps, run.decay ? config.weight_decay : 0.0,
                     grad_scale, steps_before_ + step});
@@ -75,12 +103,17 @@ void Optimizer::update(Context& ctx, const AdamWConfig& config, double learning_
 
 std::size_t Optimizer::state_bytes() const {
   std::size_t bytes = 0;
-  for (const Moments& m : moments_) bytes += m.exp_avg.view().bytes() + m.exp_avg_sq.view().bytes();
+  for (const Moments& m : moments_)
+    bytes += m.exp_avg.view().bytes() + m.exp_avg_sq.view().bytes() + m.master.view().bytes();
   return bytes;
 }
 
 std::vector<OwnedPart> Optimizer::owned_parts() const {
-  std::vector<OwnedPart> parts = shards_.owned_weights();
+  std::vector<OwnedPart> parts;
+  for (const ParameterShards::Piece& p : shards_.owned()) {
+    const ParameterSlot& slot = p.parameter->slot;
+    parts.push_back({p.parameter->name, "weight", slot.shape, p.begin - slot.offset, p.end - slot.offset, master(p)});
+  }
   for (const ParameterShards::Piece& p : shards_.owned()) {
     const ParameterSlot& slot = p.parameter->slot;
     const std::int64_t n = p.end - p.begin, at = p.begin - slot.offset;
@@ -101,8 +134,13 @@ std::string Optimizer::describe_non_finite(Context& ctx) const {
     add_square_sum(ctx, sum, x);
     return std::sqrt(ops::to_host<double>(ctx, sum)[0]);
   };
-  for (const NamedParameter& p : store_.named())
-    if (!std::isfinite(norm_of(store_.weight(p.slot))) && bad_weights++ == 0) weights = p.name;
+  const auto note_weight = [&](const NamedParameter& p, TensorView w) {
+    if (!std::isfinite(norm_of(w)) && bad_weights++ == 0) weights = p.name;
+  };
+  if (store_.weight_type() == DType::F32)
+    for (const NamedParameter& p : store_.named()) note_weight(p, store_.weight(p.slot));
+  else
+    for (const ParameterShards::Piece& p : shards_.owned()) note_weight(*p.parameter, master(p));
   for (const ParameterShards::Piece& p : shards_.owned()) {
     const double norm = norm_of(store_.grad(store_.flat(p.parameter->slot.group, p.begin, p.end)));
     if (!std::isfinite(norm) && bad_gradients++ == 0) gradients = fmt::format("{} ({})", p.parameter->name, norm);

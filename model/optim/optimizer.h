@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,7 +28,8 @@ double clip_factor(double norm, double clip_norm);
 
 class Optimizer {
  public:
-  /// Allocates the moments of what this rank owns. `store` and `mesh` must outlive this object.
+  /// Allocates the moments of what this rank owns, and where weights are not f32, the f32 masters that they are rounded
+  /// from: what is updated, saved and loaded as "weight". `store` and `mesh` must outlive this object.
   Optimizer(Context& ctx, const ParameterStore& store, ProcessMesh& mesh);
 
   /// When sums of gradients begin; default: in reduce_gradients.
@@ -53,6 +55,10 @@ class Optimizer {
   void gather_gradients(Context& ctx);
   /// The weights on every rank, after what this rank owns has been loaded. Collective.
   void gather_weights(Context& ctx);
+  /// What this rank owns becomes what `fill` writes into the f32 elements of a parameter that begin at `first`; then
+  /// all ranks get it. Collective.
+  void fill_weights(Context& ctx,
+                    const std::function<void(const NamedParameter&, TensorView part, std::int64_t first)>& fill);
   /// What this rank owns of every parameter and its moments: together, over ranks, each element once.
   std::vector<OwnedPart> owned_parts() const;
   const ParameterShards& shards() const { return shards_; }
@@ -61,11 +67,15 @@ class Optimizer {
   std::string describe_non_finite(Context& ctx) const;
 
  private:
+  /// The f32 elements of a piece that this rank owns: its master, or the weight itself.
+  TensorView master(const ParameterShards::Piece& p) const;
+  void round_masters(Context& ctx);
   TensorView flat_grad(const ParameterShards::Group& g) const { return store_.grad(store_.flat(g.group)); }
   const ParameterStore& store_;
   ParameterShards shards_;
   struct Moments {
     Tensor exp_avg, exp_avg_sq;  ///< [owned elements]
+    Tensor master;               ///< [owned elements] f32; null where weights are f32
   };
   std::vector<Moments> moments_;  ///< of each group of shards_
   std::int64_t steps_before_ = 0;

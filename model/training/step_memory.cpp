@@ -34,7 +34,7 @@ void TrainingStep::plan_memory(std::optional<double> free_memory) {
       step_.micro_batch_sequences, config_.sequence_length, picks, kMostPicks,
       kMostPicks / picks / config_.sequence_length);
 
-  Arena measure = Arena::measuring(ctx_.device);
+  Arena measure = Arena::measuring(ctx_.device, ctx_.activations);
   (void)model_.reserve(measure, tokens);
   const std::size_t one = measure.peak(), one_growing = measure.growing_bytes();
   model_.reserve_scratch(measure, tokens, ctx_.threads);
@@ -58,7 +58,7 @@ void TrainingStep::plan_memory(std::optional<double> free_memory) {
                      : fmt::format("all activations are held, {:.0f} MiB a rank", wanted / 1048576));
   }
   const std::int64_t held = needs_all && !recompute_ ? micro_batches_ : 1;
-  arena_ = Arena(ctx_.device, one * static_cast<std::size_t>(held) + scratch);
+  arena_ = Arena(ctx_.device, one * static_cast<std::size_t>(held) + scratch, ctx_.activations);
   activation_bytes_ = (one + one_growing) * static_cast<std::size_t>(held) + scratch + scratch_growing;
   for (std::int64_t m = 0; m < held; ++m) {
     slots_.push_back(model_.reserve(arena_, tokens));

@@ -12,9 +12,10 @@ class InferenceMemory {
  public:
   /// For passes of at most `tokens` tokens. The model's scratch is here from now on: the model must not run when this
   /// is gone.
-  InferenceMemory(Context& ctx, LanguageModel& model, std::int64_t tokens) : arena_(Arena::measuring(ctx.device)) {
+  InferenceMemory(Context& ctx, LanguageModel& model, std::int64_t tokens)
+      : arena_(Arena::measuring(ctx.device, ctx.activations)) {
     reserve(ctx, model, tokens);
-    arena_ = Arena(ctx.device, arena_.peak());
+    arena_ = Arena(ctx.device, arena_.peak(), ctx.activations);
     reserve(ctx, model, tokens);
     batch = DeviceBatch(ctx.device, tokens);
     max_tokens = tokens;

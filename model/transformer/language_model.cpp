@@ -50,7 +50,7 @@ LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool train
   head_ = store_.reserve({config.vocab_size, d});
   store_.name("lm_head.weight", head_);
   head_parameters_ = since_last();
-  store_.allocate(ctx.device, training);
+  store_.allocate(ctx.device, training, ctx.activations);
 
   rope_cos_ = Tensor(ctx.device, DType::F32, {config.sequence_length, config.head_dim() / 2});
   rope_sin_ = Tensor(ctx.device, DType::F32, {config.sequence_length, config.head_dim() / 2});
@@ -60,14 +60,18 @@ LanguageModel::LanguageModel(const ModelConfig& config, Context& ctx, bool train
 }
 
 void LanguageModel::initialize(Context& ctx, std::uint64_t seed) {
-  const Philox philox(seed, RngPurpose::Init);
-  for (const NamedParameter& p : store_.named()) {
-    const TensorView w = store_.weight(p.slot);
-    if (p.matrix)
-      ops::random_truncated_normal(ctx, w, philox, p.ordinal, 0, 0.02, 0.06);
-    else
-      ops::fill(ctx, w, 1.0F);
-  }
+  require<ShapeError>(store_.weight_type() == DType::F32,
+                      "weights of {} are rounded from f32: draw those (Optimizer::fill_weights)",
+                      name_of(store_.weight_type()));
+  for (const NamedParameter& p : store_.named()) draw(ctx, seed, p, store_.weight(p.slot), 0);
+}
+
+void LanguageModel::draw(Context& ctx, std::uint64_t seed, const NamedParameter& p, TensorView part,
+                         std::int64_t first) {
+  if (p.matrix)
+    ops::random_truncated_normal(ctx, part, Philox(seed, RngPurpose::Init), p.ordinal, first, 0.02, 0.06);
+  else
+    ops::fill(ctx, part, 1.0F);
 }
 
 Activations LanguageModel::reserve(Arena& arena, std::int64_t tokens) const {
@@ -75,33 +79,33 @@ Activations LanguageModel::reserve(Arena& arena, std::int64_t tokens) const {
   Activations a;
   for (const Block& block : blocks_) {
     Activations::Block b;
-    b.input = arena.f32({tokens, d});
-    b.middle = arena.f32({tokens, d});
-    b.normed = arena.f32({tokens, d});
+    b.input = arena.activation({tokens, d});
+    b.middle = arena.activation({tokens, d});
+    b.normed = arena.activation({tokens, d});
     b.rstd = arena.f32({tokens});
     b.attention = block.attention.reserve(arena, tokens);
     if (block.moe)
       b.moe = block.moe->reserve(arena, tokens);
     else
-      b.dense_hidden = arena.f32({tokens, 2 * config_.dense_ff});
+      b.dense_hidden = arena.activation({tokens, 2 * config_.dense_ff});
     a.blocks.push_back(std::move(b));
   }
-  a.output = arena.f32({tokens, d});
+  a.output = arena.activation({tokens, d});
   a.final_rstd = arena.f32({tokens});
-  a.final_normed = arena.f32({tokens, d});
+  a.final_normed = arena.activation({tokens, d});
   return a;
 }
 
 void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threads) {
   const std::int64_t d = config_.d_model;
-  scratch_.d = arena.f32({tokens, d});
-  scratch_.attention.dnormed = arena.f32({tokens, d});
-  scratch_.attention.dqkv = arena.f32({tokens, 3 * d});
+  scratch_.d = arena.activation({tokens, d});
+  scratch_.attention.dnormed = arena.activation({tokens, d});
+  scratch_.attention.dqkv = arena.activation({tokens, 3 * d});
   if (config_.is_moe()) {
     scratch_.moe = blocks_.front().moe->reserve_scratch(arena, tokens);
     experts_->reserve(arena, tokens, config_.routed_top_k(), d);
   } else {
-    scratch_.dense_activation = arena.f32({tokens, config_.dense_ff});
+    scratch_.dense_activation = arena.activation({tokens, config_.dense_ff});
   }
   const std::size_t bytes = ops::lm_head_loss_scratch(tokens, d, config_.vocab_size, threads);
   scratch_.loss = arena.allocate(DType::U8, {static_cast<std::int64_t>(bytes)});
@@ -122,8 +126,9 @@ void LanguageModel::observe(Context& ctx, Activations& a, const DeviceBatch& bat
 }
 
 OutputScores LanguageModel::reserve_output_scores(Arena& arena, std::int64_t tokens) const {
-  return {arena.allocate(DType::F64, {config_.layers, config_.num_experts}), arena.f32({tokens, config_.d_model}),
-          arena.allocate(DType::F64, {tokens}), blocks_.front().moe->reserve_norms(arena, tokens)};
+  return {arena.allocate(DType::F64, {config_.layers, config_.num_experts}),
+          arena.activation({tokens, config_.d_model}), arena.allocate(DType::F64, {tokens}),
+          blocks_.front().moe->reserve_norms(arena, tokens)};
 }
 
 void LanguageModel::keep_experts(Context& ctx, const std::vector<std::vector<std::int32_t>>& routed) {
@@ -197,7 +202,7 @@ void LanguageModel::forward_blocks(Context& ctx, Activations& a, const DeviceBat
 }
 
 void LanguageModel::logits(Context& ctx, TensorView out, const Activations& a, const DeviceBatch& batch) {
-  ops::matmul_nt(ctx, out, a.final_normed.rows(0, batch.tokens()), store_.weight(head_));
+  ops::logits(ctx, out, a.final_normed.rows(0, batch.tokens()), store_.weight(head_));
 }
 
 void LanguageModel::loss(Context& ctx, Activations& a, const DeviceBatch& batch, const LossRequest& request) {

@@ -78,6 +78,9 @@ class LanguageModel {
 
   /// Draws all weights from (seed, tensor, element): normal of std 0.02 cut at +-0.06, norm scales 1 (spec 1.4).
   void initialize(Context& ctx, std::uint64_t seed);
+  /// The same for f32 elements [first, first + n) of one parameter, wherever they lie.
+  static void draw(Context& ctx, std::uint64_t seed, const NamedParameter& parameter, TensorView part,
+                   std::int64_t first);
 
   /// Reserves the activations of one micro-batch of at most `tokens` tokens / the scratch that all micro-batches share.
   Activations reserve(Arena& arena, std::int64_t tokens) const;

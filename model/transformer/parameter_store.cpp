@@ -46,16 +46,17 @@ void ParameterStore::name_elsewhere(const Shape& shape) {
   elements_ += shape.numel();
 }
 
-void ParameterStore::allocate(Device device, bool training) {
+void ParameterStore::allocate(Device device, bool training, DType weights) {
   training_ = training;
+  weight_type_ = weights;
   for (const ParameterGroup g : kParameterGroups) {
-    weights_[index(g)] = Tensor(device, DType::F32, {flat_size(g)});
+    weights_[index(g)] = Tensor(device, weights, {flat_size(g)});
     if (training) grads_[index(g)] = Tensor(device, DType::F32, {flat_size(g)});
   }
 }
 
 std::size_t ParameterStore::bytes() const {
-  return static_cast<std::size_t>(size_[0] + size_[1]) * sizeof(float) * (training_ ? 2 : 1);
+  return static_cast<std::size_t>(size_[0] + size_[1]) * (size_of(weight_type_) + (training_ ? sizeof(float) : 0));
 }
 
 TensorView ParameterStore::window(const Tensor (&tensors)[2], const ParameterSlot& s) const {

@@ -51,8 +51,10 @@ class ParameterStore {
   void name(std::string name, ParameterSlot slot, bool matrix = true);
   /// A parameter that another rank holds takes its place in the order.
   void name_elsewhere(const Shape& shape);
-  /// Allocates the buffers; gradients only for training.
-  void allocate(Device device, bool training);
+  /// Allocates the buffers; gradients, f32, only for training. Weights have the type of activations; where that is not
+  /// f32, the optimizer keeps what they are rounded from.
+  void allocate(Device device, bool training, DType weights = DType::F32);
+  DType weight_type() const { return weight_type_; }
 
   TensorView weight(const ParameterSlot& s) const { return window(weights_, s); }
   TensorView grad(const ParameterSlot& s) const { return window(grads_, s); }
@@ -88,6 +90,7 @@ class ParameterStore {
   std::int64_t elements_ = 0;
   std::uint32_t ordinals_ = 0;
   bool training_ = false;
+  DType weight_type_ = DType::F32;
   std::vector<NamedParameter> named_;
   std::vector<Run> runs_[2];
   std::vector<std::vector<ParameterSlot>> expert_layers_;

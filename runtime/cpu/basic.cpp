@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
@@ -63,6 +64,19 @@ void copy(Context& ctx, TensorView dst, TensorView src) {
     else
       std::memcpy(d + b, s + b, static_cast<std::size_t>(e - b));
   });
+}
+
+void convert(Context& ctx, TensorView dst, TensorView src) {
+  const auto each = [&](auto* to, const auto* from) {
+    using To = std::remove_pointer_t<decltype(to)>;
+    parallel_pieces(ctx, src.numel(), kGrain, [&](std::int64_t b, std::int64_t e, int) {
+      for (std::int64_t i = b; i < e; ++i) to[i] = static_cast<To>(from[i]);
+    });
+  };
+  if (dst.dtype() == DType::BF16)
+    each(dst.data<Bf16>(), src.data<float>());
+  else
+    each(dst.data<float>(), src.data<Bf16>());
 }
 
 void add(Context& ctx, TensorView y, TensorView x) {

@@ -50,9 +50,11 @@ void sum_of_squares(Context& ctx, TensorView out, TensorView x) {
   *out.data<double>() += total;
 }
 
-void adamw(Context& ctx, TensorView param, TensorView grad, TensorView m, TensorView v, const ops::AdamW& o) {
+void adamw(Context& ctx, TensorView param, TensorView copy, TensorView grad, TensorView m, TensorView v,
+           const ops::AdamW& o) {
   auto *p = param.data<float>(), *pm = m.data<float>(), *pv = v.data<float>();
   const auto* g = grad.data<float>();
+  auto* low = copy.null() ? nullptr : copy.data<Bf16>();
   const auto t = static_cast<double>(o.step);
   const auto b1 = static_cast<float>(o.beta1), b2 = static_cast<float>(o.beta2);
   const auto c1 = static_cast<float>(1.0 - o.beta1), c2 = static_cast<float>(1.0 - o.beta2);
@@ -76,6 +78,8 @@ void adamw(Context& ctx, TensorView param, TensorView grad, TensorView m, Tensor
         pv[i] = vi;
         p[i] = p[i] * keep - step_size * mi / (std::sqrt(vi) * root + eps);
       }
+      if (low == nullptr) continue;
+      for (std::int64_t i = from; i < to; ++i) low[i] = Bf16(p[i]);
     }
   });
 }

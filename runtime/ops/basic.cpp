@@ -18,10 +18,18 @@ void copy(Context& ctx, TensorView dst, TensorView src) {
   run<Op::copy>(ctx, dst, src);
 }
 
+void convert(Context& ctx, TensorView dst, TensorView src) {
+  const bool down = dst.dtype() == DType::BF16 && src.dtype() == DType::F32,
+             up = dst.dtype() == DType::F32 && src.dtype() == DType::BF16;
+  require<ShapeError>((down || up) && dst.numel() == src.numel(), "[convert] {} {} into {} {}", name_of(src.dtype()),
+                      src.shape().str(), name_of(dst.dtype()), dst.shape().str());
+  run<Op::convert>(ctx, dst, src);
+}
+
 void add(Context& ctx, TensorView y, TensorView x) {
-  expect("add", "x", x, DType::F32, y.shape());
-  expect("add", "y", y, DType::F32, y.shape());
-  run<Op::add>(ctx, y, x);
+  expect("add", "x", x, ctx.activations, y.shape());
+  expect("add", "y", y, ctx.activations, y.shape());
+  run<Op::add>(ctx, activation(y), x);
 }
 
 void random_truncated_normal(Context& ctx, TensorView x, const Philox& philox, std::uint32_t stream,

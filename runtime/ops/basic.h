@@ -21,7 +21,9 @@ void fill(Context& ctx, TensorView x, float value);
 void zero(Context& ctx, TensorView x);
 /// dst = src, same dtype and number of elements.
 void copy(Context& ctx, TensorView dst, TensorView src);
-/// y += x (f32).
+/// dst = src, the same number of elements, f32 to bf16 (rounded to the nearest, ties to even) or bf16 to f32.
+void convert(Context& ctx, TensorView dst, TensorView src);
+/// y += x, activations.
 void add(Context& ctx, TensorView y, TensorView x);
 
 /// x ~ N(0, std^2) restricted to [-bound, bound] by inverting the CDF, as PyTorch's trunc_normal_ (spec 1.4).

@@ -28,4 +28,12 @@ void fail_elsewhere(Op op, int operand, int view, Device device, Device wanted) 
                    text_of(wanted));
 }
 
+void round_to_bf16(Op op, const TensorView& x) {
+  if (x.null()) return;
+  require(x.device().type == DeviceType::Cpu, "[{}] activations are rounded on the CPU only, where they are f32",
+          name_of(op));
+  auto* p = x.data<float>();
+  for (std::int64_t i = 0; i < x.numel(); ++i) p[i] = rounded_to_bf16(p[i]);
+}
+
 }  // namespace emox::ops::detail

@@ -30,6 +30,13 @@ double bytes_of(const Views&... views) {
   return (0.0 + ... + static_cast<double>(views.bytes()));
 }
 
+/// Marks an output that layers pass on, in the call of run(): it has the type of Context::activations.
+struct Activation {
+  TensorView view;
+  operator const TensorView&() const { return view; }
+};
+inline Activation activation(const TensorView& x) { return {x}; }
+
 namespace detail {
 
 /// Calls f with every view that an argument holds. An argument that is a struct of views has its own for_each_view
@@ -37,6 +44,11 @@ namespace detail {
 template <typename F>
 void for_each_view(const TensorView& x, F&& f) {
   f(x);
+}
+
+template <typename F>
+void for_each_view(const Activation& x, F&& f) {
+  f(x.view);
 }
 
 template <typename T>
@@ -65,13 +77,21 @@ void check_device(Op op, const Context& ctx, int operand, const T& argument) {
   if constexpr (HoldsViews<T>) {
     int view = 0;
     for_each_view(argument, [&](const TensorView& x) {
-      if constexpr (!std::same_as<T, TensorView>) ++view;
+      if constexpr (!std::same_as<T, TensorView> && !std::same_as<T, Activation>) ++view;
       if (!x.null() && x.device() != ctx.device) [[unlikely]]
         fail_elsewhere(op, operand, view, x.device(), ctx.device);
     });
   } else {
     static_assert(HoldsNoViews<T>, "a struct of views needs for_each_view beside it");
   }
+}
+
+/// Context::round_activations.
+void round_to_bf16(Op op, const TensorView& x);
+
+template <typename T>
+void round_activation(Op op, const T& argument) {
+  if constexpr (std::same_as<T, Activation>) round_to_bf16(op, argument.view);
 }
 
 }  // namespace detail
@@ -82,6 +102,8 @@ void run(Context& ctx, const Args&... args) {
   int operand = 0;
   (detail::check_device(op, ctx, ++operand, args), ...);
   (bodies.*kBodyOf<op>)(ctx, args...);
+  if (ctx.round_activations) [[unlikely]]
+    (detail::round_activation(op, args), ...);
 }
 
 /// The same inside a span.

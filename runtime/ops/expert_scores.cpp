@@ -12,14 +12,14 @@ void translate_ids(Context& ctx, TensorView ids, TensorView table) {
 }
 
 void row_norms(Context& ctx, TensorView norms, TensorView x) {
-  expect_rank("row_norms", "x", x, DType::F32, 2);
+  expect_rank("row_norms", "x", x, ctx.activations, 2);
   expect("row_norms", "norms", norms, DType::F32, {x.dim(0)});
   run<Op::row_norms>(ctx, Work{.bytes = bytes_of(x)}, norms, x);
 }
 
 void output_change(Context& ctx, TensorView change, TensorView h, TensorView y) {
-  expect_rank("output_change", "h", h, DType::F32, 2);
-  expect("output_change", "y", y, DType::F32, h.shape());
+  expect_rank("output_change", "h", h, ctx.activations, 2);
+  expect("output_change", "y", y, ctx.activations, h.shape());
   expect("output_change", "change", change, DType::F64, {h.dim(0)});
   run<Op::output_change>(ctx, Work{.bytes = bytes_of(h, y)}, change, h, y);
 }

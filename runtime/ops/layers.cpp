@@ -20,37 +20,37 @@ void check_rotation(std::string_view op, const Rotation& r, std::int64_t tokens,
 }  // namespace
 
 void embedding(Context& ctx, TensorView y, TensorView ids, TensorView table) {
-  expect_rank("embedding", "table", table, DType::F32, 2);
-  expect("embedding", "y", y, DType::F32, {ids.numel(), table.dim(1)});
+  expect_rank("embedding", "table", table, ctx.activations, 2);
+  expect("embedding", "y", y, ctx.activations, {ids.numel(), table.dim(1)});
   expect("embedding", "ids", ids, DType::I32, {ids.numel()});
-  run<Op::embedding>(ctx, Work{.bytes = 2 * bytes_of(y)}, y, ids, table);
+  run<Op::embedding>(ctx, Work{.bytes = 2 * bytes_of(y)}, activation(y), ids, table);
 }
 
 void embedding_backward(Context& ctx, TensorView dtable, TensorView ids, TensorView dy) {
   expect_rank("embedding_backward", "dtable", dtable, DType::F32, 2);
   expect("embedding_backward", "ids", ids, DType::I32, {ids.numel()});
-  expect("embedding_backward", "dy", dy, DType::F32, {ids.numel(), dtable.dim(1)});
+  expect("embedding_backward", "dy", dy, ctx.activations, {ids.numel(), dtable.dim(1)});
   run<Op::embedding_backward>(ctx, Work{.bytes = 3 * bytes_of(dy)}, dtable, ids, dy);
 }
 
 void rms_norm(Context& ctx, TensorView y, TensorView rstd, TensorView x, TensorView scale, float eps) {
-  expect_rank("rms_norm", "x", x, DType::F32, 2);
-  expect("rms_norm", "y", y, DType::F32, x.shape());
+  expect_rank("rms_norm", "x", x, ctx.activations, 2);
+  expect("rms_norm", "y", y, ctx.activations, x.shape());
   expect("rms_norm", "rstd", rstd, DType::F32, {x.dim(0)});
-  expect("rms_norm", "scale", scale, DType::F32, {x.dim(1)});
-  run<Op::rms_norm>(ctx, Work{.bytes = bytes_of(x, y)}, y, rstd, x, scale, eps);
+  expect("rms_norm", "scale", scale, ctx.activations, {x.dim(1)});
+  run<Op::rms_norm>(ctx, Work{.bytes = bytes_of(x, y)}, activation(y), rstd, x, scale, eps);
 }
 
 void rms_norm_backward_add(Context& ctx, TensorView dx, TensorView dscale, TensorView dy, TensorView x, TensorView rstd,
                            TensorView scale) {
-  expect_rank("rms_norm_backward_add", "x", x, DType::F32, 2);
-  expect("rms_norm_backward_add", "dx", dx, DType::F32, x.shape());
-  expect("rms_norm_backward_add", "dy", dy, DType::F32, x.shape());
+  expect_rank("rms_norm_backward_add", "x", x, ctx.activations, 2);
+  expect("rms_norm_backward_add", "dx", dx, ctx.activations, x.shape());
+  expect("rms_norm_backward_add", "dy", dy, ctx.activations, x.shape());
   expect("rms_norm_backward_add", "rstd", rstd, DType::F32, {x.dim(0)});
-  expect("rms_norm_backward_add", "scale", scale, DType::F32, {x.dim(1)});
+  expect("rms_norm_backward_add", "scale", scale, ctx.activations, {x.dim(1)});
   expect("rms_norm_backward_add", "dscale", dscale, DType::F32, {x.dim(1)});
-  run<Op::rms_norm_backward_add>(ctx, Work{.bytes = bytes_of(x, dy, dx, dx), .name = "rms_norm_backward"}, dx, dscale,
-                                 dy, x, rstd, scale);
+  run<Op::rms_norm_backward_add>(ctx, Work{.bytes = bytes_of(x, dy, dx, dx), .name = "rms_norm_backward"},
+                                 activation(dx), dscale, dy, x, rstd, scale);
 }
 
 void rope_tables(Context& ctx, TensorView cos, TensorView sin, double theta) {
@@ -61,46 +61,47 @@ void rope_tables(Context& ctx, TensorView cos, TensorView sin, double theta) {
 
 void attention(Context& ctx, TensorView out, TensorView lse, TensorView qkv, TensorView segments, int heads,
                const Rotation& rotation) {
-  expect_rank("attention", "qkv", qkv, DType::F32, 2);
+  expect_rank("attention", "qkv", qkv, ctx.activations, 2);
   require<ShapeError>(heads > 0 && qkv.dim(1) % (3 * heads) == 0, "[attention] qkv {} does not hold 3 x {} heads",
                       qkv.shape().str(), heads);
-  expect("attention", "out", out, DType::F32, {qkv.dim(0), qkv.dim(1) / 3});
+  expect("attention", "out", out, ctx.activations, {qkv.dim(0), qkv.dim(1) / 3});
   expect("attention", "lse", lse, DType::F32, {heads, qkv.dim(0)});
   expect_rank("attention", "segments", segments, DType::I32, 1);
   check_rotation("attention", rotation, qkv.dim(0), qkv.dim(1) / (3 * heads));
-  run<Op::attention>(ctx, out, lse, qkv, segments, heads, rotation);
+  run<Op::attention>(ctx, activation(out), lse, qkv, segments, heads, rotation);
 }
 
 void attention_backward(Context& ctx, TensorView dqkv, TensorView dout, TensorView out, TensorView lse, TensorView qkv,
                         TensorView segments, int heads, const Rotation& rotation) {
-  expect_rank("attention_backward", "qkv", qkv, DType::F32, 2);
+  expect_rank("attention_backward", "qkv", qkv, ctx.activations, 2);
   require<ShapeError>(heads > 0 && qkv.dim(1) % (3 * heads) == 0,
                       "[attention_backward] qkv {} does not hold 3 x {} heads", qkv.shape().str(), heads);
-  expect("attention_backward", "dqkv", dqkv, DType::F32, qkv.shape());
-  expect("attention_backward", "out", out, DType::F32, {qkv.dim(0), qkv.dim(1) / 3});
-  expect("attention_backward", "dout", dout, DType::F32, out.shape());
+  expect("attention_backward", "dqkv", dqkv, ctx.activations, qkv.shape());
+  expect("attention_backward", "out", out, ctx.activations, {qkv.dim(0), qkv.dim(1) / 3});
+  expect("attention_backward", "dout", dout, ctx.activations, out.shape());
   expect("attention_backward", "lse", lse, DType::F32, {heads, qkv.dim(0)});
   expect_rank("attention_backward", "segments", segments, DType::I32, 1);
   check_rotation("attention_backward", rotation, qkv.dim(0), qkv.dim(1) / (3 * heads));
-  run<Op::attention_backward>(ctx, dqkv, dout, out, lse, qkv, segments, heads, rotation);
+  run<Op::attention_backward>(ctx, activation(dqkv), dout, out, lse, qkv, segments, heads, rotation);
 }
 
 void swiglu(Context& ctx, TensorView a, TensorView h, TensorView gates) {
-  expect_rank("swiglu", "a", a, DType::F32, 2);
-  expect("swiglu", "h", h, DType::F32, {a.dim(0), 2 * a.dim(1)});
+  expect_rank("swiglu", "a", a, ctx.activations, 2);
+  expect("swiglu", "h", h, ctx.activations, {a.dim(0), 2 * a.dim(1)});
   expect_optional("swiglu", "gates", gates, DType::F32, {a.dim(0)});
-  run<Op::swiglu>(ctx, Work{.bytes = bytes_of(a, h)}, a, h, gates);
+  run<Op::swiglu>(ctx, Work{.bytes = bytes_of(a, h)}, activation(a), h, gates);
 }
 
 void swiglu_backward(Context& ctx, TensorView dh, TensorView a, TensorView dgates, TensorView da, TensorView h,
                      TensorView gates) {
-  expect_rank("swiglu_backward", "da", da, DType::F32, 2);
-  expect("swiglu_backward", "h", h, DType::F32, {da.dim(0), 2 * da.dim(1)});
-  expect("swiglu_backward", "dh", dh, DType::F32, h.shape());
-  expect("swiglu_backward", "a", a, DType::F32, da.shape());
+  expect_rank("swiglu_backward", "da", da, ctx.activations, 2);
+  expect("swiglu_backward", "h", h, ctx.activations, {da.dim(0), 2 * da.dim(1)});
+  expect("swiglu_backward", "dh", dh, ctx.activations, h.shape());
+  expect("swiglu_backward", "a", a, ctx.activations, da.shape());
   expect_optional("swiglu_backward", "gates", gates, DType::F32, {da.dim(0)});
   expect_optional("swiglu_backward", "dgates", dgates, DType::F32, {da.dim(0)});
-  run<Op::swiglu_backward>(ctx, Work{.bytes = bytes_of(dh, a, da, h)}, dh, a, dgates, da, h, gates);
+  run<Op::swiglu_backward>(ctx, Work{.bytes = bytes_of(dh, a, da, h)}, activation(dh), activation(a), dgates, da, h,
+                           gates);
 }
 
 }  // namespace emox::ops

@@ -14,13 +14,13 @@ std::size_t lm_head_loss_scratch(std::int64_t tokens, std::int64_t width, std::i
 
 void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorView dx, TensorView dweight, TensorView x,
                   TensorView weight, TensorView labels, TensorView scratch, LmLossOptions options) {
-  expect_rank("lm_head_loss", "x", x, DType::F32, 2);
-  expect_rank("lm_head_loss", "weight", weight, DType::F32, 2);
-  expect("lm_head_loss", "weight", weight, DType::F32, {weight.dim(0), x.dim(1)});
+  expect_rank("lm_head_loss", "x", x, ctx.activations, 2);
+  expect_rank("lm_head_loss", "weight", weight, ctx.activations, 2);
+  expect("lm_head_loss", "weight", weight, ctx.activations, {weight.dim(0), x.dim(1)});
   expect("lm_head_loss", "sums", sums, DType::F64, {2});
   expect("lm_head_loss", "labels", labels, DType::I32, {x.dim(0)});
   expect_optional("lm_head_loss", "token_loss", token_loss, DType::F32, {x.dim(0)});
-  expect_optional("lm_head_loss", "dx", dx, DType::F32, x.shape());
+  expect_optional("lm_head_loss", "dx", dx, ctx.activations, x.shape());
   expect_optional("lm_head_loss", "dweight", dweight, DType::F32, weight.shape());
   require<ShapeError>(dx.null() == dweight.null() || x.numel() == 0,
                       "[lm_head_loss] dx and dweight are given together or not at all");
@@ -32,7 +32,7 @@ void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorVi
       ctx,
       Work{.flops = 2.0 * products * static_cast<double>(x.numel()) * static_cast<double>(weight.dim(0)),
            .bytes = bytes_of(x, weight) * products},
-      sums, token_loss, dx, dweight, x, weight, labels, scratch, options);
+      sums, token_loss, activation(dx), dweight, x, weight, labels, scratch, options);
 }
 
 }  // namespace emox::ops

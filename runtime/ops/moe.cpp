@@ -87,20 +87,20 @@ void document_experts(Context& ctx, TensorView sum, TensorView ids, TensorView s
 }
 
 void gather_rows(Context& ctx, TensorView out, TensorView x, TensorView index) {
-  expect_rank("gather_rows", "x", x, DType::F32, 2);
+  expect_rank("gather_rows", "x", x, ctx.activations, 2);
   expect("gather_rows", "index", index, DType::I32, {index.numel()});
-  expect("gather_rows", "out", out, DType::F32, {index.numel(), x.dim(1)});
-  run<Op::gather_rows>(ctx, Work{.bytes = 2 * bytes_of(out)}, out, x, index);
+  expect("gather_rows", "out", out, ctx.activations, {index.numel(), x.dim(1)});
+  run<Op::gather_rows>(ctx, Work{.bytes = 2 * bytes_of(out)}, activation(out), x, index);
 }
 
 void combine_rows(Context& ctx, TensorView y, TensorView rows, TensorView slots, float beta) {
-  expect_rank("combine_rows", "y", y, DType::F32, 2);
-  expect_rank("combine_rows", "rows", rows, DType::F32, 2);
-  expect("combine_rows", "rows", rows, DType::F32, {rows.dim(0), y.dim(1)});
+  expect_rank("combine_rows", "y", y, ctx.activations, 2);
+  expect_rank("combine_rows", "rows", rows, ctx.activations, 2);
+  expect("combine_rows", "rows", rows, ctx.activations, {rows.dim(0), y.dim(1)});
   expect_rank("combine_rows", "slots", slots, DType::I32, 2);
   expect("combine_rows", "slots", slots, DType::I32, {y.dim(0), slots.dim(1)});
-  run<Op::combine_rows>(ctx, Work{.bytes = bytes_of(rows, y) + (beta != 0.0F ? bytes_of(y) : 0.0)}, y, rows, slots,
-                        beta);
+  run<Op::combine_rows>(ctx, Work{.bytes = bytes_of(rows, y) + (beta != 0.0F ? bytes_of(y) : 0.0)}, activation(y), rows,
+                        slots, beta);
 }
 
 void gather_elements(Context& ctx, TensorView dst, TensorView src, TensorView index) {

@@ -7,7 +7,7 @@
 
 // clang-format off
 #define EMOX_OPS(OP) \
-  OP(fill) OP(zero) OP(copy) OP(add) OP(random_truncated_normal) OP(copy_to_host) OP(copy_from_host) \
+  OP(fill) OP(zero) OP(copy) OP(convert) OP(add) OP(random_truncated_normal) OP(copy_to_host) OP(copy_from_host) \
   OP(matmul_nt) OP(matmul_nn) OP(matmul_tn) OP(logits) OP(logits_backward) \
   OP(grouped_matmul_nt) OP(grouped_matmul_nn) OP(grouped_matmul_tn) \
   OP(embedding) OP(embedding_backward) OP(rms_norm) OP(rms_norm_backward_add) OP(rope_tables) \

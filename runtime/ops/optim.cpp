@@ -11,13 +11,15 @@ void sum_of_squares(Context& ctx, TensorView out, TensorView x) {
   run<Op::sum_of_squares>(ctx, Work{.bytes = bytes_of(x)}, out, x);
 }
 
-void adamw(Context& ctx, TensorView param, TensorView grad, TensorView m, TensorView v, const AdamW& options) {
+void adamw(Context& ctx, TensorView param, TensorView copy, TensorView grad, TensorView m, TensorView v,
+           const AdamW& options) {
   expect("adamw", "param", param, DType::F32, param.shape());
+  expect_optional("adamw", "copy", copy, DType::BF16, param.shape());
   expect("adamw", "grad", grad, DType::F32, param.shape());
   expect("adamw", "m", m, DType::F32, param.shape());
   expect("adamw", "v", v, DType::F32, param.shape());
   require<ShapeError>(options.step >= 1, "[adamw] the step counts from 1, got {}", options.step);
-  run<Op::adamw>(ctx, Work{.bytes = 7.0 * bytes_of(param)}, param, grad, m, v, options);
+  run<Op::adamw>(ctx, Work{.bytes = 7.0 * bytes_of(param) + bytes_of(copy)}, param, copy, grad, m, v, options);
 }
 
 }  // namespace emox::ops

@@ -8,6 +8,9 @@
 #include <utility>
 
 #include "launch/run/sharding.h"
+#include "model/layers/attention.h"
+#include "model/layers/feed_forward.h"
+#include "model/moe/moe_layer.h"
 #include "model/transformer/language_model.h"
 #include "parallel/comm/thread_world.h"
 #include "tests/support/ranks.h"
@@ -190,6 +193,68 @@ TEST_P(ShardedOptimizer, UpdatesAsOneRankDoes) {
   }
 }
 
+// The layers of a model with weights of `type`; bf16 ones on the CPU are stored only, which is all that the optimizer
+// does with them.
+RankResult run_layers(const ModelConfig& config, const Mesh& m, Communicator& comm, DType type) {
+  Context ctx;
+  ParallelConfig parallel;
+  parallel.expert_parallel = m.expert_parallel, parallel.placement = PlacementKind::Random;
+  Sharding sharding(comm, config, parallel);
+  ParameterStore store;
+  store.name("embedding", store.reserve({config.vocab_size, config.d_model}, false));
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    const Attention attention(config, l, store);
+    if (config.is_moe())
+      const MoeLayer experts(config, l, store, *sharding.experts());
+    else
+      const FeedForward dense(config.d_model, config.dense_ff, fmt::format("{}.", l), store);
+  }
+  store.allocate(ctx.device, true, type);
+  Optimizer optimizer(ctx, store, sharding.mesh());
+  optimizer.fill_weights(ctx, [&](const NamedParameter& p, TensorView part, std::int64_t first) {
+    LanguageModel::draw(ctx, 5, p, part, first);
+  });
+  for (std::int64_t step = 1; step <= 3; ++step) {
+    set_gradients(store, sharding.mesh(), step);
+    optimizer.reduce_gradients(ctx);
+    optimizer.update(ctx, kAdamW, kLearningRate, 0.37, step);
+  }
+  RankResult r;
+  r.pieces = copied(optimizer.owned_parts());
+  for (const NamedParameter& p : store.named()) {
+    std::vector<float>& values = r.weights[p.name];
+    if (type == DType::F32)
+      for (const float w : test::values_of<float>(store.weight(p.slot))) values.push_back(rounded_to_bf16(w));
+    else
+      for (const Bf16 w : test::values_of<Bf16>(store.weight(p.slot))) values.push_back(static_cast<float>(w));
+  }
+  r.state_bytes = optimizer.state_bytes();
+  return r;
+}
+
+// Weights of two bytes: the f32 masters take the same steps as f32 weights do, and every rank holds them rounded.
+TEST_P(ShardedOptimizer, KeepsMastersOfRoundedWeights) {
+  const ModelConfig config = model_of(GetParam());
+  const auto run_all = [&](const Mesh& m, DType type) {
+    std::vector<RankResult> ranks(static_cast<std::size_t>(m.ranks));
+    test::run_ranks(
+        m.ranks,
+        [&](Communicator& comm) { ranks[static_cast<std::size_t>(comm.rank())] = run_layers(config, m, comm, type); },
+        kTimeout);
+    return ranks;
+  };
+  const std::vector<RankResult> f32 = run_all({1, 1}, DType::F32);
+  for (const Mesh& m : {Mesh{1, 1}, Mesh{2, 1}, Mesh{4, 2}}) {
+    if (!fits(config, m)) continue;
+    SCOPED_TRACE(testing::Message() << m);
+    const std::vector<RankResult> rounded = run_all(m, DType::BF16);
+    EXPECT_TRUE(joined(rounded) == joined(f32));
+    for (const RankResult& r : rounded)
+      for (const auto& [name, values] : r.weights) EXPECT_EQ(values, f32[0].weights.at(name)) << name;
+    if (m.ranks == 1) EXPECT_EQ(2 * rounded[0].state_bytes, 3 * f32[0].state_bytes);
+  }
+}
+
 TEST_P(ShardedOptimizer, KeepsEveryMomentOnce) {
   const ModelConfig config = model_of(GetParam());
   for (const Mesh& m : kMeshes) {
@@ -208,7 +273,7 @@ TEST_P(ShardedOptimizer, KeepsEveryMomentOnce) {
     EXPECT_EQ(sum, 8 * (dense + expert_elements / replicas));
     const auto slots = static_cast<std::int64_t>(ranks[0].weights.size());
     EXPECT_GE(sum, 8 * elements);
-    EXPECT_LE(sum, 8 * (elements + 15 * slots));
+    EXPECT_LE(sum, 8 * (elements + 127 * slots));
     // The fullest rank: its share, and where experts do not divide, one expert more than others at most, of each layer
     // where expert-parallel ranks have unequal numbers.
     const std::int64_t one = config.is_moe() ? 3 * config.d_model * config.expert_ff : 0;

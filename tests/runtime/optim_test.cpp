@@ -29,7 +29,7 @@ void check_adamw(std::int64_t size, const ref::AdamOptions& o, float grad_size) 
     for (std::int64_t step = 1; step <= 6; ++step) {
       const Tensor grad = random_tensor({size}, 10 + static_cast<unsigned>(step), grad_size);
       const Vec p0 = ref::doubles(p), m0 = ref::doubles(m), v0 = ref::doubles(v), g = ref::doubles(grad);
-      ops::adamw(ctx, p, grad, m, v, op_options(o, step));
+      ops::adamw(ctx, p, {}, grad, m, v, op_options(o, step));
       ASSERT_EQ(ref::doubles(grad), g) << "the gradient was changed";
       const Vec p1 = ref::doubles(p), m1 = ref::doubles(m), v1 = ref::doubles(v);
       for (std::int64_t i = 0; i < size; ++i) {
@@ -49,6 +49,24 @@ void check_adamw(std::int64_t size, const ref::AdamOptions& o, float grad_size) 
   }
 }
 
+TEST(AdamW, WritesTheRoundedCopy) {
+  for (const int threads : {1, 2})
+    for (const std::int64_t size : {0, 1, 17, 9001}) {
+      Context ctx = context(threads);
+      const Tensor p = random_tensor({size}, 1), m = filled({size}, 0.0F), v = filled({size}, 0.0F),
+                   copy({}, DType::BF16, {size});
+      const Tensor alone = random_tensor({size}, 1), m1 = filled({size}, 0.0F), v1 = filled({size}, 0.0F);
+      const Tensor grad = random_tensor({size}, 2);
+      const ops::AdamW o{1e-2, 0.9, 0.95, 1e-8, 0.1, 1.0, 1};
+      ops::adamw(ctx, p, copy, grad, m, v, o);
+      ops::adamw(ctx, alone, {}, grad, m1, v1, o);
+      EXPECT_EQ(floats(p), floats(alone));
+      std::vector<Bf16> want;
+      for (const float x : floats(p)) want.emplace_back(x);
+      EXPECT_EQ(values_of<Bf16>(copy), want);
+    }
+}
+
 TEST(AdamW, EqualsTheFormulaStepByStep) {
   const ref::AdamOptions usual{1e-3, 0.9, 0.95, 1e-8, 0.1, 1.0};
   for (const std::int64_t size : {0, 1, 2, 17, 9001}) check_adamw(size, usual, 1.0F);
@@ -63,7 +81,7 @@ TEST(AdamW, FirstStepIsTheSignOfTheGradient) {
   Context ctx = context();
   const Tensor p = filled({2}, 2.0F), g = tensor_of(std::vector<float>{0.3F, -5.0F}, {2});
   const Tensor m = filled({2}, 0.0F), v = filled({2}, 0.0F);
-  ops::adamw(ctx, p, g, m, v, op_options({0.01, 0.9, 0.95, 0.0, 0.1, 1.0}, 1));
+  ops::adamw(ctx, p, {}, g, m, v, op_options({0.01, 0.9, 0.95, 0.0, 0.1, 1.0}, 1));
   const double decayed = 2.0 - 0.01 * 0.1 * 2.0;
   EXPECT_TRUE(all_close(floats(p), {decayed - 0.01, decayed + 0.01}, rounding(2, 2.0)));
 }
@@ -71,7 +89,7 @@ TEST(AdamW, FirstStepIsTheSignOfTheGradient) {
 TEST(AdamW, ZeroGradientsWithoutDecayChangeNothing) {
   Context ctx = context();
   const Tensor p = random_tensor({9}, 1), zero = filled({9}, 0.0F), m = filled({9}, 0.0F), v = filled({9}, 0.0F);
-  ops::adamw(ctx, p, zero, m, v, op_options({0.01, 0.9, 0.95, 1e-8, 0.0, 1.0}, 1));
+  ops::adamw(ctx, p, {}, zero, m, v, op_options({0.01, 0.9, 0.95, 1e-8, 0.0, 1.0}, 1));
   EXPECT_EQ(floats(p), floats(random_tensor({9}, 1)));
 }
 

@@ -154,8 +154,12 @@ TEST_F(ShapeErrors, LossAndOptimizer) {
   refused("lm_head_loss", [&] { loss(f({3, 4}), f({7, 4}), w, labels, u({bytes - 1})); });
   refused("sum_of_squares", [&] { ops::sum_of_squares(ctx, f({1}), f({3})); });
   refused("sum_of_squares", [&] { ops::sum_of_squares(ctx, d({2}), f({3})); });
-  refused("adamw", [&] { ops::adamw(ctx, f({3}), f({3}), f({3}), f({4}), {1e-3, 0.9, 0.95, 1e-8, 0.1, 1.0, 1}); });
-  refused("adamw", [&] { ops::adamw(ctx, f({3}), f({2}), f({3}), f({3}), {1e-3, 0.9, 0.95, 1e-8, 0.1, 1.0, 1}); });
+  refused("adamw", [&] {
+    ops::adamw(ctx, f({3}), kNone, f({3}), f({3}), f({4}), {1e-3, 0.9, 0.95, 1e-8, 0.1, 1.0, 1});
+  });
+  refused("adamw", [&] {
+    ops::adamw(ctx, f({3}), kNone, f({2}), f({3}), f({3}), {1e-3, 0.9, 0.95, 1e-8, 0.1, 1.0, 1});
+  });
 }
 
 }  // namespace
