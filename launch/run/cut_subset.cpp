@@ -13,11 +13,11 @@
 #include "data/format/atomic_file.h"
 #include "launch/config/recipe_file.h"
 #include "launch/run/model_pieces.h"
-#include "launch/run/run_directory.h"
 #include "launch/run/same_on_ranks.h"
 #include "parallel/checkpoint/arrays.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/verify.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/core/quoted.h"
 
@@ -143,7 +143,7 @@ CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertS
   const Recipe recipe = recipe_of_subset(parse_recipe(manifest.recipe, (checkpoint / "manifest.json").string()), subset,
                                          source, directory.has_filename() ? directory : directory.parent_path());
   require_same(comm, "the subset " + source, subset.to_json().at("kept").dump());
-  on_root(session, [&] { check_output(recipe.run.dir); });
+  on_root(session.comm(), [&] { check_output(recipe.run.dir); });
 
   const std::vector<SavedArray> all = arrays_of(manifest);
   const Cut cut(subset);
@@ -172,7 +172,8 @@ CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertS
   meta.extra["subset_of"] = quoted_text(fs::absolute(checkpoint).lexically_normal().string());
   meta.extra["experts"] = subset.to_json().at("kept");
   done.checkpoint = save_checkpoint(comm, fs::path(recipe.run.dir) / "checkpoints", manifest.step, share.saved, meta);
-  on_root(session, [&] { write_file_atomically(fs::path(recipe.run.dir) / "recipe.ini", to_ini(recipe, true)); });
+  on_root(session.comm(),
+          [&] { write_file_atomically(fs::path(recipe.run.dir) / "recipe.ini", to_ini(recipe, true)); });
   return done;
 }
 

@@ -15,11 +15,10 @@
 #include "launch/config/recipe_file.h"
 #include "launch/run/lease_holder.h"
 #include "parallel/checkpoint/layout.h"
-#include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
-#include "runtime/ops/basic.h"
 #include "runtime/telemetry/history.h"
 
 namespace emox {
@@ -172,7 +171,7 @@ void RunDirectory::settle_histories(std::int64_t step, std::vector<std::string>&
 void RunDirectory::prepare(Session& session, const RunStart& start, const std::vector<std::string>& command,
                            const std::map<std::string, std::string>& outputs) const {
   std::vector<std::string> notes;
-  on_root(session, [&] {
+  on_root(session.comm(), [&] {
     std::error_code error;
     for (const char* folder : {"checkpoints", "log"}) {
       fs::create_directories(root_ / folder, error);
@@ -188,42 +187,6 @@ void RunDirectory::prepare(Session& session, const RunStart& start, const std::v
   });
   session.log().open_file(log(session.comm().rank()).string());
   for (const std::string& note : notes) session.log().warn("{}", note);
-}
-
-void on_root(Session& session, const std::function<void()>& body) {
-  // What is thrown again: the kinds that have an exit code of their own, and all others.
-  enum Kind : std::int64_t { kOther, kUsageError, kTryAgainError };
-  std::string message;
-  Kind kind = kOther;
-  if (session.root()) {
-    const IoPhase io(session.comm());  // what one rank does for all reads or writes files
-    try {
-      body();
-    } catch (const UsageError& e) {
-      message = e.message(), kind = kUsageError;
-    } catch (const TryAgainError& e) {
-      message = e.message(), kind = kTryAgainError;
-    } catch (const Error& e) {
-      message = e.message();
-    } catch (const std::exception& e) {
-      message = e.what();
-    }
-  }
-  Context& ctx = session.ctx();
-  const Tensor header(ctx.device, DType::I64, {2});
-  const std::int64_t values[2] = {static_cast<std::int64_t>(message.size()), kind};
-  ops::copy_from_host(ctx, header, values);
-  session.comm().broadcast(header, 0);
-  const auto got = ops::to_host<std::int64_t>(ctx, header);
-  if (got[0] == 0) return;
-  const Tensor text(ctx.device, DType::U8, {got[0]});
-  if (session.root()) ops::copy_from_host(ctx, text, message.data());
-  session.comm().broadcast(text, 0);
-  const auto bytes = ops::to_host<std::uint8_t>(ctx, text);
-  message.assign(bytes.begin(), bytes.end());
-  if (got[1] == kUsageError) fail<UsageError>("{}", message);
-  if (got[1] == kTryAgainError) fail<TryAgainError>("{}", message);
-  fail<IoError>("{}", message);
 }
 
 void require_outside_checkpoints(const std::string& command, const fs::path& output) {

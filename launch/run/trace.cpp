@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "data/format/atomic_file.h"
-#include "parallel/checkpoint/agreement.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/history.h"
 

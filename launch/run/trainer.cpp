@@ -35,6 +35,7 @@
 #include "model/training/training_step.h"
 #include "model/transformer/flops.h"
 #include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
@@ -115,7 +116,7 @@ class Trainer {
  private:
   void start(const std::vector<std::string>& command, const TrainOptions& options) {
     auto recording = PoolTraceFile::MustBeNew;  // on rank 0
-    on_root(s_, [&] {
+    on_root(s_.comm(), [&] {
       directory_.check_is_run();
       if (!trace_.empty()) check_trace(trace_, directory_.outputs_of("--trace"), force_);
       if (!options.record_pools.empty())
@@ -135,7 +136,7 @@ class Trainer {
         },
         &read);
     if (!found) {
-      on_root(s_, [&] {
+      on_root(s_.comm(), [&] {
         require<UsageError>(
             !directory_.has_checkpoints(),
             "{} holds checkpoints, but none of them is intact: repair or remove them, or start another run with "
@@ -162,7 +163,7 @@ class Trainer {
     } else {
       model_.initialize(s_.ctx(), static_cast<std::uint64_t>(recipe_.run.seed));
     }
-    on_root(s_, [&] {
+    on_root(s_.comm(), [&] {
       metrics_ = std::make_unique<MetricsSink>(directory_.metrics().string());
       evaluation_lines_ = std::make_unique<MetricsSink>(directory_.evaluations().string());
     });

@@ -13,10 +13,9 @@
 #include "launch/config/recipe_file.h"
 #include "launch/run/find_checkpoint.h"
 #include "launch/run/model_pieces.h"
-#include "launch/run/run_directory.h"
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/fit.h"
 #include "parallel/checkpoint/strict_json.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
 
@@ -110,7 +109,7 @@ void warm_start(Session& session, const Recipe& recipe, const LanguageModel& mod
     const bool bias = there && here;
     if (here && !there) ops::zero(session.ctx(), model.selection_bias());  // a damaged checkpoint may have been there
     const auto wanted = wanted_arrays(session, model, optimizer.shards(), bias, moments);
-    on_root(session, [&] { check_fit(found.manifest, found.path, wanted, bias); });
+    on_root(session.comm(), [&] { check_fit(found.manifest, found.path, wanted, bias); });
     std::vector<CheckpointPiece> pieces = moments ? owned_pieces(optimizer) : owned_pieces(optimizer.shards());
     if (bias)
       for (CheckpointPiece& piece : bias_pieces(model)) pieces.push_back(std::move(piece));

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "parallel/checkpoint/durable_file.h"
-#include "parallel/checkpoint/fault.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
 
 namespace emox {
 namespace {

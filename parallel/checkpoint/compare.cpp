@@ -7,8 +7,8 @@
 #include <tuple>
 #include <unordered_map>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/open_files.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {

@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "parallel/checkpoint/fault.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
 
 namespace emox {
 namespace {

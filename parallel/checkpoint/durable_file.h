@@ -86,9 +86,9 @@ void make_directories(const std::filesystem::path& path);
 /// has that name and is no link becomes `link`.replaced. IoError: it leads where it did, or, where the disk does not
 /// allow that, is gone.
 void replace_link(const std::filesystem::path& target, const std::filesystem::path& link);
-/// In bytes. Fails as fail_to_read (fault.h).
+/// In bytes. Fails as fail_to_read (file_error.h).
 std::int64_t bytes_of_file(const std::filesystem::path& path);
-/// The whole file as text. Fails as fail_to_read (fault.h).
+/// The whole file as text. Fails as fail_to_read (file_error.h).
 std::string read_text_file(const std::filesystem::path& path);
 
 }  // namespace emox

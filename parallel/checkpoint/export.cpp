@@ -2,11 +2,11 @@
 
 #include <system_error>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/open_files.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {

@@ -7,8 +7,8 @@
 #include <unordered_map>
 #include <utility>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/open_files.h"
+#include "parallel/comm/together.h"
 
 namespace emox {
 namespace {

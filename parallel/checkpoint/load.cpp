@@ -16,17 +16,17 @@
 #include <set>
 #include <utility>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
 #include "parallel/checkpoint/durable_file.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/load_plan.h"
 #include "parallel/checkpoint/pieces.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
 
 namespace emox {
 namespace {
@@ -211,7 +211,7 @@ void plan_together(Communicator& comm, const std::function<void()>& plan) {
 void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& manifest,
                   const std::vector<std::string>& names, LoadReport& report) {
   const Manifest whole = manifest_everywhere(comm, checkpoint, manifest);
-  const auto list = nlohmann::json::parse(broadcast_text(comm, nlohmann::json(names).dump(), 0));
+  const auto list = nlohmann::json::parse(broadcast_text(comm, nlohmann::json(names).dump()));
   const std::set<std::string> looked_at(list.begin(), list.end());
   std::string mine;
   run_together(comm, [&] {
@@ -254,9 +254,7 @@ LoadPlan make_plan(Communicator& comm, const CheckpointInfo& found, std::span<co
   const bool only_needed = which == FilesToRead::Needed;
   Manifest with_offsets;
   const Manifest* manifest = &found.manifest;
-  std::int64_t old = found.manifest.version == Manifest::kOldestVersion ? 1 : 0;  // rank 0's counts
-  comm.broadcast(TensorView(&old, DType::I64, {1}), 0);
-  if (old != 0) {
+  if (root_says(comm, found.manifest.version == Manifest::kOldestVersion)) {
     with_offsets = found.manifest;
     std::vector<std::string> names;
     plan_together(comm, [&] {

@@ -9,11 +9,11 @@
 #include "parallel/checkpoint/checksum.h"
 #include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/durable_file.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
+#include "runtime/files/file_error.h"
 
 namespace emox {
 namespace {

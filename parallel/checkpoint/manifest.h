@@ -70,9 +70,10 @@ std::string manifest_text(const Manifest& manifest);
 /// The text of any content with its checksum in front; one that the content holds already is replaced.
 std::string signed_text(nlohmann::json content);
 /// Checks the text of a manifest: its checksum, every field, that its pieces make whole arrays. IoError beginning with
-/// `where`: a DamagedError, or an OtherVersionError where that is certain (fault.h); nothing else, whatever the text.
+/// `where`: a DamagedError, or an OtherVersionError where that is certain (file_error.h); nothing else, whatever the
+/// text.
 Manifest parse_manifest(const std::string& text, const std::string& where);
-/// parse_manifest of `checkpoint`/manifest.json. Fails as fail_to_read (fault.h) when it cannot be read.
+/// parse_manifest of `checkpoint`/manifest.json. Fails as fail_to_read (file_error.h) when it cannot be read.
 Manifest read_manifest(const std::filesystem::path& checkpoint);
 
 }  // namespace emox

@@ -5,8 +5,8 @@
 #include <numeric>
 #include <tuple>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checksum.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -84,7 +84,7 @@ std::map<std::size_t, std::string> join_messages(Communicator& comm, const std::
   for (const std::string& part : gather_texts(comm, text(list)))
     for (const json& entry : json::parse(part)) all.push_back(entry);
   std::map<std::size_t, std::string> joined;
-  for (const json& entry : json::parse(broadcast_text(comm, text(all), 0)))
+  for (const json& entry : json::parse(broadcast_text(comm, text(all))))
     joined.emplace(entry.at(0).get<std::size_t>(), entry.at(1).get<std::string>());
   return joined;
 }

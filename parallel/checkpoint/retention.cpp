@@ -2,10 +2,10 @@
 #include <system_error>
 
 #include "parallel/checkpoint/checkpoint.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/factory.h"
+#include "runtime/files/file_error.h"
 
 namespace emox {
 namespace {

@@ -9,11 +9,11 @@
 #include <tuple>
 #include <utility>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/versions.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
 

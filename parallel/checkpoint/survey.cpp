@@ -7,13 +7,13 @@
 #include <set>
 #include <utility>
 
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/index_file.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/open_files.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
 
 namespace emox {
 namespace {

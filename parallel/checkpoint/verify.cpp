@@ -5,13 +5,13 @@
 #include <sstream>
 #include <utility>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checksum.h"
 #include "parallel/checkpoint/durable_file.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
 #include "runtime/telemetry/log.h"
 
 namespace emox {
@@ -85,17 +85,17 @@ Manifest read_manifest_of(Communicator& comm, const fs::path& path) {
   Manifest manifest = parse(comm, path, read_text(comm, path));
   Manifest head = manifest;
   head.files.clear(), head.tensors.clear();
-  const std::string text = broadcast_text(comm, comm.rank() == 0 ? manifest_text(head) : "", 0);
+  const std::string text = broadcast_text(comm, comm.rank() == 0 ? manifest_text(head) : "");
   if (comm.rank() != 0) manifest = parse_manifest(text, (path / "manifest.json").string());
   return manifest;
 }
 
 Manifest read_manifest_together(Communicator& comm, const fs::path& path) {
-  return parse(comm, path, broadcast_text(comm, read_text(comm, path), 0));
+  return parse(comm, path, broadcast_text(comm, read_text(comm, path)));
 }
 
 Manifest manifest_everywhere(Communicator& comm, const fs::path& path, const Manifest& manifest) {
-  return parse(comm, path, broadcast_text(comm, comm.rank() == 0 ? manifest_text(manifest) : "", 0));
+  return parse(comm, path, broadcast_text(comm, comm.rank() == 0 ? manifest_text(manifest) : ""));
 }
 
 Manifest verify_checkpoint(Communicator& comm, const fs::path& path, Glance glance) {
@@ -147,7 +147,7 @@ std::optional<CheckpointInfo> find_latest(Communicator& comm, const fs::path& di
       fail_to_read("look into", e.path1(), e.code().value());
     }
   });
-  std::istringstream lines(broadcast_text(comm, names, 0));
+  std::istringstream lines(broadcast_text(comm, names));
   for (std::string path; std::getline(lines, path, '\0');) {
     CheckpointInfo found{path, {}};
     if (passes(comm, path, log, [&] { found.manifest = verify_checkpoint(comm, path, glance); })) return found;

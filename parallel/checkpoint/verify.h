@@ -1,4 +1,4 @@
-// Whether the files of a checkpoint are what its manifest says. The errors are those of fault.h and name the file.
+// Whether the files of a checkpoint are what its manifest says. The errors are those of file_error.h and name the file.
 #pragma once
 
 #include <filesystem>
