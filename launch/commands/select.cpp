@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "data/format/atomic_file.h"
 #include "data/loader/heldout.h"
 #include "data/loader/identity.h"
 #include "launch/analysis/inference/loaded_model.h"
@@ -19,6 +18,7 @@
 #include "launch/run/run_directory.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
 #include "runtime/telemetry/json_text.h"
 #include "runtime/telemetry/metrics.h"
 

@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "data/format/atomic_file.h"
 #include "launch/config/recipe_file.h"
 #include "launch/run/model_pieces.h"
 #include "launch/run/same_on_ranks.h"
@@ -20,6 +19,7 @@
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/core/quoted.h"
+#include "runtime/files/atomic_file.h"
 
 namespace emox {
 namespace {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/manifest.h"
+#include "parallel/checkpoint/placed_directory.h"
 
 namespace emox {
 

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "parallel/checkpoint/arrays.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_library.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 

@@ -18,7 +18,6 @@
 
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/load_plan.h"
 #include "parallel/checkpoint/pieces.h"
@@ -27,6 +26,7 @@
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/files/file_error.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {

@@ -10,11 +10,11 @@
 #include <utility>
 
 #include "parallel/checkpoint/coverage.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/versions.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "runtime/ops/basic.h"
 
 namespace emox {

@@ -3,9 +3,9 @@
 #include <chrono>
 
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {

@@ -6,12 +6,12 @@
 #include <utility>
 
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/comm/progress.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/files/file_error.h"
+#include "runtime/files/files.h"
 #include "runtime/telemetry/log.h"
 
 namespace emox {
@@ -47,10 +47,10 @@ void check_file_content(const fs::path& checkpoint, const ManifestFile& file) {
 namespace {
 
 /// The text of a checkpoint's manifest, on rank 0.
-std::string read_text(Communicator& comm, const fs::path& path) {
+std::string read_manifest_text(Communicator& comm, const fs::path& path) {
   std::string text;
   run_together(comm, [&] {
-    if (comm.rank() == 0) text = read_text_file((path / "manifest.json").string());
+    if (comm.rank() == 0) text = read_text((path / "manifest.json").string());
   });
   return text;
 }
@@ -82,7 +82,7 @@ std::vector<ManifestFile> files_from(const std::string& text) {
 }  // namespace
 
 Manifest read_manifest_of(Communicator& comm, const fs::path& path) {
-  Manifest manifest = parse(comm, path, read_text(comm, path));
+  Manifest manifest = parse(comm, path, read_manifest_text(comm, path));
   Manifest head = manifest;
   head.files.clear(), head.tensors.clear();
   const std::string text = broadcast_text(comm, comm.rank() == 0 ? manifest_text(head) : "");
@@ -91,7 +91,7 @@ Manifest read_manifest_of(Communicator& comm, const fs::path& path) {
 }
 
 Manifest read_manifest_together(Communicator& comm, const fs::path& path) {
-  return parse(comm, path, broadcast_text(comm, read_text(comm, path)));
+  return parse(comm, path, broadcast_text(comm, read_manifest_text(comm, path)));
 }
 
 Manifest manifest_everywhere(Communicator& comm, const fs::path& path, const Manifest& manifest) {

@@ -4,18 +4,18 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
-#include "data/format/atomic_file.h"
 #include "launch/analysis/inference/held_out_losses.h"
 #include "launch/run/run_directory.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 #include "runtime/telemetry/json_text.h"
 
 namespace emox {
@@ -48,10 +48,7 @@ fs::path file_of(const StudyCell& cell, const char* kind) {
 
 std::optional<std::string> text_of(const fs::path& file) {
   if (!fs::exists(file)) return std::nullopt;
-  std::ifstream in(file, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  require<IoError>(!in.bad() && in.is_open(), "cannot read {}", file.string());
-  return text;
+  return read_text(file);
 }
 
 std::vector<RetentionRow> kept_rows(const StudyCell& cell) {
