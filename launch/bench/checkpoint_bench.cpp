@@ -49,7 +49,7 @@ class CheckpointBench {
         model_(recipe.model, session.ctx(), true, sharding_.experts()),
         optimizer_(session.ctx(), model_.parameters(), sharding_.mesh()) {
     model_.initialize(session.ctx(), 0);
-    meta_.mesh = to_json(sharding_.mesh());
+    meta_.mesh = to_json(sharding_.mesh().layout());
     if (sharding_.experts() != nullptr) meta_.placement = sharding_.experts()->placement().to_json();
     pieces_ = pieces_to_save(model_, optimizer_, session.root());
     for (const CheckpointPiece& p : pieces_) bytes_ += static_cast<std::int64_t>(p.view.bytes());

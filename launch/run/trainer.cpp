@@ -198,7 +198,7 @@ class Trainer {
         "{}",
         recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
         recipe_.tokens_per_step(), floor_->rate() / 1e9, processor_name());
-    const ProcessMesh& mesh = sharding_.mesh();
+    const MeshLayout& mesh = sharding_.mesh().layout();
     if (model_.experts() != nullptr && s_.comm().size() > 1)
       s_.log().info("mesh: experts over {} rank(s){}, {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
                     recipe_.parallel.expert_parallel == 0 ? " (auto)" : "", mesh.data_parallel(),
