@@ -234,6 +234,12 @@ StepConfig step_config(const Recipe& recipe) {
           .eos = recipe.data.eos_id()};
 }
 
+std::vector<SequenceInput> step_inputs(std::span<const Sequence> sequences, std::int64_t first) {
+  std::vector<SequenceInput> inputs;
+  for (const Sequence& s : sequences) inputs.push_back({s.tokens, {}, first++, s.label});
+  return inputs;
+}
+
 Schedule schedule_of(const Recipe& r) {
   Schedule s;
   s.kind = r.train.schedule;

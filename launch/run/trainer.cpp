@@ -226,13 +226,10 @@ class Trainer {
       if (s_.root())
         for (const std::string& notice : loader_.epoch_notices(step)) s_.log().info("{}", notice);
     }
-    std::vector<SequenceInput> inputs;
-    double flops = 0;
-    for (std::size_t i = 0; i < sequences.size(); ++i)
-      inputs.push_back(
-          {sequences[i].tokens, {}, step_.share_begin() + static_cast<std::int64_t>(i), sequences[i].label});
-    flops = step_flops(recipe_.model, static_cast<std::int64_t>(sequences.size()) * recipe_.model.sequence_length,
-                       make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs).attention_segments);
+    const std::vector<SequenceInput> inputs = step_inputs(sequences, step_.share_begin());
+    const double flops =
+        step_flops(recipe_.model, static_cast<std::int64_t>(sequences.size()) * recipe_.model.sequence_length,
+                   make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs).attention_segments);
     const double learning_rate = schedule_.learning_rate(step);
     const StepMetrics m = step_.compute_gradients(step, inputs, {saver_->finished(), [this] { return late_votes(); }});
     const bool skipped = skips(step, m, progress);

@@ -199,9 +199,7 @@ class RankOfRun {
   StepMetrics one_step(std::int64_t step) {
     const std::int64_t begin = step_.share_begin(), length = recipe_.model.sequence_length;
     const auto sequences = loader_.read(step, begin, step_.share_end());
-    std::vector<SequenceInput> inputs;
-    for (std::size_t i = 0; i < sequences.size(); ++i)
-      inputs.push_back({sequences[i].tokens, {}, begin + static_cast<std::int64_t>(i), sequences[i].label});
+    const std::vector<SequenceInput> inputs = step_inputs(sequences, begin);
     const StepMetrics m = step_.compute_gradients(step, inputs);
     if (options_.record_routing)
       record_routing(run_.routing[static_cast<std::size_t>(step - options_.first_step)], recipe_.model, model_,
