@@ -9,12 +9,12 @@
 #include <vector>
 
 #include "launch/bench/median.h"
+#include "launch/bench/plain_file.h"
 #include "launch/run/failure.h"
 #include "launch/run/model_pieces.h"
 #include "launch/run/saving.h"
 #include "launch/run/sharding.h"
 #include "model/optim/optimizer.h"
-#include "parallel/checkpoint/file_rate.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
@@ -53,7 +53,7 @@ class CheckpointBench {
     if (sharding_.experts() != nullptr) meta_.placement = sharding_.experts()->placement().to_json();
     pieces_ = pieces_to_save(model_, optimizer_, session.root());
     for (const CheckpointPiece& p : pieces_) bytes_ += static_cast<std::int64_t>(p.view.bytes());
-    stretches_ = stretches_of(pieces_, shard_file_name(session.comm().rank(), session.comm().size()));
+    datasets_ = shard_datasets(pieces_, shard_file_name(session.comm().rank(), session.comm().size()));
     wanted_ = owned_pieces(optimizer_);
     for (CheckpointPiece& p : bias_pieces(model_)) wanted_.push_back(std::move(p));
   }
@@ -110,7 +110,7 @@ class CheckpointBench {
       clear(plain);
     };
     plain_file();
-    note("write", seconds_of(s_, [&] { write_shard_unchecked(shards, name, stretches_); }));
+    note("write", seconds_of(s_, [&] { write_shard_unchecked(shards, name, datasets_); }));
     clear(shards);
     SavedCheckpoint saved;
     note("save", seconds_of(s_, [&] { saved = at_once.save(1, meta_); }));
@@ -164,7 +164,7 @@ class CheckpointBench {
   Optimizer optimizer_;
   CheckpointMeta meta_;
   std::vector<CheckpointPiece> pieces_, wanted_;
-  std::vector<Stretch> stretches_;
+  std::vector<ShardDataset> datasets_;
   std::int64_t bytes_ = 0, load_extra_ = 0;
   std::map<std::string, std::vector<double>> times_;
 };

@@ -1,5 +1,5 @@
 // `emox checkpoint export`: tensors, or a subset of experts, as one HDF5 file.
-#include "parallel/checkpoint/export.h"
+#include "parallel/checkpoint/inspect.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -15,7 +15,7 @@
 #include "launch/run/find_checkpoint.h"
 #include "launch/run/on_ranks.h"
 #include "launch/run/run_directory.h"
-#include "parallel/checkpoint/inspect.h"
+#include "parallel/checkpoint/verify.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"

@@ -19,6 +19,7 @@
 #include "launch/run/on_ranks.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/checkpoint/verify.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"

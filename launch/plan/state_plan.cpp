@@ -10,7 +10,7 @@
 #include "launch/run/sharding.h"
 #include "model/optim/parameter_shards.h"
 #include "model/transformer/language_model.h"
-#include "parallel/checkpoint/index_file.h"
+#include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"
 
 namespace emox {

@@ -15,9 +15,9 @@
 #include "launch/run/balance_group.h"
 #include "launch/run/run_data.h"
 #include "parallel/checkpoint/layout.h"
-#include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
 #include "runtime/core/quoted.h"
+#include "runtime/files/strict_json.h"
 
 namespace emox {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/index_file.h"
+#include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/files/atomic_file.h"
 #include "runtime/files/files.h"

@@ -1,4 +1,5 @@
-#include "parallel/checkpoint/compare.h"
+// How two checkpoints differ, array by array: a part of inspect.h.
+#include "parallel/checkpoint/inspect.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,5 @@
-#include "parallel/checkpoint/export.h"
+// Arrays of a checkpoint as one HDF5 file: a part of inspect.h.
+#include "parallel/checkpoint/inspect.h"
 
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"

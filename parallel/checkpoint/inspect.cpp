@@ -1,4 +1,4 @@
-// Statistics of arrays; survey.cpp has the rest of inspect.h.
+// Statistics of arrays; compare.cpp and export.cpp have the rest of inspect.h.
 #include "parallel/checkpoint/inspect.h"
 
 #include <algorithm>

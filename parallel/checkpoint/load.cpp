@@ -20,7 +20,7 @@
 #include "parallel/checkpoint/checksum.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/load_plan.h"
-#include "parallel/checkpoint/pieces.h"
+#include "parallel/checkpoint/shard.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/progress.h"
 #include "parallel/comm/together.h"
@@ -221,8 +221,7 @@ void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& mani
          f += static_cast<std::size_t>(comm.size())) {
       const ManifestFile& file = whole.files[f];
       if (!looked_at.contains(file.name)) continue;
-      check_file_size(checkpoint, file);
-      check_file_content(checkpoint, file);
+      check_file(checkpoint, file);
       report.bytes += file.bytes;
       ++report.files;
       report_progress(comm);

@@ -7,13 +7,12 @@
 #include <unordered_set>
 
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/layout.h"
-#include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 #include "runtime/files/file_error.h"
 #include "runtime/files/files.h"
+#include "runtime/files/strict_json.h"
 
 namespace emox {
 namespace {

@@ -1,4 +1,5 @@
-#include "parallel/checkpoint/placed_directory.h"
+// A finished directory gets its name, and the newest one the link: a part of commit.h.
+#include "parallel/checkpoint/commit.h"
 
 #include <fcntl.h>
 #include <unistd.h>

@@ -9,9 +9,8 @@
 #include <tuple>
 #include <utility>
 
-#include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/layout.h"
-#include "parallel/checkpoint/versions.h"
+#include "parallel/checkpoint/manifest.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/files/files.h"
@@ -25,9 +24,9 @@ using nlohmann::json;
 
 constexpr std::int64_t kAlignment = 64;
 
-std::string text_of(const std::vector<Stretch>& stretches) {
+std::string text_of(const std::vector<ShardDataset>& datasets) {
   json tensors = json::array();
-  for (const Stretch& s : stretches) tensors.push_back(to_json(s.entry));
+  for (const ShardDataset& s : datasets) tensors.push_back(to_json(s.entry));
   return tensors.dump();
 }
 
@@ -131,11 +130,11 @@ CheckpointSaver::CheckpointSaver(Communicator& comm, fs::path directory, std::sp
       pieces_(mine.begin(), mine.end()) {
   std::string text;
   run_together(comm_, [&] {
-    live_ = stretches_of(pieces_, file_name_);
+    live_ = shard_datasets(pieces_, file_name_);
     text = text_of(live_);
     for (const CheckpointPiece& p : pieces_) bytes_ += static_cast<std::int64_t>(p.view.bytes());
     if (!options_.background) return;
-    copied_ = stretches_of(lay_out(pieces_, memory_, runs_), file_name_);
+    copied_ = shard_datasets(lay_out(pieces_, memory_, runs_), file_name_);
   });
   const std::vector<std::string> texts = gather_texts(comm_, text);
   run_together(comm_, [&] {
@@ -171,9 +170,9 @@ void CheckpointSaver::start(Context& ctx, std::int64_t step, const CheckpointMet
   writing_ = std::async(std::launch::async, [this] { return write(copied_); });
 }
 
-WrittenShard CheckpointSaver::write(const std::vector<Stretch>& stretches) const {
+WrittenShard CheckpointSaver::write(const std::vector<ShardDataset>& datasets) const {
   if (first()) make_directories(directory_);
-  return write_shard(unfinished_path(directory_, step_), file_name_, stretches);
+  return write_shard(unfinished_path(directory_, step_), file_name_, datasets);
 }
 
 bool CheckpointSaver::finished() const {

@@ -1,4 +1,4 @@
-// Whether a checkpoint is what its manifest says, told completely: all that is wrong, not only the first.
+// All that is wrong with a checkpoint, not only the first: a part of verify.h.
 #include <algorithm>
 #include <chrono>
 #include <exception>
@@ -7,8 +7,7 @@
 #include <set>
 #include <utility>
 
-#include "parallel/checkpoint/index_file.h"
-#include "parallel/checkpoint/inspect.h"
+#include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/open_files.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/progress.h"
@@ -54,7 +53,7 @@ void append(CheckpointSurvey& survey, const Findings& findings) {
 }
 
 /// Empty if all ranks could read it.
-Findings read_manifest_together(Communicator& comm, const fs::path& checkpoint, Manifest& manifest) {
+Findings look_at_manifest(Communicator& comm, const fs::path& checkpoint, Manifest& manifest) {
   Findings mine;
   noting(mine, static_cast<std::size_t>(comm.rank()), [&] {
     const IoPhase io(comm);
@@ -96,10 +95,7 @@ Findings check_files(Communicator& comm, const fs::path& checkpoint, const Manif
       const ManifestFile& file = manifest.files[i];
       if (!names.contains(file.name)) continue;
       if (turn++ % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
-      noting(mine, i, [&] {
-        check_file_size(checkpoint, file);
-        check_file_content(checkpoint, file);
-      });
+      noting(mine, i, [&] { check_file(checkpoint, file); });
       report_progress(comm);
     }
   }
@@ -124,7 +120,7 @@ CheckpointSurvey survey_checkpoint(Communicator& comm, const fs::path& checkpoin
   CheckpointSurvey survey;
   survey.path = checkpoint;
   Manifest manifest;
-  append(survey, read_manifest_together(comm, checkpoint, manifest));
+  append(survey, look_at_manifest(comm, checkpoint, manifest));
   if (!survey.intact()) return survey;
   std::set<std::string> names, unusable;
   for (const ManifestFile& file : manifest.files) {

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/checkpoint/open_files.h"
+#include "parallel/checkpoint/verify.h"
 #include "runtime/files/atomic_file.h"
 #include "runtime/files/files.h"
 #include "tests/parallel/checkpoint_model.h"

@@ -1,4 +1,5 @@
-#include "parallel/checkpoint/index_file.h"
+// The index of a checkpoint: a part of hdf5_file.h.
+#include "parallel/checkpoint/hdf5_file.h"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "parallel/checkpoint/file_rate.h"
+#include "launch/bench/plain_file.h"
 
 #include <fcntl.h>
 #include <unistd.h>
