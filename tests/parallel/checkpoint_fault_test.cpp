@@ -15,6 +15,7 @@
 #include "parallel/checkpoint/saver.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/together.h"
+#include "runtime/files/files.h"
 #include "tests/parallel/checkpoint_model.h"
 #include "tests/support/ordinary_user.h"
 #include "tests/support/training.h"
@@ -26,10 +27,7 @@ namespace fs = std::filesystem;
 using test::OrdinaryUser;
 using test::save_model;
 
-std::string content_of(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+std::string content_of(const fs::path& file) { return try_read_text(file).text; }
 
 /// Of all files below it, by name.
 std::map<std::string, std::string> contents(const fs::path& directory) {
