@@ -44,7 +44,7 @@ struct CheckpointInfo {
 /// Collective. Writes `directory`/step-NNNNNNNN, moving one that is there aside, and returns its path: one save of a
 /// CheckpointSaver (saver.h), which says what is asked of the pieces and what happens when something fails.
 std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem::path& directory, std::int64_t step,
-                                      std::span<const CheckpointPiece> mine, const CheckpointMeta& meta);
+                                      std::span<const CheckpointPiece> pieces, const CheckpointMeta& meta);
 
 /// Collective. Reads the manifest and every file of the checkpoint, each on one of the ranks. Throws, on all ranks, an
 /// error of file_error.h that names a file which is damaged, not readable or of another version; else returns the

@@ -213,7 +213,7 @@ void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& mani
   const Manifest whole = manifest_everywhere(comm, checkpoint, manifest);
   const auto list = nlohmann::json::parse(broadcast_text(comm, nlohmann::json(names).dump()));
   const std::set<std::string> looked_at(list.begin(), list.end());
-  std::string mine;
+  std::string offsets;
   run_together(comm, [&] {
     std::map<std::string, std::vector<std::size_t>> tensors;
     for (std::size_t i = 0; i < whole.tensors.size(); ++i) tensors[whole.tensors[i].file].push_back(i);
@@ -228,10 +228,10 @@ void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& mani
       const auto& of_file = tensors[file.name];
       if (of_file.empty()) continue;
       Hdf5File opened = Hdf5File::open(checkpoint / file.name);
-      for (const std::size_t i : of_file) mine += fmt::format("{} {}\n", i, opened.offset_of(whole.tensors[i]));
+      for (const std::size_t i : of_file) offsets += fmt::format("{} {}\n", i, opened.offset_of(whole.tensors[i]));
     }
   });
-  for (const std::string& text : gather_texts(comm, mine)) {
+  for (const std::string& text : gather_texts(comm, offsets)) {
     const char* at = text.c_str();
     while (*at != '\0') {
       char* next = nullptr;

@@ -74,10 +74,11 @@ std::pair<std::size_t, std::size_t> share_of_datasets(const std::vector<const Ma
   return share_of(bytes, comm.rank(), comm.size());
 }
 
-std::map<std::size_t, std::string> join_messages(Communicator& comm, const std::map<std::size_t, std::string>& mine) {
+std::map<std::size_t, std::string> join_messages(Communicator& comm,
+                                                 const std::map<std::size_t, std::string>& messages) {
   using nlohmann::json;
   json list = json::array();
-  for (const auto& [number, message] : mine) list.push_back({number, message});
+  for (const auto& [number, message] : messages) list.push_back({number, message});
   // Paths may hold any bytes.
   const auto text = [](const json& j) { return j.dump(-1, ' ', false, json::error_handler_t::replace); };
   json all = json::array();

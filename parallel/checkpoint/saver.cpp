@@ -121,13 +121,13 @@ void remove_quietly(const fs::path& path) {
 
 }  // namespace
 
-CheckpointSaver::CheckpointSaver(Communicator& comm, fs::path directory, std::span<const CheckpointPiece> mine,
+CheckpointSaver::CheckpointSaver(Communicator& comm, fs::path directory, std::span<const CheckpointPiece> pieces,
                                  const SaverOptions& options)
     : comm_(comm),
       directory_(std::move(directory)),
       options_(options),
       file_name_(shard_file_name(comm.rank(), comm.size())),
-      pieces_(mine.begin(), mine.end()) {
+      pieces_(pieces.begin(), pieces.end()) {
   std::string text;
   run_together(comm_, [&] {
     live_ = shard_datasets(pieces_, file_name_);
@@ -264,8 +264,8 @@ void CheckpointSaver::give_up() {
 }
 
 fs::path save_checkpoint(Communicator& comm, const fs::path& directory, std::int64_t step,
-                         std::span<const CheckpointPiece> mine, const CheckpointMeta& meta) {
-  return CheckpointSaver(comm, directory, mine, {}).save(step, meta).path;
+                         std::span<const CheckpointPiece> pieces, const CheckpointMeta& meta) {
+  return CheckpointSaver(comm, directory, pieces, {}).save(step, meta).path;
 }
 
 }  // namespace emox

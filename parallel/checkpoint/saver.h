@@ -47,7 +47,7 @@ class CheckpointSaver {
   /// pieces together must hold every element of every array that occurs in them exactly once, a parameter's both
   /// moments or none, and moments of the weight's shape: otherwise all ranks throw an IoError that names array,
   /// elements and ranks. Leftovers of crashed saves in `directory` are removed.
-  CheckpointSaver(Communicator& comm, std::filesystem::path directory, std::span<const CheckpointPiece> mine,
+  CheckpointSaver(Communicator& comm, std::filesystem::path directory, std::span<const CheckpointPiece> pieces,
                   const SaverOptions& options);
   /// Waits for this rank's I/O thread; a save that was not advanced to its end leaves nothing that loads.
   ~CheckpointSaver();
