@@ -12,12 +12,12 @@
 
 #include "data/corpus/extract.h"
 #include "data/corpus/text.h"
-#include "data/format/atomic_file.h"
 #include "data/format/npy.h"
 #include "data/format/token_file.h"
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
 
 namespace emox {
 namespace {

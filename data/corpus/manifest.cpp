@@ -3,8 +3,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "data/format/atomic_file.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
 
 namespace emox {
 namespace {

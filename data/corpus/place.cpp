@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "data/corpus/manifest.h"
-#include "data/format/atomic_file.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "runtime/telemetry/log.h"
 
 namespace emox {
@@ -156,8 +156,7 @@ void move_into_place(WorkDirectory& work, const fs::path& output) {
     if (error) work.keep();
     throw;
   }
-  const fs::path parent = output.parent_path();
-  flush_directory(parent.empty() ? fs::path(".") : parent);
+  sync_to_disk(parent_of(output));
 }
 
 }  // namespace

@@ -8,8 +8,8 @@
 #include <optional>
 #include <string_view>
 
-#include "data/format/atomic_file.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
 
 namespace emox {
 namespace {

@@ -12,6 +12,7 @@
 #include "data/loader/permutation.h"
 #include "data/loader/source_files.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {
@@ -86,13 +87,14 @@ Documents read_documents(const std::filesystem::path& file, const Tokenizer& tok
   Documents documents;
   if (file.extension() == ".npy" || file.extension() == ".bin") {
     documents = read_token_file(file, tokenizer, width);
-  } else {
+  } else if (file.extension() == ".jsonl") {
     std::ifstream in(file, std::ios::binary);
     require<UsageError>(in.good() && !std::filesystem::is_directory(file), "{} cannot be read", file.string());
-    if (file.extension() == ".jsonl")
-      documents = read_lines(in, file.string(), tokenizer);
-    else
-      documents.push_back(tokenizer.encode(std::string(std::istreambuf_iterator<char>(in), {})));
+    documents = read_lines(in, file.string(), tokenizer);
+  } else {
+    const auto [text, error] = try_read_text(file);
+    require<UsageError>(error == 0, "{} cannot be read", file.string());
+    documents.push_back(tokenizer.encode(text));
   }
   std::erase_if(documents, [](const auto& d) { return d.empty(); });
   require<UsageError>(!documents.empty(), "{} holds no document", file.string());

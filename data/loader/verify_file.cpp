@@ -3,15 +3,14 @@
 #include <fmt/format.h>
 
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <utility>
 
-#include "data/format/atomic_file.h"
 #include "data/format/fingerprint.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {
@@ -95,8 +94,7 @@ void write_record(const std::filesystem::path& token_file, const VerifiedFile& v
 std::optional<std::string> record_difference(const std::filesystem::path& token_file, const VerifiedFile& verified) {
   if (!has_record(token_file)) return std::nullopt;
   const std::string name = record_path(token_file).string();
-  std::ifstream in(name, std::ios::binary);
-  const json record = json::parse(std::string(std::istreambuf_iterator<char>(in), {}), nullptr, false);
+  const json record = json::parse(try_read_text(name).text, nullptr, false);
   require<UsageError>(record.is_object() && record.value("format", json()) == "emox-token-file-1" &&
                           record.value("whole", json()).is_string(),
                       "{} is not the record of a token file: remove it, or record the file again with --record", name);

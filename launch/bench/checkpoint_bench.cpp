@@ -9,14 +9,14 @@
 #include <vector>
 
 #include "launch/bench/median.h"
+#include "launch/bench/plain_file.h"
 #include "launch/run/failure.h"
 #include "launch/run/model_pieces.h"
-#include "launch/run/run_directory.h"
 #include "launch/run/saving.h"
 #include "launch/run/sharding.h"
 #include "model/optim/optimizer.h"
-#include "parallel/checkpoint/file_rate.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
 
@@ -26,13 +26,9 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-/// The largest of the ranks' numbers.
-double over_ranks(Session& session, double seconds) {
-  const Tensor t(session.ctx().device, DType::I64, {1});
-  const auto nanoseconds = static_cast<std::int64_t>(seconds * 1e9);
-  ops::copy_from_host(session.ctx(), t, &nanoseconds);
-  session.comm().all_reduce(t, ReduceOp::Max);
-  return 1e-9 * static_cast<double>(ops::to_host<std::int64_t>(session.ctx(), t)[0]);
+/// The longest of the ranks' times, in seconds.
+double over_ranks(Communicator& comm, std::chrono::duration<double> time) {
+  return 1e-9 * static_cast<double>(largest_of_ranks(comm, static_cast<std::int64_t>(time.count() * 1e9)));
 }
 
 /// Of the slowest rank, from a moment when all are here.
@@ -41,7 +37,7 @@ double seconds_of(Session& session, const Work& work) {
   session.comm().barrier();
   const auto start = Clock::now();
   work();
-  return over_ranks(session, std::chrono::duration<double>(Clock::now() - start).count());
+  return over_ranks(session.comm(), Clock::now() - start);
 }
 
 class CheckpointBench {
@@ -53,17 +49,17 @@ class CheckpointBench {
         model_(recipe.model, session.ctx(), true, sharding_.experts()),
         optimizer_(session.ctx(), model_.parameters(), sharding_.mesh()) {
     model_.initialize(session.ctx(), 0);
-    meta_.mesh = to_json(sharding_.mesh());
+    meta_.mesh = to_json(sharding_.mesh().layout());
     if (sharding_.experts() != nullptr) meta_.placement = sharding_.experts()->placement().to_json();
     pieces_ = pieces_to_save(model_, optimizer_, session.root());
     for (const CheckpointPiece& p : pieces_) bytes_ += static_cast<std::int64_t>(p.view.bytes());
-    stretches_ = stretches_of(pieces_, shard_file_name(session.comm().rank(), session.comm().size()));
+    datasets_ = shard_datasets(pieces_, shard_file_name(session.comm().rank(), session.comm().size()));
     wanted_ = owned_pieces(optimizer_);
     for (CheckpointPiece& p : bias_pieces(model_)) wanted_.push_back(std::move(p));
   }
 
   nlohmann::ordered_json run() {
-    on_root(s_, [&] {
+    on_root(s_.comm(), [&] {
       require<UsageError>(!fs::exists(options_.directory), "emox bench checkpoint: {} exists: give --dir another one",
                           options_.directory.string());
       fs::create_directories(options_.directory);
@@ -76,7 +72,7 @@ class CheckpointBench {
       for (int i = 0; i < options_.repeats; ++i) once(at_once, background, from, to);
     });
     s_.comm().barrier();
-    on_root(s_, [&] { fs::remove_all(options_.directory); });
+    on_root(s_.comm(), [&] { fs::remove_all(options_.directory); });
     return result();
   }
 
@@ -101,24 +97,24 @@ class CheckpointBench {
     const auto note = [&](const char* name, double seconds) { times_[name].push_back(seconds); };
     const auto clear = [&](const fs::path& path) {
       s_.comm().barrier();
-      on_root(s_, [&] { remove_and_settle(path); });
+      on_root(s_.comm(), [&] { remove_and_settle(path); });
     };
     const fs::path shards = options_.directory / "shards", plain = options_.directory / "plain";
     const std::string name = shard_file_name(s_.comm().rank(), s_.comm().size());
     // Before and after the others: some storage serves whoever comes first after a pause worse, or better.
     const auto plain_file = [&] {
-      on_root(s_, [&] { fs::create_directory(plain); });
+      on_root(s_.comm(), [&] { fs::create_directory(plain); });
       note("raw", seconds_of(s_, [&] { write_plain_file(plain / name, from); }));
       drop_from_cache(plain / name);
       note("raw_read", seconds_of(s_, [&] { read_plain_file(plain / name, to); }));
       clear(plain);
     };
     plain_file();
-    note("write", seconds_of(s_, [&] { write_shard_unchecked(shards, name, stretches_); }));
+    note("write", seconds_of(s_, [&] { write_shard_unchecked(shards, name, datasets_); }));
     clear(shards);
     SavedCheckpoint saved;
     note("save", seconds_of(s_, [&] { saved = at_once.save(1, meta_); }));
-    note("commit", over_ranks(s_, saved.commit_seconds));
+    note("commit", over_ranks(s_.comm(), std::chrono::duration<double>(saved.commit_seconds)));
     if (s_.root())
       for (const ManifestFile& f : read_manifest(saved.path).files) drop_from_cache(saved.path / f.name);
     const std::int64_t before = memory_stats().allocated;
@@ -168,7 +164,7 @@ class CheckpointBench {
   Optimizer optimizer_;
   CheckpointMeta meta_;
   std::vector<CheckpointPiece> pieces_, wanted_;
-  std::vector<Stretch> stretches_;
+  std::vector<ShardDataset> datasets_;
   std::int64_t bytes_ = 0, load_extra_ = 0;
   std::map<std::string, std::vector<double>> times_;
 };

@@ -9,12 +9,14 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "launch/plan/state_plan.h"
 #include "launch/run/sharding.h"
 #include "model/optim/parameter_shards.h"
 #include "model/transformer/language_model.h"
-#include "parallel/checkpoint/index_file.h"
+#include "parallel/checkpoint/hdf5_file.h"
+#include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/load_plan.h"
 #include "runtime/core/error.h"
 
@@ -56,14 +58,15 @@ nlohmann::ordered_json row_of(Recipe recipe, int ranks, int ranks_per_node) {
 
   // Every rank's own work.
   const int last = ranks - 1;
+  std::optional<MeshLayout> layout;
   std::unique_ptr<Sharding> sharding;
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<ParameterShards> shards;
   Context ctx;
   const MemoryMeasurement without_memory;
   const Cost mesh = cost_of([&] {
-    sharding = std::make_unique<Sharding>(ProcessMesh::planned(ranks, plan.expert_parallel, ranks_per_node, last),
-                                          recipe.model, recipe.parallel);
+    layout.emplace(planned_layout(recipe, ranks, ranks_per_node));
+    sharding = std::make_unique<Sharding>(ProcessMesh::planned(*layout, last), recipe.model, recipe.parallel);
   });
   model = std::make_unique<LanguageModel>(recipe.model, ctx, true, sharding->experts());
   std::vector<ParameterShards::Piece> owned;
@@ -72,8 +75,8 @@ nlohmann::ordered_json row_of(Recipe recipe, int ranks, int ranks_per_node) {
     owned = shards->owned();
   });
   std::size_t stages = 0;
-  const Cost stages_of_a_step = cost_of(
-      [&] { stages = sum_stages(shards->groups()[0].shards.ranges(), sharding->mesh().world().nodes(), last).size(); });
+  const Cost stages_of_a_step =
+      cost_of([&] { stages = sum_stages(shards->groups()[0].shards.ranges(), layout->nodes(), last).size(); });
 
   // Rank 0's.
   std::string text;

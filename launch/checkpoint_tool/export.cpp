@@ -1,5 +1,5 @@
 // `emox checkpoint export`: tensors, or a subset of experts, as one HDF5 file.
-#include "parallel/checkpoint/export.h"
+#include "parallel/checkpoint/inspect.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -15,7 +15,8 @@
 #include "launch/run/find_checkpoint.h"
 #include "launch/run/on_ranks.h"
 #include "launch/run/run_directory.h"
-#include "parallel/checkpoint/inspect.h"
+#include "parallel/checkpoint/verify.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
 
@@ -73,7 +74,7 @@ int checkpoint_export(const std::vector<std::string>& args) {
   require<UsageError>(!a.value("--output").empty(), "{}: where to? Write --output=FILE.h5", kCommand);
   const fs::path output = a.value("--output");
   return on_ranks(a.overrides, [&](Session& session) {
-    on_root(session, [&] { check_output(output, a.has("--force")); });
+    on_root(session.comm(), [&] { check_output(output, a.has("--force")); });
     // Damage in files that are not needed does not matter.
     const FoundCheckpoint found = find_checkpoint(session, a.positional[0], Glance::Sizes);
     const fs::path& path = found.path;

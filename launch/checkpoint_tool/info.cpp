@@ -18,6 +18,7 @@
 #include "launch/run/find_checkpoint.h"
 #include "launch/run/on_ranks.h"
 #include "parallel/checkpoint/inspect.h"
+#include "parallel/checkpoint/verify.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
 

@@ -17,9 +17,10 @@
 #include "launch/run/find_checkpoint.h"
 #include "launch/run/lease.h"
 #include "launch/run/on_ranks.h"
-#include "launch/run/run_directory.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/checkpoint/verify.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
 
@@ -143,7 +144,7 @@ int checkpoint_prune(const std::vector<std::string>& args) {
   const int keep_every = whole_number(command, "--keep-every-steps", a.value("--keep-every-steps", "0"), 0);
   const bool dry_run = a.has("--dry-run");
   return on_ranks(a.overrides, [&](Session& session) {
-    on_root(session, [&] {
+    on_root(session.comm(), [&] {
       const fs::path directory = checkpoints_directory(a.positional[0]);
       require<UsageError>(!list_checkpoints(directory).empty(), "{}: {} holds no checkpoints", command,
                           directory.string());

@@ -17,7 +17,7 @@
 #include "launch/run/gemm_rate.h"
 #include "launch/run/on_ranks.h"
 #include "launch/run/session.h"
-#include "parallel/checkpoint/versions.h"
+#include "parallel/checkpoint/manifest.h"
 #include "parallel/comm/mpi_launcher.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"

@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "data/format/atomic_file.h"
 #include "data/loader/heldout.h"
 #include "data/loader/identity.h"
 #include "launch/analysis/inference/loaded_model.h"
@@ -17,7 +16,9 @@
 #include "launch/run/on_ranks.h"
 #include "launch/run/run_data.h"
 #include "launch/run/run_directory.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
 #include "runtime/telemetry/json_text.h"
 #include "runtime/telemetry/metrics.h"
 
@@ -118,10 +119,10 @@ int run_select(const std::vector<std::string>& args) {
                       "{}: by which text? Give one of --domain=LABEL, --documents=FILE and --prompt=TEXT", kCommand);
   const std::filesystem::path output = a.value("--output");
   return on_ranks(a.overrides, [&](Session& session) {
-    on_root(session, [&] { check_output(output, a.has("--force")); });
+    on_root(session.comm(), [&] { check_output(output, a.has("--force")); });
     LoadedModel loaded(session, a.positional[0], a.overrides);
     const ExpertSubset subset = select(session, loaded, a, options);
-    on_root(session, [&] { write_file_atomically(output, json_text(subset.to_json()) + "\n"); });
+    on_root(session.comm(), [&] { write_file_atomically(output, json_text(subset.to_json()) + "\n"); });
     if (!session.root()) return static_cast<int>(kDone);
     if (a.has("--json"))
       fmt::print("{}\n", to_line({{"output", output.string()},

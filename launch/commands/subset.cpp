@@ -6,7 +6,7 @@
 #include "launch/commands/selection_arguments.h"
 #include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
-#include "launch/run/cut_subset.h"
+#include "launch/run/extract_subset.h"
 #include "launch/run/failure.h"
 #include "launch/run/find_checkpoint.h"
 #include "launch/run/on_ranks.h"
@@ -36,7 +36,7 @@ int run_subset(const std::vector<std::string>& args) {
     const auto& path = found.path;
     if (session.root())
       warn_of_other_run(session.log(), subset, source, parse_recipe(found.manifest.recipe, "manifest.json").run, path);
-    const CutSubset done = cut_subset(session, path, subset, source, a.value("--output"));
+    const ExtractedSubset done = extract_subset(session, path, subset, source, a.value("--output"));
     if (!session.root()) return static_cast<int>(kDone);
     if (a.has("--json"))
       fmt::print("{}\n", to_line({{"checkpoint", path.string()},

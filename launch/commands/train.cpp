@@ -9,6 +9,7 @@
 #include "launch/run/on_ranks.h"
 #include "launch/run/run_directory.h"
 #include "launch/run/signals.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -40,7 +41,7 @@ int run_train(const std::vector<std::string>& args) {
   const StopSignals signals;
   return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
     recipe.validate(session.comm().size());
-    on_root(session, [&] {
+    on_root(session.comm(), [&] {
       require<UsageError>(
           recipe.run.change.empty() || RunDirectory(recipe.run.dir).has_checkpoints(),
           "run.change = {} goes on with a run that is there, but {} holds no checkpoint: name the run's "

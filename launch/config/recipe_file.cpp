@@ -14,6 +14,7 @@
 #include "launch/config/nearest.h"
 #include "runtime/core/error.h"
 #include "runtime/core/quoted.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {
@@ -129,14 +130,11 @@ void apply(const std::vector<Field>& fields, const std::vector<Setting>& setting
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // some editors begin UTF-8 with it
 
-std::string read_text(const std::string& path) {
+std::string read_recipe_text(const std::string& path) {
   const fs::path file(path);
-  std::error_code ignored;
-  std::ifstream in(file, std::ios::binary);
-  if (in && !fs::is_directory(file, ignored)) {
-    const std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (const auto [text, error] = try_read_text(file); error == 0)
     return text.starts_with(kByteOrderMark) ? text.substr(kByteOrderMark.size()) : text;
-  }
+  std::error_code ignored;
   // The likely mistakes: a misspelt name, or a recipe named without its directory.
   std::vector<std::string> others;
   const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path("launch/recipes");
@@ -178,7 +176,7 @@ bool gives_the_old_directory(const fs::path& recipe, const std::string& director
 }
 
 Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides) {
-  Recipe recipe = parse_recipe(read_text(path), path, overrides);
+  Recipe recipe = parse_recipe(read_recipe_text(path), path, overrides);
   const bool given =
       std::any_of(overrides.begin(), overrides.end(), [](const std::string& o) { return o.starts_with("--run.dir"); });
   if (!given && gives_the_old_directory(path, recipe.run.dir)) {
@@ -191,7 +189,7 @@ Recipe load_recipe(const std::string& path, const std::vector<std::string>& over
 bool sets_key(const std::string& path, const std::vector<std::string>& overrides, const std::string& key) {
   Recipe recipe;
   const po::options_description description = describe(fields_of(recipe));
-  const auto in_file = file_settings(read_text(path), path, description);
+  const auto in_file = file_settings(read_recipe_text(path), path, description);
   const auto in_command = command_line_settings(overrides, description);
   const auto is_it = [&](const Setting& s) { return s.name == key; };
   return std::any_of(in_file.begin(), in_file.end(), is_it) || std::any_of(in_command.begin(), in_command.end(), is_it);

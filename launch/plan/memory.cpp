@@ -8,23 +8,13 @@
 #include "model/training/training_step.h"
 
 namespace emox {
-namespace {
-
-std::int64_t planned_experts(const Recipe& recipe, int ranks, int ranks_per_node) {
-  std::vector<int> nodes;
-  for (int r = 0; r < ranks; ++r) nodes.push_back(r / ranks_per_node);
-  return resolved(recipe.parallel, recipe.model, nodes).expert_parallel;
-}
-
-}  // namespace
-
 RankMemory plan_rank_memory(const Recipe& recipe, int ranks, int ranks_per_node, int rank, int threads) {
   recipe.validate(ranks);
   const MemoryMeasurement measurement;
   Context ctx;
   ctx.threads = threads;
-  Sharding sharding(ProcessMesh::planned(ranks, planned_experts(recipe, ranks, ranks_per_node), ranks_per_node, rank),
-                    recipe.model, recipe.parallel);
+  Sharding sharding(ProcessMesh::planned(planned_layout(recipe, ranks, ranks_per_node), rank), recipe.model,
+                    recipe.parallel);
   LanguageModel model(recipe.model, ctx, true, sharding.experts());
   const auto pools = make_pool_sizes(recipe.model, 0);
   TrainingStep step(ctx, step_config(recipe), model, sharding.mesh(), pools.get(),
@@ -46,7 +36,7 @@ RankMemory plan_rank_memory(const Recipe& recipe, int ranks, int ranks_per_node,
 nlohmann::ordered_json plan_memory(const Recipe& recipe, int ranks, int ranks_per_node, int threads) {
   RankMemory least, most;
   // Replicas of a coordinate differ by rounding only; the first one is looked at, and the last rank.
-  const int ep = static_cast<int>(planned_experts(recipe, ranks, ranks_per_node));
+  const int ep = planned_layout(recipe, ranks, ranks_per_node).expert_parallel();
   for (int rank = 0; rank < ranks; rank = rank + 1 < ep ? rank + 1 : rank < ranks - 1 ? ranks - 1 : ranks) {
     const RankMemory m = plan_rank_memory(recipe, ranks, ranks_per_node, rank, threads);
     if (rank == 0 || m.total < least.total) least = m;

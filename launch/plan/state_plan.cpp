@@ -10,7 +10,7 @@
 #include "launch/run/sharding.h"
 #include "model/optim/parameter_shards.h"
 #include "model/transformer/language_model.h"
-#include "parallel/checkpoint/index_file.h"
+#include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"
 
 namespace emox {
@@ -18,8 +18,8 @@ namespace {
 
 /// What one rank sees: its part of the model, without its memory.
 struct PlannedRank {
-  PlannedRank(const Recipe& recipe, int ranks, std::int64_t expert_parallel, int ranks_per_node, int rank)
-      : sharding(ProcessMesh::planned(ranks, expert_parallel, ranks_per_node, rank), recipe.model, recipe.parallel),
+  PlannedRank(const Recipe& recipe, const MeshLayout& layout, int rank)
+      : sharding(ProcessMesh::planned(layout, rank), recipe.model, recipe.parallel),
         model(recipe.model, ctx, true, sharding.experts()),
         shards(model.parameters(), sharding.mesh()) {}
   Context ctx;
@@ -30,25 +30,27 @@ struct PlannedRank {
 
 class Planner {
  public:
-  Planner(const Recipe& recipe, int ranks, int ranks_per_node) : recipe_(recipe), ranks_(ranks), bytes_(ranks_of(), 0) {
-    for (int r = 0; r < ranks; ++r) nodes_.push_back(r / ranks_per_node);
+  Planner(const Recipe& recipe, int ranks, int ranks_per_node)
+      : recipe_(recipe),
+        layout_(planned_layout(recipe, ranks, ranks_per_node)),
+        bytes_(static_cast<std::size_t>(ranks), 0) {
     plan_.ranks = ranks, plan_.ranks_per_node = ranks_per_node;
-    plan_.expert_parallel = static_cast<int>(resolved(recipe.parallel, recipe.model, nodes_).expert_parallel);
+    plan_.expert_parallel = layout_.expert_parallel();
   }
 
   StatePlan plan() {
     const MemoryMeasurement without_memory;
-    plan_.manifest.world_size = ranks_;
+    plan_.manifest.world_size = layout_.ranks();
     for (int e = 0; e < plan_.expert_parallel; ++e) {
-      // Positions in the mesh are by (node, rank), which is the order of the ranks here.
-      PlannedRank rank(recipe_, ranks_, plan_.expert_parallel, plan_.ranks_per_node, e);
+      const int first = layout_.rank_at(0, e);
+      const PlannedRank rank(recipe_, layout_, first);
       if (e == 0) add_pieces(rank, 0, [](int owner) { return owner; });
-      add_pieces(rank, 1, [&](int owner) { return owner * plan_.expert_parallel + e; });
-      if (e == 0 || e + 1 == plan_.expert_parallel) count_traffic(rank, e);
+      add_pieces(rank, 1, [&](int owner) { return layout_.rank_at(owner, e); });
+      if (e == 0 || e + 1 == plan_.expert_parallel) count_traffic(rank.shards, first);
     }
-    for (int r = 0; r < ranks_; ++r)
+    for (int r = 0; r < layout_.ranks(); ++r)
       plan_.manifest.files.push_back(
-          {shard_file_name(r, ranks_), bytes_[static_cast<std::size_t>(r)], std::string(32, '0')});
+          {shard_file_name(r, layout_.ranks()), bytes_[static_cast<std::size_t>(r)], std::string(32, '0')});
     plan_.manifest.files.push_back({kIndexFileName, 0, std::string(32, '0')});
     std::sort(plan_.manifest.tensors.begin(), plan_.manifest.tensors.end(), [](const auto& a, const auto& b) {
       return std::tie(a.name, a.role, a.begin) < std::tie(b.name, b.role, b.begin);
@@ -57,8 +59,6 @@ class Planner {
   }
 
  private:
-  std::size_t ranks_of() const { return static_cast<std::size_t>(ranks_); }
-
   template <typename RankOf>
   void add_pieces(const PlannedRank& rank, std::size_t group, const RankOf& rank_of) {
     for (const ParameterShards::Piece& p : rank.shards.pieces(group))
@@ -67,7 +67,7 @@ class Planner {
         const ParameterSlot& slot = p.parameter->slot;
         ManifestTensor t{p.parameter->name,   role, DType::F32, slot.shape, p.begin - slot.offset,
                          p.end - slot.offset, {},   {},         {}};
-        t.file = shard_file_name(writer, ranks_);
+        t.file = shard_file_name(writer, layout_.ranks());
         t.dataset = dataset_path(t.name, t.role);
         t.checksum = std::string(32, '0');
         std::int64_t& bytes = bytes_[static_cast<std::size_t>(writer)];
@@ -76,24 +76,22 @@ class Planner {
       }
   }
 
-  void count_traffic(PlannedRank& rank, int world_rank) {
+  void count_traffic(const ParameterShards& shards, int rank) {
     Traffic sum, gather;
-    const ProcessMesh& mesh = rank.sharding.mesh();
-    const auto count = [&](std::size_t group, const Communicator& members) {
-      const auto& ranges = rank.shards.groups()[group].shards.ranges();
-      if (members.size() == 1) return;
-      sum += traffic_of_sum(ranges, members.nodes(), members.rank(), sizeof(float), sizeof(float));
-      gather += traffic_of_gather(ranges, members.nodes(), members.rank(), sizeof(float));
+    const auto count = [&](std::size_t group, const std::vector<int>& nodes, int place) {
+      const auto& ranges = shards.groups()[group].shards.ranges();
+      if (nodes.size() == 1) return;
+      sum += traffic_of_sum(ranges, nodes, place, sizeof(float), sizeof(float));
+      gather += traffic_of_gather(ranges, nodes, place, sizeof(float));
     };
-    count(0, mesh.world());
-    count(1, mesh.replicas());
-    if (world_rank != 0 && sum.bytes_inter_node <= plan_.gradients.bytes_inter_node) return;
+    count(0, layout_.nodes(), rank);
+    count(1, layout_.nodes_of(layout_.replica_group(rank)), layout_.replica_index(rank));
+    if (layout_.expert_index(rank) != 0 && sum.bytes_inter_node <= plan_.gradients.bytes_inter_node) return;
     plan_.gradients = sum, plan_.weights = gather;
   }
 
   Recipe recipe_;
-  int ranks_;
-  std::vector<int> nodes_;
+  MeshLayout layout_;
   std::vector<std::int64_t> bytes_;  ///< of each rank's shard
   StatePlan plan_;
 };

@@ -4,9 +4,8 @@
 #include <system_error>
 #include <utility>
 
-#include "launch/run/run_directory.h"
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -47,7 +46,7 @@ struct Place {
 
 Place place_of(Session& session, const fs::path& argument) {
   Place place;
-  on_root(session, [&] {
+  on_root(session.comm(), [&] {
     const fs::path path = resolved(argument);
     if (!is_checkpoint(path)) {
       place.directory = checkpoints_directory(path).string();
@@ -57,7 +56,7 @@ Place place_of(Session& session, const fs::path& argument) {
                         path.string());
     place.checkpoint = path.string();
   });
-  return {broadcast_text(session.comm(), place.checkpoint, 0), broadcast_text(session.comm(), place.directory, 0)};
+  return {broadcast_text(session.comm(), place.checkpoint), broadcast_text(session.comm(), place.directory)};
 }
 
 FoundCheckpoint named_checkpoint(Session& session, const std::string& path) {
@@ -95,9 +94,8 @@ std::optional<FoundCheckpoint> load_newest(Session& session, const fs::path& che
     const auto load = [&] { read = load_checkpoint(comm, {found.path, found.manifest}, pieces); };
     if (!refusing_unusable([&] { return passes(comm, found.path, &session.log(), load); })) {
       // A job that goes on beside this one may have saved a newer one and removed this.
-      std::int64_t gone = session.root() && !fs::exists(found.path / "manifest.json") ? 1 : 0;
-      comm.broadcast(TensorView(&gone, DType::I64, {1}), 0);
-      if (gone != 0 && ++vanished <= kMostVanished) before.reset();
+      const bool gone = root_says(comm, session.root() && !fs::exists(found.path / "manifest.json"));
+      if (gone && ++vanished <= kMostVanished) before.reset();
       continue;
     }
     if (report != nullptr) *report = read;
@@ -123,7 +121,7 @@ FoundCheckpoint load_found(Session& session, const fs::path& argument, const Pie
 std::vector<fs::path> all_checkpoints(Session& session, const fs::path& argument) {
   // Rank 0's list: a run that goes on changes what there is.
   std::string names;
-  on_root(session, [&] {
+  on_root(session.comm(), [&] {
     const fs::path path = resolved(argument);
     for (const fs::path& found :
          is_checkpoint(path) ? std::vector{path} : list_checkpoints(checkpoints_directory(path)))
@@ -131,7 +129,7 @@ std::vector<fs::path> all_checkpoints(Session& session, const fs::path& argument
     require<UsageError>(!names.empty(), "{} holds no checkpoints (looked in {})", argument.string(),
                         checkpoints_directory(path).string());
   });
-  names = broadcast_text(session.comm(), names, 0);
+  names = broadcast_text(session.comm(), names);
   std::vector<fs::path> all;
   for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) all.emplace_back(names.c_str() + at);
   std::reverse(all.begin(), all.end());

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "launch/run/session.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/verify.h"
+#include "runtime/files/file_error.h"
 
 namespace emox {
 

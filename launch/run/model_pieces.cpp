@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/comm/together.h"
 #include "runtime/ops/basic.h"
 
 namespace emox {
@@ -41,9 +42,7 @@ std::vector<CheckpointPiece> pieces_to_save(const LanguageModel& model, const Op
 }
 
 bool holds(Communicator& comm, const Manifest& manifest, const std::function<bool(const ManifestTensor&)>& is_it) {
-  std::int64_t found = std::any_of(manifest.tensors.begin(), manifest.tensors.end(), is_it) ? 1 : 0;
-  comm.broadcast(TensorView(&found, DType::I64, {1}), 0);
-  return found != 0;
+  return root_says(comm, std::any_of(manifest.tensors.begin(), manifest.tensors.end(), is_it));
 }
 
 bool is_selection_bias(const ManifestTensor& tensor) { return tensor.name.ends_with(kSelectionBiasName); }

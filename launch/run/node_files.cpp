@@ -6,7 +6,7 @@
 #include <exception>
 #include <optional>
 
-#include "parallel/checkpoint/agreement.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -46,10 +46,7 @@ void require_same_files(Communicator& comm, const std::vector<SeenFile>& files, 
   for (auto i = static_cast<std::size_t>(comm.node_rank()); i < files.size() && mine.empty(); i += step)
     if (nodes[static_cast<std::size_t>(files[i].rank)] != nodes[static_cast<std::size_t>(comm.rank())])
       mine = difference(comm, files[i], view, i).value_or("");
-  std::string first;
-  for (const std::string& text : gather_texts(comm, mine))
-    if (first.empty()) first = text;
-  first = broadcast_text(comm, first, 0);
+  const std::string first = first_text(comm, mine);
   require<UsageError>(first.empty(), "{}", first);
 }
 

@@ -7,9 +7,8 @@
 #include <filesystem>
 #include <system_error>
 
-#include "launch/run/run_directory.h"
 #include "launch/run/trace.h"
-#include "parallel/checkpoint/agreement.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -63,21 +62,18 @@ std::unique_ptr<PoolTraceWriter> open_recording(Session& session, const std::str
                                                 const PoolTraceHeader& header, PoolTraceFile existing,
                                                 std::int64_t last_step) {
   Communicator& comm = session.comm();
-  auto what = static_cast<std::int64_t>(existing);
-  comm.broadcast(TensorView(&what, DType::I64, {1}), 0);
+  const auto what = static_cast<PoolTraceFile>(value_of_root(comm, static_cast<std::int64_t>(existing)));
   std::unique_ptr<PoolTraceWriter> writer;
   std::string problem;
   try {
-    writer = std::make_unique<PoolTraceWriter>(pool_trace_path(name, comm.rank(), comm.size()), header,
-                                               static_cast<PoolTraceFile>(what), last_step);
+    writer =
+        std::make_unique<PoolTraceWriter>(pool_trace_path(name, comm.rank(), comm.size()), header, what, last_step);
   } catch (const Error& e) {
     problem = e.message();
   }
-  const std::vector<std::string> problems = gather_texts(comm, problem);
-  on_root(session, [&] {
-    for (const std::string& text : problems) require<UsageError>(text.empty(), "{}", text);
-  });
-  const bool goes_on = static_cast<PoolTraceFile>(what) == PoolTraceFile::Continue;
+  problem = first_text(comm, problem);
+  require<UsageError>(problem.empty(), "{}", problem);
+  const bool goes_on = what == PoolTraceFile::Continue;
   if (goes_on && writer->continued_after() < last_step)
     session.log().warn("--record-pools {}: it holds steps up to {}, and goes on with step {}", name,
                        writer->continued_after(), last_step + 1);

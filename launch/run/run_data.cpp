@@ -11,10 +11,9 @@
 
 #include "launch/config/changes.h"
 #include "launch/run/node_files.h"
-#include "launch/run/run_directory.h"
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/core/quoted.h"
 
@@ -173,13 +172,13 @@ RunData find_data(Session& session, const Recipe& recipe, const std::vector<fs::
   const IoPhase io(comm);
   const auto start = std::chrono::steady_clock::now();
   std::string text;
-  on_root(session, [&] { text = found_text(recipe, bases, parts); });
-  text = broadcast_text(comm, text, 0);
+  on_root(session.comm(), [&] { text = found_text(recipe, bases, parts); });
+  text = broadcast_text(comm, text);
   RunData data;
   const std::vector<Task> tasks = read_found(text, data);
   const auto texts = gather_texts(comm, identified_text(comm, recipe, data, tasks));
-  on_root(session, [&] { text = together(texts, tasks.size()); });
-  text = broadcast_text(comm, text, 0);
+  on_root(session.comm(), [&] { text = together(texts, tasks.size()); });
+  text = broadcast_text(comm, text);
   const json identities = json::parse(text);
   std::int64_t tokens = 0, bytes = 0;
   std::vector<SeenFile> seen;
@@ -222,7 +221,7 @@ RunData find_training_data(Session& session, const Recipe& recipe, const std::ve
   if (session.root())
     for (fs::path& base : bases_of_run(recipe.run.dir)) bases.push_back(std::move(base));
   RunData data = find_data(session, recipe, bases);
-  on_root(session, [&] {  // of a run that goes on, check_same_data says what is other than it was
+  on_root(session.comm(), [&] {  // of a run that goes on, check_same_data says what is other than it was
     if (!list_checkpoints(fs::path(recipe.run.dir) / "checkpoints").empty()) return;
     for (const SourceIdentity& source : data.identity.sources)
       for (const FileIdentity& file : source.train) require_index_covers(file);

@@ -6,20 +6,20 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <string_view>
+#include <utility>
 
 #include "launch/config/recipe_file.h"
 #include "launch/run/lease_holder.h"
 #include "parallel/checkpoint/layout.h"
-#include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
-#include "runtime/ops/basic.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 #include "runtime/telemetry/history.h"
 
 namespace emox {
@@ -27,30 +27,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string read_text(const fs::path& path) {
-  std::FILE* file = std::fopen(path.c_str(), "rb");
-  int error = file == nullptr ? errno : 0;
-  std::string text;
-  char buffer[65536];
-  for (std::size_t n = 0; error == 0 && (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) text.append(buffer, n);
-  if (error == 0 && std::ferror(file) != 0) error = errno;
-  if (file != nullptr) std::fclose(file);
-  require<IoError>(error == 0, "cannot read {}: {}; make it readable, or move it away", path.string(),
-                   std::strerror(error));
-  return text;
-}
-
-// Beside, then renamed: a crash leaves the old file or the new one.
-void write_text(const fs::path& path, const std::string& text) {
-  const fs::path temporary = path.string() + ".tmp";
-  std::FILE* f = std::fopen(temporary.c_str(), "w");
-  require<IoError>(f != nullptr, "cannot write {}: check that the directory exists and is writable",
-                   temporary.string());
-  const bool ok =
-      std::fwrite(text.data(), 1, text.size(), f) == text.size() && std::fflush(f) == 0 && fsync(fileno(f)) == 0;
-  std::fclose(f);
-  require<IoError>(ok && std::rename(temporary.c_str(), path.c_str()) == 0, "cannot write {}: is the disk full?",
-                   path.string());
+std::string read_own(const fs::path& path) {
+  TextOrError read = try_read_text(path);
+  require<IoError>(read.error == 0, "cannot read {}: {}; make it readable, or move it away", path.string(),
+                   std::strerror(read.error));
+  return std::move(read.text);
 }
 
 nlohmann::ordered_json describe_run(Session& session, const RunStart& start, const std::vector<std::string>& command) {
@@ -117,7 +98,7 @@ void RunDirectory::check_is_run(const char* mark) const {
 
 nlohmann::ordered_json RunDirectory::jobs() const {
   if (!fs::exists(manifest())) return nlohmann::ordered_json::array();
-  return nlohmann::ordered_json::parse(read_text(manifest()), nullptr, false);
+  return nlohmann::ordered_json::parse(read_own(manifest()), nullptr, false);
 }
 
 std::vector<std::string> RunDirectory::outputs_of(const std::string& option) const {
@@ -134,7 +115,7 @@ std::vector<std::string> RunDirectory::outputs_of(const std::string& option) con
 void RunDirectory::write_recipe(const Recipe& now, std::vector<std::string>& notes) const {
   const std::string text = to_ini(now, true);
   if (fs::exists(fs::symlink_status(recipe()))) {
-    const std::string before = read_text(recipe());
+    const std::string before = read_own(recipe());
     std::optional<Recipe> parsed;
     try {
       parsed = parse_recipe(before, recipe().string());
@@ -143,21 +124,21 @@ void RunDirectory::write_recipe(const Recipe& now, std::vector<std::string>& not
     if (parsed && to_ini(*parsed) == to_ini(now)) return;
     if (!parsed || to_ini(*parsed, true) != before)
       notes.push_back(fmt::format("{} says other things than this run, and emox did not write it so: it is kept as {}",
-                                  recipe().string(), move_aside(recipe().string())));
+                                  recipe().string(), move_aside(recipe()).string()));
   }
-  write_text(recipe(), text);
+  write_file_atomically(recipe(), text);
 }
 
 void RunDirectory::add_job(nlohmann::ordered_json job, std::vector<std::string>& notes) const {
   nlohmann::ordered_json all = jobs();
   if (!all.is_array()) {
     notes.push_back(fmt::format("{} cannot be understood and begins anew; it is kept as {}", manifest().string(),
-                                move_aside(manifest().string())));
+                                move_aside(manifest()).string()));
     all = nlohmann::ordered_json::array();
   }
   all.push_back(std::move(job));
   // Commands and host names may hold any bytes.
-  write_text(manifest(), all.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  write_file_atomically(manifest(), all.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 void RunDirectory::settle_histories(std::int64_t step, std::vector<std::string>& notes) const {
@@ -172,7 +153,7 @@ void RunDirectory::settle_histories(std::int64_t step, std::vector<std::string>&
 void RunDirectory::prepare(Session& session, const RunStart& start, const std::vector<std::string>& command,
                            const std::map<std::string, std::string>& outputs) const {
   std::vector<std::string> notes;
-  on_root(session, [&] {
+  on_root(session.comm(), [&] {
     std::error_code error;
     for (const char* folder : {"checkpoints", "log"}) {
       fs::create_directories(root_ / folder, error);
@@ -188,42 +169,6 @@ void RunDirectory::prepare(Session& session, const RunStart& start, const std::v
   });
   session.log().open_file(log(session.comm().rank()).string());
   for (const std::string& note : notes) session.log().warn("{}", note);
-}
-
-void on_root(Session& session, const std::function<void()>& body) {
-  // What is thrown again: the kinds that have an exit code of their own, and all others.
-  enum Kind : std::int64_t { kOther, kUsageError, kTryAgainError };
-  std::string message;
-  Kind kind = kOther;
-  if (session.root()) {
-    const IoPhase io(session.comm());  // what one rank does for all reads or writes files
-    try {
-      body();
-    } catch (const UsageError& e) {
-      message = e.message(), kind = kUsageError;
-    } catch (const TryAgainError& e) {
-      message = e.message(), kind = kTryAgainError;
-    } catch (const Error& e) {
-      message = e.message();
-    } catch (const std::exception& e) {
-      message = e.what();
-    }
-  }
-  Context& ctx = session.ctx();
-  const Tensor header(ctx.device, DType::I64, {2});
-  const std::int64_t values[2] = {static_cast<std::int64_t>(message.size()), kind};
-  ops::copy_from_host(ctx, header, values);
-  session.comm().broadcast(header, 0);
-  const auto got = ops::to_host<std::int64_t>(ctx, header);
-  if (got[0] == 0) return;
-  const Tensor text(ctx.device, DType::U8, {got[0]});
-  if (session.root()) ops::copy_from_host(ctx, text, message.data());
-  session.comm().broadcast(text, 0);
-  const auto bytes = ops::to_host<std::uint8_t>(ctx, text);
-  message.assign(bytes.begin(), bytes.end());
-  if (got[1] == kUsageError) fail<UsageError>("{}", message);
-  if (got[1] == kTryAgainError) fail<TryAgainError>("{}", message);
-  fail<IoError>("{}", message);
 }
 
 void require_outside_checkpoints(const std::string& command, const fs::path& output) {

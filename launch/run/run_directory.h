@@ -2,7 +2,6 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -53,9 +52,6 @@ class RunDirectory {
   void settle_histories(std::int64_t step, std::vector<std::string>& notes) const;
   std::filesystem::path root_;
 };
-
-/// Collective: throws on every rank what `body` threw on rank 0.
-void on_root(Session& session, const std::function<void()>& body);
 
 /// UsageError when a file that a command is to write would lie in a checkpoint's directory, among what its manifest
 /// describes.

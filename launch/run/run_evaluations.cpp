@@ -11,6 +11,7 @@
 #include "launch/run/run_data.h"
 #include "launch/run/same_on_ranks.h"
 #include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 
 namespace emox {
 
@@ -36,9 +37,7 @@ bool RunEvaluations::due(std::int64_t step) const {
 
 bool RunEvaluations::missing(std::int64_t step) const {
   if (!due(step)) return false;
-  std::int64_t missing = s_.root() && !directory_.evaluation_after(step) ? 1 : 0;
-  s_.comm().broadcast(TensorView(&missing, DType::I64, {1}), 0);
-  return missing != 0;
+  return root_says(s_.comm(), s_.root() && !directory_.evaluation_after(step));
 }
 
 bool RunEvaluations::evaluate_after(std::int64_t step, LanguageModel& model, TrainingStep& memory,
@@ -53,7 +52,7 @@ bool RunEvaluations::evaluate_after(std::int64_t step, LanguageModel& model, Tra
   } catch (const EvaluationStopped&) {
     return false;
   }
-  on_root(s_, [&] {
+  on_root(s_.comm(), [&] {
     auto line = e.to_json();
     line["part"] = recipe_.data.eval_part_name();
     if (!held_out_.skipped.empty()) line["not_evaluated"] = held_out_.skipped;

@@ -15,9 +15,9 @@
 #include "launch/run/balance_group.h"
 #include "launch/run/run_data.h"
 #include "parallel/checkpoint/layout.h"
-#include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
 #include "runtime/core/quoted.h"
+#include "runtime/files/strict_json.h"
 
 namespace emox {
 namespace {
@@ -232,6 +232,12 @@ StepConfig step_config(const Recipe& recipe) {
           .lm_z_weight = t.lm_z_weight,
           .adamw = {t.beta1, t.beta2, t.eps, t.weight_decay, t.clip_norm},
           .eos = recipe.data.eos_id()};
+}
+
+std::vector<SequenceInput> step_inputs(std::span<const Sequence> sequences, std::int64_t first) {
+  std::vector<SequenceInput> inputs;
+  for (const Sequence& s : sequences) inputs.push_back({s.tokens, {}, first++, s.label});
+  return inputs;
 }
 
 Schedule schedule_of(const Recipe& r) {

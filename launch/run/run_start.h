@@ -5,19 +5,25 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "data/loader/loader.h"
 #include "launch/config/recipe.h"
 #include "model/optim/schedule.h"
+#include "model/transformer/batch.h"
 #include "parallel/checkpoint/manifest.h"
 
 namespace emox {
 
+/// What a recipe means for the parts of a training loop; tests of the parts take theirs from here, too.
 LoaderConfig loader_config(const Recipe& recipe);
 Schedule schedule_of(const Recipe& recipe);
 StepConfig step_config(const Recipe& recipe);
+/// What a rank has read, as its step takes it; `first` is the first one's place in the global batch. `sequences` must
+/// outlive it.
+std::vector<SequenceInput> step_inputs(std::span<const Sequence> sequences, std::int64_t first);
 
 struct RunStart {
   Recipe recipe;  ///< what is recorded: run.change is empty, an anneal's rate is its peak, and a run whose batch

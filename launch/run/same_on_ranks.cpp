@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
-#include "parallel/checkpoint/agreement.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -29,19 +30,16 @@ std::string describe_difference(const std::string& here, const std::string& ther
 
 void require_same(Communicator& comm, const std::string& what, const std::string& text) {
   if (comm.size() == 1) return;
-  const std::string first = broadcast_text(comm, text, 0);
-  // The largest value belongs to the lowest rank that differs; 0: none does.
-  std::int64_t value = text == first ? 0 : comm.size() - comm.rank();
-  comm.all_reduce(TensorView(&value, DType::I64, {1}), ReduceOp::Max);
-  if (value == 0) return;
-  const int rank = comm.size() - static_cast<int>(value);
+  const std::string first = broadcast_text(comm, text);
+  const std::optional<int> rank = first_rank_with(comm, text != first);
+  if (!rank) return;
   const std::string difference =
-      broadcast_text(comm, comm.rank() == rank ? describe_difference(text, first) : "", rank);
+      broadcast_text(comm, comm.rank() == *rank ? describe_difference(text, first) : "", *rank);
   fail<UsageError>(
       "{} is not the same on all ranks: rank {} has {}. Every rank reads it for itself: do all nodes see the same "
       "files, "
       "and did all ranks get the same command?",
-      what, rank, difference);
+      what, *rank, difference);
 }
 
 void require_same_held_out(Communicator& comm, const HeldOutSet& set) {

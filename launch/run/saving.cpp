@@ -35,7 +35,7 @@ nlohmann::json placement_of(Sharding& sharding) {
 
 }  // namespace
 
-nlohmann::json to_json(const ProcessMesh& mesh) {
+nlohmann::json to_json(const MeshLayout& mesh) {
   return {{"expert_parallel", mesh.expert_parallel()}, {"data_parallel", mesh.data_parallel()}};
 }
 
@@ -56,7 +56,7 @@ CheckpointMeta RunSaver::meta_of(std::int64_t step, std::int64_t optimizer_step,
   meta.extra["data_step"] = step;
   meta.extra["optimizer_step"] = optimizer_step;
   if (!spikes.is_null()) meta.extra["spikes"] = spikes;
-  meta.mesh = to_json(sharding_.mesh());
+  meta.mesh = to_json(sharding_.mesh().layout());
   meta.placement = placement_of(sharding_);
   return meta;
 }
@@ -122,13 +122,13 @@ void RunSaver::throw_failures() const {
 }
 
 std::string describe_load(const Manifest& manifest, Sharding& sharding, const LoadReport& report) {
-  const ProcessMesh& mesh = sharding.mesh();
+  const MeshLayout& mesh = sharding.mesh().layout();
   const bool same = manifest.mesh == to_json(mesh) && manifest.placement == placement_of(sharding);
   const std::string read =
       fmt::format("read {:.1f} MiB from {} file(s), each once", mib(report.all_bytes), report.all_files);
   if (same) return fmt::format("same ranks and placement as it was saved with; {}", read);
   return fmt::format("resharded: saved by {}, loaded by {}{}; {}", describe_mesh(manifest.mesh, manifest.world_size),
-                     describe_mesh(to_json(mesh), mesh.world().size()),
+                     describe_mesh(to_json(mesh), mesh.ranks()),
                      manifest.placement == placement_of(sharding) ? "" : ", experts placed anew", read);
 }
 

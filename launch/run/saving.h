@@ -57,7 +57,7 @@ class RunSaver {
 };
 
 /// {"expert_parallel": ..., "data_parallel": ...}
-nlohmann::json to_json(const ProcessMesh& mesh);
+nlohmann::json to_json(const MeshLayout& mesh);
 
 /// One line: on which ranks the checkpoint was saved, on which it is loaded, what rank 0 read of it.
 std::string describe_load(const Manifest& manifest, Sharding& sharding, const LoadReport& report);

@@ -24,6 +24,12 @@ ParallelConfig resolved(ParallelConfig parallel, const ModelConfig& model, const
   return parallel;
 }
 
+MeshLayout planned_layout(const Recipe& recipe, int ranks, int ranks_per_node) {
+  std::vector<int> nodes = nodes_in_order(ranks, ranks_per_node);
+  const std::int64_t expert_parallel = resolved(recipe.parallel, recipe.model, nodes).expert_parallel;
+  return {std::move(nodes), expert_parallel};
+}
+
 ExpertPlacement make_placement(const ModelConfig& model, const ParallelConfig& parallel) {
   const std::int64_t layers = model.layers, experts = model.routed_experts();
   const auto ranks = static_cast<int>(parallel.expert_parallel);

@@ -13,6 +13,10 @@ namespace emox {
 /// The same with parallel.expert_parallel = auto worked out for ranks on these nodes (nodes[ranks]).
 ParallelConfig resolved(ParallelConfig parallel, const ModelConfig& model, const std::vector<int>& nodes);
 
+/// The table of ranks that do not run, which fill one node of `ranks_per_node` after another. UsageError when the
+/// recipe does not fit them.
+MeshLayout planned_layout(const Recipe& recipe, int ranks, int ranks_per_node);
+
 ExpertPlacement make_placement(const ModelConfig& model, const ParallelConfig& parallel);
 
 class Sharding {

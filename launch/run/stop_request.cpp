@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "launch/run/signals.h"
+#include "parallel/comm/together.h"
 
 namespace emox {
 namespace {
@@ -21,9 +22,7 @@ int StopRequest::reason_here() const {
 
 bool StopRequest::agreed() {
   if (reason_ != 0) return true;
-  std::int64_t reason = reason_here();
-  s_.comm().all_reduce(TensorView(&reason, DType::I64, {1}), ReduceOp::Max);
-  reason_ = static_cast<int>(reason);
+  reason_ = static_cast<int>(largest_of_ranks(s_.comm(), reason_here()));
   return reason_ != 0;
 }
 

@@ -1,12 +1,12 @@
 #include "launch/run/trace.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -16,10 +16,10 @@
 #include <string_view>
 #include <vector>
 
-#include "data/format/atomic_file.h"
-#include "parallel/checkpoint/agreement.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
-#include "runtime/telemetry/history.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {
@@ -60,19 +60,11 @@ fs::path beside(const fs::path& path) { return path.string() + ".tmp"; }
 /// The file while it grows. Until finish() nothing throws: a write that failed is remembered.
 class TraceFile {
  public:
-  explicit TraceFile(const fs::path& path) : path_(path), file_(std::fopen(beside(path).c_str(), "w")) {
-    require<IoError>(file_ != nullptr, "cannot create {}: {}", beside(path).string(), std::strerror(errno));
+  explicit TraceFile(const fs::path& path) : file_(path) {
     put("{\"displayTimeUnit\": \"ms\", \"traceEvents\": [\n");
     // Not process 0: Perfetto takes that for the idle process of a kernel, and hides parts of it.
     put(R"({"name": "process_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": "emox train"}})");
   }
-  ~TraceFile() {
-    if (file_ == nullptr) return;
-    std::fclose(file_);
-    std::remove(beside(path_).c_str());
-  }
-  TraceFile(const TraceFile&) = delete;
-  TraceFile& operator=(const TraceFile&) = delete;
 
   void add_lane(int rank) {
     put(fmt::format(
@@ -97,26 +89,23 @@ class TraceFile {
   }
   void finish() {
     put("\n]}\n");
-    if (failure_ == 0 && (std::fflush(file_) != 0 || fsync(fileno(file_)) != 0)) failure_ = errno;
-    require<IoError>(failure_ == 0, "cannot write the trace {}: {}; check the free space of its file system",
-                     path_.string(), std::strerror(failure_));
-    require<IoError>(std::rename(beside(path_).c_str(), path_.c_str()) == 0, "cannot rename {} to {}: {}",
-                     beside(path_).string(), path_.string(), std::strerror(errno));
-    std::fclose(file_);
-    file_ = nullptr;
-    flush_directory(path_.parent_path().empty() ? fs::path(".") : path_.parent_path());
+    if (failure_) std::rethrow_exception(failure_);
+    file_.commit();
   }
 
  private:
   static int lane(int rank) { return rank + 1; }  // some versions of Perfetto merge thread 0 with thread 1
   void put(std::string_view text) {
-    const bool written = std::fwrite(text.data(), 1, text.size(), file_) == text.size();
-    if (!written && failure_ == 0) failure_ = errno;
+    if (failure_) return;
+    try {
+      file_.write(text);
+    } catch (const IoError&) {
+      failure_ = std::current_exception();
+    }
   }
 
-  fs::path path_;
-  std::FILE* file_;
-  int failure_ = 0;  // errno of the first write that failed
+  AtomicFile file_;
+  std::exception_ptr failure_;  // of the first write that failed
 };
 
 /// Rows of rank `from` arrive on rank 0; the other ranks exchange nothing.
@@ -188,7 +177,7 @@ TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const f
 void finish_trace(Session& session, const fs::path& path, bool force) {
   run_together(session.comm(), [&] {
     if (!session.root() || force || !fs::exists(fs::symlink_status(path))) return;
-    session.log().info("the timeline that was in {} is now in {}", path.string(), move_aside(path.string()));
+    session.log().info("the timeline that was in {} is now in {}", path.string(), move_aside(path).string());
   });
   const TraceSummary t = write_trace(session.comm(), session.telemetry(), path);
   session.log().info("timeline of {} events in {}: open it in chrome://tracing or ui.perfetto.dev", t.events,

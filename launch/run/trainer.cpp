@@ -35,6 +35,7 @@
 #include "model/training/training_step.h"
 #include "model/transformer/flops.h"
 #include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
@@ -115,7 +116,7 @@ class Trainer {
  private:
   void start(const std::vector<std::string>& command, const TrainOptions& options) {
     auto recording = PoolTraceFile::MustBeNew;  // on rank 0
-    on_root(s_, [&] {
+    on_root(s_.comm(), [&] {
       directory_.check_is_run();
       if (!trace_.empty()) check_trace(trace_, directory_.outputs_of("--trace"), force_);
       if (!options.record_pools.empty())
@@ -135,7 +136,7 @@ class Trainer {
         },
         &read);
     if (!found) {
-      on_root(s_, [&] {
+      on_root(s_.comm(), [&] {
         require<UsageError>(
             !directory_.has_checkpoints(),
             "{} holds checkpoints, but none of them is intact: repair or remove them, or start another run with "
@@ -162,7 +163,7 @@ class Trainer {
     } else {
       model_.initialize(s_.ctx(), static_cast<std::uint64_t>(recipe_.run.seed));
     }
-    on_root(s_, [&] {
+    on_root(s_.comm(), [&] {
       metrics_ = std::make_unique<MetricsSink>(directory_.metrics().string());
       evaluation_lines_ = std::make_unique<MetricsSink>(directory_.evaluations().string());
     });
@@ -197,7 +198,7 @@ class Trainer {
         "{}",
         recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
         recipe_.tokens_per_step(), floor_->rate() / 1e9, processor_name());
-    const ProcessMesh& mesh = sharding_.mesh();
+    const MeshLayout& mesh = sharding_.mesh().layout();
     if (model_.experts() != nullptr && s_.comm().size() > 1)
       s_.log().info("mesh: experts over {} rank(s){}, {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
                     recipe_.parallel.expert_parallel == 0 ? " (auto)" : "", mesh.data_parallel(),
@@ -225,13 +226,10 @@ class Trainer {
       if (s_.root())
         for (const std::string& notice : loader_.epoch_notices(step)) s_.log().info("{}", notice);
     }
-    std::vector<SequenceInput> inputs;
-    double flops = 0;
-    for (std::size_t i = 0; i < sequences.size(); ++i)
-      inputs.push_back(
-          {sequences[i].tokens, {}, step_.share_begin() + static_cast<std::int64_t>(i), sequences[i].label});
-    flops = step_flops(recipe_.model, static_cast<std::int64_t>(sequences.size()) * recipe_.model.sequence_length,
-                       make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs).attention_segments);
+    const std::vector<SequenceInput> inputs = step_inputs(sequences, step_.share_begin());
+    const double flops =
+        step_flops(recipe_.model, static_cast<std::int64_t>(sequences.size()) * recipe_.model.sequence_length,
+                   make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs).attention_segments);
     const double learning_rate = schedule_.learning_rate(step);
     const StepMetrics m = step_.compute_gradients(step, inputs, {saver_->finished(), [this] { return late_votes(); }});
     const bool skipped = skips(step, m, progress);

@@ -13,11 +13,10 @@
 #include "launch/config/recipe_file.h"
 #include "launch/run/find_checkpoint.h"
 #include "launch/run/model_pieces.h"
-#include "launch/run/run_directory.h"
-#include "parallel/checkpoint/agreement.h"
-#include "parallel/checkpoint/fit.h"
-#include "parallel/checkpoint/strict_json.h"
+#include "parallel/checkpoint/arrays.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/strict_json.h"
 #include "runtime/ops/basic.h"
 
 namespace emox {
@@ -57,16 +56,16 @@ std::vector<WantedArray> wanted_arrays(Session& session, const LanguageModel& mo
 }
 
 // On rank 0.
-void check_fit(const Manifest& source, const fs::path& path, std::span<const WantedArray> wanted, bool bias) {
+void check_arrays(const Manifest& source, const fs::path& path, std::span<const WantedArray> wanted, bool bias) {
   std::vector<ManifestTensor> saved;
   for (const ManifestTensor& t : source.tensors)
     if (bias || !is_selection_bias(t)) saved.push_back(t);
-  const auto misfits = describe_misfits(saved, wanted);
+  const auto others = describe_other_arrays(saved, wanted);
   require<UsageError>(
-      misfits.empty(),
+      others.empty(),
       "run.warm_start: the checkpoint {} does not fit the model of this recipe:\n  {}\nmake [model] and "
       "[moe] those of its run where they give shapes, or name another checkpoint",
-      path.string(), fmt::join(misfits, "\n  "));
+      path.string(), fmt::join(others, "\n  "));
 }
 
 void say_what_changes(Log& log, const Manifest& source, const fs::path& path, const Recipe& recipe) {
@@ -110,7 +109,7 @@ void warm_start(Session& session, const Recipe& recipe, const LanguageModel& mod
     const bool bias = there && here;
     if (here && !there) ops::zero(session.ctx(), model.selection_bias());  // a damaged checkpoint may have been there
     const auto wanted = wanted_arrays(session, model, optimizer.shards(), bias, moments);
-    on_root(session, [&] { check_fit(found.manifest, found.path, wanted, bias); });
+    on_root(session.comm(), [&] { check_arrays(found.manifest, found.path, wanted, bias); });
     std::vector<CheckpointPiece> pieces = moments ? owned_pieces(optimizer) : owned_pieces(optimizer.shards());
     if (bias)
       for (CheckpointPiece& piece : bias_pieces(model)) pieces.push_back(std::move(piece));

@@ -12,8 +12,8 @@
 #include <utility>
 
 #include "model/interchange/safetensors_header.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
 
 namespace emox {
 namespace {
@@ -152,7 +152,7 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Safete
   }
   const std::string text = safetensors_header_text(header);
   const std::uint64_t length = text.size();
-  DurableFile file(path);
+  AtomicFile file(path);
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(text);
   for (const SafetensorEntry* e : order) file.write(e->bytes);

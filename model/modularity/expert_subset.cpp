@@ -5,8 +5,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
+#include "runtime/files/strict_json.h"
 
 namespace emox {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <string>
 
-#include "parallel/checkpoint/agreement.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
 

@@ -8,7 +8,7 @@
 #include <tuple>
 #include <unordered_map>
 
-#include "parallel/checkpoint/coverage.h"
+#include "parallel/checkpoint/manifest.h"
 
 namespace emox {
 namespace {

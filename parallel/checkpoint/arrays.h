@@ -2,9 +2,11 @@
 // and the families that they form (the same matrix of every layer and expert).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -59,5 +61,19 @@ struct ArrayFamily {
 
 /// In the order of their first members.
 std::vector<ArrayFamily> families_of(const std::vector<SavedArray>& arrays, std::int64_t routed_experts = kAllExperts);
+
+/// An array that a model needs.
+struct WantedArray {
+  std::string name;
+  std::string role;  ///< "weight", "exp_avg", "exp_avg_sq"
+  Shape shape;
+};
+
+/// Every difference between the saved arrays and the wanted ones, for people, a line a kind: another shape (both are
+/// given), not saved, not wanted. Arrays that differ in the numbers in their names alone, and differ in the same way,
+/// share a line and are counted. Saved roles that nobody wants do not count. At most `most_lines` lines, the last of
+/// which then says how many are left out. Empty: every wanted array can be loaded, and nothing is left over.
+std::vector<std::string> describe_other_arrays(std::span<const ManifestTensor> saved,
+                                               std::span<const WantedArray> wanted, std::size_t most_lines = 12);
 
 }  // namespace emox

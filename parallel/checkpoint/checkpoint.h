@@ -44,16 +44,16 @@ struct CheckpointInfo {
 /// Collective. Writes `directory`/step-NNNNNNNN, moving one that is there aside, and returns its path: one save of a
 /// CheckpointSaver (saver.h), which says what is asked of the pieces and what happens when something fails.
 std::filesystem::path save_checkpoint(Communicator& comm, const std::filesystem::path& directory, std::int64_t step,
-                                      std::span<const CheckpointPiece> mine, const CheckpointMeta& meta);
+                                      std::span<const CheckpointPiece> pieces, const CheckpointMeta& meta);
 
 /// Collective. Reads the manifest and every file of the checkpoint, each on one of the ranks. Throws, on all ranks, an
-/// error of fault.h that names a file which is damaged, not readable or of another version; else returns the manifest,
-/// as CheckpointInfo has it.
+/// error of file_error.h that names a file which is damaged, not readable or of another version; else returns the
+/// manifest, as CheckpointInfo has it.
 Manifest verify_checkpoint(Communicator& comm, const std::filesystem::path& path);
 
 /// The newest checkpoint in `directory` whose manifest and files are all intact, verified as above. Says through `log`
-/// (may be null) which newer ones were passed over: damaged ones. Throws (fault.h) at one that cannot be read or has
-/// another version. Nothing when there is none. Collective; rank 0's `directory` counts.
+/// (may be null) which newer ones were passed over: damaged ones. Throws (file_error.h) at one that cannot be read or
+/// has another version. Nothing when there is none. Collective; rank 0's `directory` counts.
 std::optional<CheckpointInfo> find_latest(Communicator& comm, const std::filesystem::path& directory, Log* log);
 
 /// What a load read of a checkpoint's files.
@@ -70,10 +70,10 @@ enum class FilesToRead : std::uint8_t { All, Needed };
 /// Collective. Fills every rank's pieces from a checkpoint, however it was cut and whatever number of ranks wrote it;
 /// ranks may want different, overlapping or no elements. Every file is read once by one rank, from the first byte to
 /// the last, verified on the way, and what others want is handed on to them: each rank should want what it owns. Beside
-/// the pieces it takes 4 MiB, and as much as a rank gets from others at a time. Errors of fault.h, on all ranks, that
-/// name a file which is damaged or not readable; IoError: a missing array, another shape (both shapes), another element
-/// type. Memory is written to only after arrays, shapes and types have been checked for all pieces, and holds anything
-/// after a failure. `found.manifest` counts on rank 0.
+/// the pieces it takes 4 MiB, and as much as a rank gets from others at a time. Errors of file_error.h, on all ranks,
+/// that name a file which is damaged or not readable; IoError: a missing array, another shape (both shapes), another
+/// element type. Memory is written to only after arrays, shapes and types have been checked for all pieces, and holds
+/// anything after a failure. `found.manifest` counts on rank 0.
 LoadReport load_checkpoint(Communicator& comm, const CheckpointInfo& found, std::span<const CheckpointPiece> wanted,
                            FilesToRead which = FilesToRead::All);
 

@@ -8,9 +8,9 @@
 #include <memory>
 #include <vector>
 
-#include "parallel/checkpoint/durable_file.h"
-#include "parallel/checkpoint/fault.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {

@@ -28,7 +28,7 @@ class Checksum {
 std::string checksum_of(const void* data, std::size_t bytes);
 inline std::string checksum_of(const std::string& text) { return checksum_of(text.data(), text.size()); }
 
-/// Of a whole file, read in pieces. Fails as fail_to_read (fault.h).
+/// Of a whole file, read in pieces. Fails as fail_to_read (file_error.h).
 std::string checksum_of_file(const std::filesystem::path& path);
 
 }  // namespace emox

@@ -4,8 +4,10 @@
 
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/index_file.h"
+#include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 
@@ -23,7 +25,7 @@ CommittedCheckpoint commit_checkpoint(const fs::path& directory, Manifest& manif
   write_index(index, manifest);
   manifest.files.push_back({kIndexFileName, bytes_of_file(index), checksum_of_file(index)});
   {
-    DurableFile file(temporary / "manifest.json");
+    AtomicFile file(temporary / "manifest.json");
     file.write(manifest_text(manifest));
     file.commit();
   }

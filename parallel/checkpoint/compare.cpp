@@ -1,4 +1,5 @@
-#include "parallel/checkpoint/compare.h"
+// How two checkpoints differ, array by array: a part of inspect.h.
+#include "parallel/checkpoint/inspect.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,8 +8,8 @@
 #include <tuple>
 #include <unordered_map>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/open_files.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {

@@ -1,4 +1,5 @@
-#include "parallel/checkpoint/coverage.h"
+// Whether pieces make whole arrays: a part of manifest.h.
+#include "parallel/checkpoint/manifest.h"
 
 #include <algorithm>
 #include <string_view>

@@ -1,13 +1,13 @@
-#include "parallel/checkpoint/export.h"
+// Arrays of a checkpoint as one HDF5 file: a part of inspect.h.
+#include "parallel/checkpoint/inspect.h"
 
-#include <system_error>
-
-#include "parallel/checkpoint/agreement.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/open_files.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {
@@ -52,17 +52,10 @@ ExportedFile export_arrays(Communicator& comm, const fs::path& checkpoint, const
   ExportedFile result{.arrays = static_cast<std::int64_t>(arrays.size())};
   run_together(comm, [&] {
     if (comm.rank() != 0) return;
-    const fs::path temporary = output.string() + ".tmp";
-    try {
-      write_file(checkpoint, arrays, temporary, notes);
-      result.bytes = static_cast<std::int64_t>(fs::file_size(temporary));
-      fs::rename(temporary, output);
-      sync_to_disk(fs::absolute(output).parent_path());
-    } catch (...) {
-      std::error_code ignored;  // what went wrong first is the message
-      fs::remove(temporary, ignored);
-      throw;
-    }
+    TemporaryPath temporary(output);
+    write_file(checkpoint, arrays, temporary.get(), notes);
+    result.bytes = bytes_of_file(temporary.get());
+    temporary.commit();
   });
   return result;
 }

@@ -1,5 +1,5 @@
-// One HDF5 file for writing or reading. The HDF5 library is not thread-safe and ranks may be threads, so all its calls
-// are made behind one lock. Its errors become IoError with the innermost reason.
+// One HDF5 file for writing or reading, and the index of all of a checkpoint. The HDF5 library is not thread-safe and
+// ranks may be threads, so all its calls are made behind one lock. Its errors become IoError with the innermost reason.
 #pragma once
 
 #include <cstdint>
@@ -56,5 +56,17 @@ class Hdf5File {
   bool write_ = false;
   std::int64_t id_ = -1;  ///< hid_t, named by its type so that <hdf5.h> stays in one file
 };
+
+// index.h5: the whole model as one tree, for people and tools (h5ls -r, h5dump, h5py). Experts are external links to
+// their groups in the shards, whole arrays are external links too, arrays in several pieces are virtual datasets. Names
+// of files are relative, so that a checkpoint can be moved. Loading never uses it: a virtual dataset whose source is
+// missing reads as zeros.
+
+/// Writes it for these pieces, which make whole arrays, and syncs it. IoError when it cannot be written.
+void write_index(const std::filesystem::path& path, const Manifest& manifest);
+
+/// IoError unless every array of the manifest is in the checkpoint's index and every link and source of it leads to the
+/// dataset that the manifest names, with its shape. The files' checksums must have been verified.
+void check_index(const std::filesystem::path& checkpoint, const Manifest& manifest);
 
 }  // namespace emox

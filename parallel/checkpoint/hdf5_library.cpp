@@ -8,8 +8,8 @@
 #include <string_view>
 #include <utility>
 
-#include "parallel/checkpoint/fault.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
 
 namespace emox::hdf5 {
 namespace {

@@ -1,4 +1,4 @@
-// Statistics of arrays; survey.cpp has the rest of inspect.h.
+// Statistics of arrays; compare.cpp and export.cpp have the rest of inspect.h.
 #include "parallel/checkpoint/inspect.h"
 
 #include <algorithm>
@@ -7,8 +7,8 @@
 #include <unordered_map>
 #include <utility>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/open_files.h"
+#include "parallel/comm/together.h"
 
 namespace emox {
 namespace {

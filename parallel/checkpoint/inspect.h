@@ -1,37 +1,18 @@
-// Looking into a checkpoint without a model: is it what its manifest says, and what are its arrays like. All calls are
-// collective and share the reading among the ranks; none holds more than a block of an array.
+// Looking into a checkpoint without a model: what its arrays are like, how those of two differ, arrays as a file for
+// other programs. All calls are collective and share the reading among the ranks; none holds more than a block of an
+// array. The files that hold the arrays must have passed verify_files (verify.h).
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "parallel/checkpoint/arrays.h"
-#include "parallel/checkpoint/manifest.h"
 #include "parallel/comm/communicator.h"
 
 namespace emox {
-
-/// DamagedError, on all ranks, when any of the checkpoint's files of these names is missing or has another size or
-/// checksum: HDF5 must not see it then. UnreadableError when one cannot be read. Each file is read by one rank.
-void verify_files(Communicator& comm, const std::filesystem::path& checkpoint, const Manifest& manifest,
-                  const std::vector<std::string>& names);
-
-/// What reading every byte of a checkpoint showed.
-struct CheckpointSurvey {
-  std::filesystem::path path;
-  std::vector<std::string> damage;   ///< all of it, each message naming its file
-  std::vector<std::string> unknown;  ///< what could not be read, or has another format version: it may be good
-  std::int64_t files = 0, bytes = 0, datasets = 0;
-  double seconds = 0;
-  bool intact() const { return damage.empty() && unknown.empty(); }
-};
-
-/// The manifest (its checksum, its fields, that its pieces make whole arrays), then sizes and checksums of all files,
-/// then shape, type and checksum of every dataset in files that passed. What is wrong is returned, never thrown, and
-/// the same on all ranks.
-CheckpointSurvey survey_checkpoint(Communicator& comm, const std::filesystem::path& checkpoint);
 
 /// What an array's elements come to.
 struct ArrayStatistics {
@@ -50,5 +31,61 @@ struct ArrayStatistics {
 /// when a dataset's own checksum is not the manifest's.
 std::vector<ArrayStatistics> measure_arrays(Communicator& comm, const std::filesystem::path& checkpoint,
                                             const std::vector<SavedArray>& arrays);
+
+/// Of an array that both have, with one shape and type.
+struct ArrayDifference {
+  std::string name, role;
+  DType dtype = DType::F32;
+  Shape shape;
+  std::int64_t different = 0;  ///< elements whose bits differ
+  std::int64_t unordered = 0;  ///< of these, those where a - b is no number
+  /// Largest |a - b| of elements whose bits differ; NaN if any of these is no number.
+  double largest = 0;
+  std::int64_t worst = -1;  ///< the element, in the flattened array, where that is; -1: all equal
+  double a = 0, b = 0;      ///< its values
+  double sum_squares = 0;   ///< of a - b
+  double reference = 0;     ///< of a; 0 where all are equal and nothing was read
+  bool equal() const { return different == 0; }
+  /// |a - b| / |a| in the L2 norm.
+  double relative() const;
+};
+
+/// An array that only one has, or both with other shapes or types.
+struct ArrayMismatch {
+  std::string title;
+  std::string a, b;  ///< type and shape, "" where it is missing
+};
+
+struct CheckpointDifference {
+  std::vector<ArrayMismatch> mismatches;
+  std::vector<ArrayDifference> arrays;  ///< in the order of arrays_of; equal ones too
+  bool equal() const;
+};
+
+/// A checkpoint and its arrays, whose files have passed verify_files.
+struct ComparedCheckpoint {
+  const std::filesystem::path& path;
+  const std::vector<SavedArray>& arrays;
+};
+
+/// Collective; the same result on all ranks and, bit for bit, on any number of them. Arrays that are cut alike and
+/// whose pieces have equal checksums are equal and not read.
+CheckpointDifference compare_checkpoints(Communicator& comm, const ComparedCheckpoint& a, const ComparedCheckpoint& b);
+
+struct ExportedFile {
+  std::int64_t arrays = 0;
+  std::int64_t bytes = 0;  ///< of the file
+};
+
+/// Text attributes of the file's root: names and texts.
+using ExportNotes = std::vector<std::pair<std::string, std::string>>;
+
+/// Collective. Writes every array, whole, as the dataset at its name with '/' for '.' (moments beside their weight)
+/// into `output`, which appears when it is complete and on the disk, and replaces one that is there. The files that
+/// hold the arrays must have passed verify_files; rank 0 reads and writes, a block at a time. IoError, on all ranks,
+/// when a file cannot be read or written; then nothing is left behind.
+ExportedFile export_arrays(Communicator& comm, const std::filesystem::path& checkpoint,
+                           const std::vector<SavedArray>& arrays, const std::filesystem::path& output,
+                           const ExportNotes& notes);
 
 }  // namespace emox

@@ -25,6 +25,7 @@ bool is_unfinished(std::string_view name);
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& directory);
 /// shard-00000-of-00002.h5
 std::string shard_file_name(int rank, int size);
+inline constexpr const char* kIndexFileName = "index.h5";
 
 /// Whether a checkpoint can hold an array of this name: it becomes a path in an HDF5 file.
 bool is_tensor_name(std::string_view name);

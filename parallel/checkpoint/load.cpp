@@ -16,17 +16,17 @@
 #include <set>
 #include <utility>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/durable_file.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/load_plan.h"
-#include "parallel/checkpoint/pieces.h"
+#include "parallel/checkpoint/shard.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {
@@ -211,9 +211,9 @@ void plan_together(Communicator& comm, const std::function<void()>& plan) {
 void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& manifest,
                   const std::vector<std::string>& names, LoadReport& report) {
   const Manifest whole = manifest_everywhere(comm, checkpoint, manifest);
-  const auto list = nlohmann::json::parse(broadcast_text(comm, nlohmann::json(names).dump(), 0));
+  const auto list = nlohmann::json::parse(broadcast_text(comm, nlohmann::json(names).dump()));
   const std::set<std::string> looked_at(list.begin(), list.end());
-  std::string mine;
+  std::string offsets;
   run_together(comm, [&] {
     std::map<std::string, std::vector<std::size_t>> tensors;
     for (std::size_t i = 0; i < whole.tensors.size(); ++i) tensors[whole.tensors[i].file].push_back(i);
@@ -221,18 +221,17 @@ void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& mani
          f += static_cast<std::size_t>(comm.size())) {
       const ManifestFile& file = whole.files[f];
       if (!looked_at.contains(file.name)) continue;
-      check_file_size(checkpoint, file);
-      check_file_content(checkpoint, file);
+      check_file(checkpoint, file);
       report.bytes += file.bytes;
       ++report.files;
       report_progress(comm);
       const auto& of_file = tensors[file.name];
       if (of_file.empty()) continue;
       Hdf5File opened = Hdf5File::open(checkpoint / file.name);
-      for (const std::size_t i : of_file) mine += fmt::format("{} {}\n", i, opened.offset_of(whole.tensors[i]));
+      for (const std::size_t i : of_file) offsets += fmt::format("{} {}\n", i, opened.offset_of(whole.tensors[i]));
     }
   });
-  for (const std::string& text : gather_texts(comm, mine)) {
+  for (const std::string& text : gather_texts(comm, offsets)) {
     const char* at = text.c_str();
     while (*at != '\0') {
       char* next = nullptr;
@@ -254,9 +253,7 @@ LoadPlan make_plan(Communicator& comm, const CheckpointInfo& found, std::span<co
   const bool only_needed = which == FilesToRead::Needed;
   Manifest with_offsets;
   const Manifest* manifest = &found.manifest;
-  std::int64_t old = found.manifest.version == Manifest::kOldestVersion ? 1 : 0;  // rank 0's counts
-  comm.broadcast(TensorView(&old, DType::I64, {1}), 0);
-  if (old != 0) {
+  if (root_says(comm, found.manifest.version == Manifest::kOldestVersion)) {
     with_offsets = found.manifest;
     std::vector<std::string> names;
     plan_together(comm, [&] {

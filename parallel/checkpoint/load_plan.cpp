@@ -6,7 +6,7 @@
 #include <tuple>
 #include <utility>
 
-#include "parallel/checkpoint/coverage.h"
+#include "parallel/checkpoint/manifest.h"
 #include "runtime/core/error.h"
 
 namespace emox {

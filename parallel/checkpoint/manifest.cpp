@@ -7,13 +7,12 @@
 #include <unordered_set>
 
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/coverage.h"
-#include "parallel/checkpoint/durable_file.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
-#include "parallel/checkpoint/strict_json.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
+#include "runtime/files/file_error.h"
+#include "runtime/files/files.h"
+#include "runtime/files/strict_json.h"
 
 namespace emox {
 namespace {
@@ -300,7 +299,7 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
 
 Manifest read_manifest(const std::filesystem::path& checkpoint) {
   const std::string file = (checkpoint / "manifest.json").string();
-  return parse_manifest(read_text_file(file), file);
+  return parse_manifest(read_text(file), file);
 }
 
 }  // namespace emox

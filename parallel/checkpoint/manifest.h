@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -70,9 +72,26 @@ std::string manifest_text(const Manifest& manifest);
 /// The text of any content with its checksum in front; one that the content holds already is replaced.
 std::string signed_text(nlohmann::json content);
 /// Checks the text of a manifest: its checksum, every field, that its pieces make whole arrays. IoError beginning with
-/// `where`: a DamagedError, or an OtherVersionError where that is certain (fault.h); nothing else, whatever the text.
+/// `where`: a DamagedError, or an OtherVersionError where that is certain (file_error.h); nothing else, whatever the
+/// text.
 Manifest parse_manifest(const std::string& text, const std::string& where);
-/// parse_manifest of `checkpoint`/manifest.json. Fails as fail_to_read (fault.h) when it cannot be read.
+/// parse_manifest of `checkpoint`/manifest.json. Fails as fail_to_read (file_error.h) when it cannot be read.
 Manifest read_manifest(const std::filesystem::path& checkpoint);
+
+/// The pieces ordered by name, role and begin: those of one array are neighbours, in the order of their elements.
+std::vector<const ManifestTensor*> in_order(std::span<const ManifestTensor> pieces);
+
+/// IoError that names the array, the elements and the holders when: elements are in two pieces or in none; the pieces
+/// of an array differ in shape or element type; a parameter has moments without a weight, one moment, or moments of
+/// another shape than the weight; two arrays have one place in a file. An array without elements is one piece, [0, 0).
+/// `holder` says whose a piece is ("rank 3"). O(n log n).
+void check_coverage(std::span<const ManifestTensor> pieces,
+                    const std::function<std::string(const ManifestTensor&)>& holder);
+
+/// What wrote a checkpoint: {"emox": "0.1.0", "hdf5": "1.10.8", "xxhash": ..., "compiler": ...}.
+nlohmann::json library_versions();
+
+/// "1.10.8" of the HDF5 library in use.
+std::string hdf5_version();
 
 }  // namespace emox

@@ -5,8 +5,8 @@
 #include <numeric>
 #include <tuple>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checksum.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -74,17 +74,18 @@ std::pair<std::size_t, std::size_t> share_of_datasets(const std::vector<const Ma
   return share_of(bytes, comm.rank(), comm.size());
 }
 
-std::map<std::size_t, std::string> join_messages(Communicator& comm, const std::map<std::size_t, std::string>& mine) {
+std::map<std::size_t, std::string> join_messages(Communicator& comm,
+                                                 const std::map<std::size_t, std::string>& messages) {
   using nlohmann::json;
   json list = json::array();
-  for (const auto& [number, message] : mine) list.push_back({number, message});
+  for (const auto& [number, message] : messages) list.push_back({number, message});
   // Paths may hold any bytes.
   const auto text = [](const json& j) { return j.dump(-1, ' ', false, json::error_handler_t::replace); };
   json all = json::array();
   for (const std::string& part : gather_texts(comm, text(list)))
     for (const json& entry : json::parse(part)) all.push_back(entry);
   std::map<std::size_t, std::string> joined;
-  for (const json& entry : json::parse(broadcast_text(comm, text(all), 0)))
+  for (const json& entry : json::parse(broadcast_text(comm, text(all))))
     joined.emplace(entry.at(0).get<std::size_t>(), entry.at(1).get<std::string>());
   return joined;
 }

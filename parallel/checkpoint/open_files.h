@@ -87,6 +87,7 @@ void with_elements(const TensorView& view, const Use& use) {
 }
 
 /// Collective. The ranks' messages by number, all of them on every rank; a number is one rank's.
-std::map<std::size_t, std::string> join_messages(Communicator& comm, const std::map<std::size_t, std::string>& mine);
+std::map<std::size_t, std::string> join_messages(Communicator& comm,
+                                                 const std::map<std::size_t, std::string>& messages);
 
 }  // namespace emox

@@ -2,10 +2,10 @@
 #include <system_error>
 
 #include "parallel/checkpoint/checkpoint.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/factory.h"
+#include "runtime/files/file_error.h"
 
 namespace emox {
 namespace {
@@ -17,10 +17,7 @@ enum class Look { Complete, Damaged, Unknown };
 /// Without reading the files' content. Unknown: some of it cannot be read, or it has another format version.
 Look look_at(const fs::path& checkpoint) {
   try {
-    for (const ManifestFile& f : read_manifest(checkpoint).files) {
-      check_file_size(checkpoint, f);
-      check_readable(checkpoint / f.name);
-    }
+    for (const ManifestFile& f : read_manifest(checkpoint).files) check_file(checkpoint, f, Glance::Sizes);
     return Look::Complete;
   } catch (const DamagedError&) {
     return Look::Damaged;

@@ -9,12 +9,11 @@
 #include <tuple>
 #include <utility>
 
-#include "parallel/checkpoint/agreement.h"
-#include "parallel/checkpoint/coverage.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/layout.h"
-#include "parallel/checkpoint/versions.h"
+#include "parallel/checkpoint/manifest.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "runtime/ops/basic.h"
 
 namespace emox {
@@ -25,9 +24,9 @@ using nlohmann::json;
 
 constexpr std::int64_t kAlignment = 64;
 
-std::string text_of(const std::vector<Stretch>& stretches) {
+std::string text_of(const std::vector<ShardDataset>& datasets) {
   json tensors = json::array();
-  for (const Stretch& s : stretches) tensors.push_back(to_json(s.entry));
+  for (const ShardDataset& s : datasets) tensors.push_back(to_json(s.entry));
   return tensors.dump();
 }
 
@@ -122,20 +121,20 @@ void remove_quietly(const fs::path& path) {
 
 }  // namespace
 
-CheckpointSaver::CheckpointSaver(Communicator& comm, fs::path directory, std::span<const CheckpointPiece> mine,
+CheckpointSaver::CheckpointSaver(Communicator& comm, fs::path directory, std::span<const CheckpointPiece> pieces,
                                  const SaverOptions& options)
     : comm_(comm),
       directory_(std::move(directory)),
       options_(options),
       file_name_(shard_file_name(comm.rank(), comm.size())),
-      pieces_(mine.begin(), mine.end()) {
+      pieces_(pieces.begin(), pieces.end()) {
   std::string text;
   run_together(comm_, [&] {
-    live_ = stretches_of(pieces_, file_name_);
+    live_ = shard_datasets(pieces_, file_name_);
     text = text_of(live_);
     for (const CheckpointPiece& p : pieces_) bytes_ += static_cast<std::int64_t>(p.view.bytes());
     if (!options_.background) return;
-    copied_ = stretches_of(lay_out(pieces_, memory_, runs_), file_name_);
+    copied_ = shard_datasets(lay_out(pieces_, memory_, runs_), file_name_);
   });
   const std::vector<std::string> texts = gather_texts(comm_, text);
   run_together(comm_, [&] {
@@ -171,9 +170,9 @@ void CheckpointSaver::start(Context& ctx, std::int64_t step, const CheckpointMet
   writing_ = std::async(std::launch::async, [this] { return write(copied_); });
 }
 
-WrittenShard CheckpointSaver::write(const std::vector<Stretch>& stretches) const {
+WrittenShard CheckpointSaver::write(const std::vector<ShardDataset>& datasets) const {
   if (first()) make_directories(directory_);
-  return write_shard(unfinished_path(directory_, step_), file_name_, stretches);
+  return write_shard(unfinished_path(directory_, step_), file_name_, datasets);
 }
 
 bool CheckpointSaver::finished() const {
@@ -265,8 +264,8 @@ void CheckpointSaver::give_up() {
 }
 
 fs::path save_checkpoint(Communicator& comm, const fs::path& directory, std::int64_t step,
-                         std::span<const CheckpointPiece> mine, const CheckpointMeta& meta) {
-  return CheckpointSaver(comm, directory, mine, {}).save(step, meta).path;
+                         std::span<const CheckpointPiece> pieces, const CheckpointMeta& meta) {
+  return CheckpointSaver(comm, directory, pieces, {}).save(step, meta).path;
 }
 
 }  // namespace emox

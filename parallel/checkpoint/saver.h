@@ -16,8 +16,7 @@
 
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/commit.h"
-#include "parallel/checkpoint/pieces.h"
-#include "parallel/checkpoint/shard_writer.h"
+#include "parallel/checkpoint/shard.h"
 #include "runtime/core/context.h"
 
 namespace emox {
@@ -48,7 +47,7 @@ class CheckpointSaver {
   /// pieces together must hold every element of every array that occurs in them exactly once, a parameter's both
   /// moments or none, and moments of the weight's shape: otherwise all ranks throw an IoError that names array,
   /// elements and ranks. Leftovers of crashed saves in `directory` are removed.
-  CheckpointSaver(Communicator& comm, std::filesystem::path directory, std::span<const CheckpointPiece> mine,
+  CheckpointSaver(Communicator& comm, std::filesystem::path directory, std::span<const CheckpointPiece> pieces,
                   const SaverOptions& options);
   /// Waits for this rank's I/O thread; a save that was not advanced to its end leaves nothing that loads.
   ~CheckpointSaver();
@@ -81,7 +80,7 @@ class CheckpointSaver {
   enum class Phase : std::uint8_t { Idle, Writing, Committing };
   bool first() const { return comm_.rank() == 0; }
   void begin(std::int64_t step, const CheckpointMeta& meta);
-  WrittenShard write(const std::vector<Stretch>& stretches) const;
+  WrittenShard write(const std::vector<ShardDataset>& datasets) const;
   void finish_writing();
   SavedCheckpoint finish_commit();
   void give_up();
@@ -91,11 +90,11 @@ class CheckpointSaver {
   const SaverOptions options_;
   const std::string file_name_;
   std::vector<CheckpointPiece> pieces_;
-  std::vector<Stretch> live_, copied_;  ///< the same stretches, of the pieces and of their copy
-  Tensor memory_;                       ///< of the copies
-  std::vector<CopyRun> runs_;           ///< from the pieces to there
+  std::vector<ShardDataset> live_, copied_;  ///< the same datasets, of the pieces and of their copy
+  Tensor memory_;                            ///< of the copies
+  std::vector<CopyRun> runs_;                ///< from the pieces to there
   std::int64_t bytes_ = 0;
-  std::vector<std::vector<ManifestTensor>> entries_;  ///< rank 0: of every rank, in the order of its stretches
+  std::vector<std::vector<ManifestTensor>> entries_;  ///< rank 0: of every rank, in the order of its datasets
   Phase phase_ = Phase::Idle;
   std::int64_t step_ = 0;
   CheckpointMeta meta_;

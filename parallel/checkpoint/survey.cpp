@@ -1,4 +1,4 @@
-// Whether a checkpoint is what its manifest says, told completely: all that is wrong, not only the first.
+// All that is wrong with a checkpoint, not only the first: a part of verify.h.
 #include <algorithm>
 #include <chrono>
 #include <exception>
@@ -7,13 +7,12 @@
 #include <set>
 #include <utility>
 
-#include "parallel/checkpoint/fault.h"
-#include "parallel/checkpoint/index_file.h"
-#include "parallel/checkpoint/inspect.h"
+#include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/open_files.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
 
 namespace emox {
 namespace {
@@ -44,8 +43,8 @@ void noting(Findings& findings, std::size_t number, const Work& work) {
 }
 
 /// What all ranks found, on all of them.
-Findings join(Communicator& comm, const Findings& mine) {
-  return {join_messages(comm, mine.damage), join_messages(comm, mine.unknown)};
+Findings join(Communicator& comm, const Findings& here) {
+  return {join_messages(comm, here.damage), join_messages(comm, here.unknown)};
 }
 
 void append(CheckpointSurvey& survey, const Findings& findings) {
@@ -54,14 +53,14 @@ void append(CheckpointSurvey& survey, const Findings& findings) {
 }
 
 /// Empty if all ranks could read it.
-Findings read_manifest_together(Communicator& comm, const fs::path& checkpoint, Manifest& manifest) {
-  Findings mine;
-  noting(mine, static_cast<std::size_t>(comm.rank()), [&] {
+Findings look_at_manifest(Communicator& comm, const fs::path& checkpoint, Manifest& manifest) {
+  Findings here;
+  noting(here, static_cast<std::size_t>(comm.rank()), [&] {
     const IoPhase io(comm);
     manifest = read_manifest(checkpoint);
     check_step(checkpoint, manifest);
   });
-  Findings all = join(comm, mine);
+  Findings all = join(comm, here);
   // The ranks say the same of one file.
   for (Messages* messages : {&all.damage, &all.unknown})
     if (!messages->empty()) messages->erase(std::next(messages->begin()), messages->end());
@@ -72,23 +71,23 @@ Findings read_manifest_together(Communicator& comm, const fs::path& checkpoint, 
 Findings check_datasets(Communicator& comm, const fs::path& checkpoint,
                         const std::vector<const ManifestTensor*>& datasets) {
   const auto [begin, end] = share_of_datasets(datasets, comm);
-  Findings mine;
+  Findings here;
   {
     const IoPhase io(comm);
     OpenFiles files(checkpoint);
     const Block block(kBlockBytes);
     for (std::size_t i = begin; i < end; ++i) {
-      noting(mine, i, [&] { files.read_whole(*datasets[i], block, [](const TensorView&) {}); });
+      noting(here, i, [&] { files.read_whole(*datasets[i], block, [](const TensorView&) {}); });
       report_progress(comm);
     }
   }
-  return join(comm, mine);
+  return join(comm, here);
 }
 
 /// Of the files by their places in the manifest. They are dealt round robin.
 Findings check_files(Communicator& comm, const fs::path& checkpoint, const Manifest& manifest,
                      const std::set<std::string>& names) {
-  Findings mine;
+  Findings here;
   {
     const IoPhase io(comm);
     std::size_t turn = 0;
@@ -96,14 +95,11 @@ Findings check_files(Communicator& comm, const fs::path& checkpoint, const Manif
       const ManifestFile& file = manifest.files[i];
       if (!names.contains(file.name)) continue;
       if (turn++ % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
-      noting(mine, i, [&] {
-        check_file_size(checkpoint, file);
-        check_file_content(checkpoint, file);
-      });
+      noting(here, i, [&] { check_file(checkpoint, file); });
       report_progress(comm);
     }
   }
-  return join(comm, mine);
+  return join(comm, here);
 }
 
 }  // namespace
@@ -124,7 +120,7 @@ CheckpointSurvey survey_checkpoint(Communicator& comm, const fs::path& checkpoin
   CheckpointSurvey survey;
   survey.path = checkpoint;
   Manifest manifest;
-  append(survey, read_manifest_together(comm, checkpoint, manifest));
+  append(survey, look_at_manifest(comm, checkpoint, manifest));
   if (!survey.intact()) return survey;
   std::set<std::string> names, unusable;
   for (const ManifestFile& file : manifest.files) {
@@ -139,13 +135,13 @@ CheckpointSurvey survey_checkpoint(Communicator& comm, const fs::path& checkpoin
   for (const ManifestTensor& t : manifest.tensors)
     if (!unusable.contains(t.file)) datasets.push_back(&t);
   append(survey, check_datasets(comm, checkpoint, by_file(std::move(datasets))));
-  Findings mine;
+  Findings here;
   if (survey.intact() && comm.rank() == 0)
-    noting(mine, 0, [&] {
+    noting(here, 0, [&] {
       const IoPhase io(comm);
       check_index(checkpoint, manifest);
     });
-  append(survey, join(comm, mine));
+  append(survey, join(comm, here));
   survey.files = static_cast<std::int64_t>(manifest.files.size());
   survey.datasets = static_cast<std::int64_t>(manifest.tensors.size());
   survey.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

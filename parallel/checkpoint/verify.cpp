@@ -5,13 +5,13 @@
 #include <sstream>
 #include <utility>
 
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/durable_file.h"
-#include "parallel/checkpoint/fault.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/comm/progress.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/file_error.h"
+#include "runtime/files/files.h"
 #include "runtime/telemetry/log.h"
 
 namespace emox {
@@ -37,8 +37,10 @@ void check_file_size(const fs::path& checkpoint, const ManifestFile& file) {
                         file.bytes);
 }
 
-void check_file_content(const fs::path& checkpoint, const ManifestFile& file) {
+void check_file(const fs::path& checkpoint, const ManifestFile& file, Glance glance) {
+  check_file_size(checkpoint, file);
   const fs::path path = checkpoint / file.name;
+  if (glance == Glance::Sizes) return check_readable(path);
   const std::string checksum = checksum_of_file(path);
   require<DamagedError>(checksum == file.checksum, "{} is damaged: checksum {}, the manifest says {}", path.string(),
                         checksum, file.checksum);
@@ -47,10 +49,10 @@ void check_file_content(const fs::path& checkpoint, const ManifestFile& file) {
 namespace {
 
 /// The text of a checkpoint's manifest, on rank 0.
-std::string read_text(Communicator& comm, const fs::path& path) {
+std::string read_manifest_text(Communicator& comm, const fs::path& path) {
   std::string text;
   run_together(comm, [&] {
-    if (comm.rank() == 0) text = read_text_file((path / "manifest.json").string());
+    if (comm.rank() == 0) text = read_text((path / "manifest.json").string());
   });
   return text;
 }
@@ -82,20 +84,20 @@ std::vector<ManifestFile> files_from(const std::string& text) {
 }  // namespace
 
 Manifest read_manifest_of(Communicator& comm, const fs::path& path) {
-  Manifest manifest = parse(comm, path, read_text(comm, path));
+  Manifest manifest = parse(comm, path, read_manifest_text(comm, path));
   Manifest head = manifest;
   head.files.clear(), head.tensors.clear();
-  const std::string text = broadcast_text(comm, comm.rank() == 0 ? manifest_text(head) : "", 0);
+  const std::string text = broadcast_text(comm, comm.rank() == 0 ? manifest_text(head) : "");
   if (comm.rank() != 0) manifest = parse_manifest(text, (path / "manifest.json").string());
   return manifest;
 }
 
 Manifest read_manifest_together(Communicator& comm, const fs::path& path) {
-  return parse(comm, path, broadcast_text(comm, read_text(comm, path), 0));
+  return parse(comm, path, broadcast_text(comm, read_manifest_text(comm, path)));
 }
 
 Manifest manifest_everywhere(Communicator& comm, const fs::path& path, const Manifest& manifest) {
-  return parse(comm, path, broadcast_text(comm, comm.rank() == 0 ? manifest_text(manifest) : "", 0));
+  return parse(comm, path, broadcast_text(comm, comm.rank() == 0 ? manifest_text(manifest) : ""));
 }
 
 Manifest verify_checkpoint(Communicator& comm, const fs::path& path, Glance glance) {
@@ -103,20 +105,16 @@ Manifest verify_checkpoint(Communicator& comm, const fs::path& path, Glance glan
   std::vector<std::string> shares;
   const auto ranks = static_cast<std::size_t>(comm.size());
   for (std::size_t r = 0; comm.rank() == 0 && r < ranks; ++r) shares.push_back(text_of(manifest.files, r, ranks));
-  const std::vector<ManifestFile> mine = files_from(scatter_texts(comm, shares));
-  const auto for_my_files = [&](const auto& check) {
-    for (const ManifestFile& file : mine) {
-      check(path, file);
+  const std::vector<ManifestFile> own = files_from(scatter_texts(comm, shares));
+  const auto for_own_files = [&](const auto& check) {
+    for (const ManifestFile& file : own) {
+      check(file);
       report_progress(comm);
     }
   };
   // Sizes are cheap: a missing or short file is told before gigabytes are read.
-  run_together(comm, [&] { for_my_files(check_file_size); });
-  run_together(comm, [&] {
-    for_my_files([&](const fs::path& checkpoint, const ManifestFile& file) {
-      glance == Glance::Content ? check_file_content(checkpoint, file) : check_readable(checkpoint / file.name);
-    });
-  });
+  run_together(comm, [&] { for_own_files([&](const ManifestFile& file) { check_file_size(path, file); }); });
+  run_together(comm, [&] { for_own_files([&](const ManifestFile& file) { check_file(path, file, glance); }); });
   return manifest;
 }
 
@@ -147,7 +145,7 @@ std::optional<CheckpointInfo> find_latest(Communicator& comm, const fs::path& di
       fail_to_read("look into", e.path1(), e.code().value());
     }
   });
-  std::istringstream lines(broadcast_text(comm, names, 0));
+  std::istringstream lines(broadcast_text(comm, names));
   for (std::string path; std::getline(lines, path, '\0');) {
     CheckpointInfo found{path, {}};
     if (passes(comm, path, log, [&] { found.manifest = verify_checkpoint(comm, path, glance); })) return found;

@@ -1,9 +1,12 @@
-// Whether the files of a checkpoint are what its manifest says. The errors are those of fault.h and name the file.
+// Whether a checkpoint is what its manifest says: whether its files are, which one is the newest intact one, and all
+// that is wrong with it. The errors are those of file_error.h and name the file.
 #pragma once
 
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "parallel/checkpoint/checkpoint.h"
 
@@ -35,7 +38,27 @@ bool passes(Communicator& comm, const std::filesystem::path& checkpoint, Log* lo
 void check_step(const std::filesystem::path& checkpoint, const Manifest& manifest);
 /// The file is there and has its size.
 void check_file_size(const std::filesystem::path& checkpoint, const ManifestFile& file);
-/// The file has its checksum.
-void check_file_content(const std::filesystem::path& checkpoint, const ManifestFile& file);
+/// The same, and that it has its checksum, or for Sizes may be read.
+void check_file(const std::filesystem::path& checkpoint, const ManifestFile& file, Glance glance = Glance::Content);
+
+/// DamagedError, on all ranks, when any of the checkpoint's files of these names is missing or has another size or
+/// checksum: HDF5 must not see it then. UnreadableError when one cannot be read. Each file is read by one rank.
+void verify_files(Communicator& comm, const std::filesystem::path& checkpoint, const Manifest& manifest,
+                  const std::vector<std::string>& names);
+
+/// What reading every byte of a checkpoint showed.
+struct CheckpointSurvey {
+  std::filesystem::path path;
+  std::vector<std::string> damage;   ///< all of it, each message naming its file
+  std::vector<std::string> unknown;  ///< what could not be read, or has another format version: it may be good
+  std::int64_t files = 0, bytes = 0, datasets = 0;
+  double seconds = 0;
+  bool intact() const { return damage.empty() && unknown.empty(); }
+};
+
+/// The manifest (its checksum, its fields, that its pieces make whole arrays), then sizes and checksums of all files,
+/// then shape, type and checksum of every dataset in files that passed. What is wrong is returned, never thrown, and
+/// the same on all ranks.
+CheckpointSurvey survey_checkpoint(Communicator& comm, const std::filesystem::path& checkpoint);
 
 }  // namespace emox

@@ -1,4 +1,5 @@
-#include "parallel/checkpoint/versions.h"
+// Versions of the libraries behind checkpoints: a part of manifest.h.
+#include "parallel/checkpoint/manifest.h"
 
 #include <fmt/format.h>
 #include <hdf5.h>

@@ -6,11 +6,6 @@
 
 namespace emox {
 
-/// PATH.until-20261130T101500Z: a name that is not taken, for what lay at PATH until now.
-std::string aside_path(const std::string& path);
-/// Gives what is at PATH such a name, and returns it. IoError.
-std::string move_aside(const std::string& path);
-
 /// What was taken out of a file.
 struct SetAside {
   std::int64_t later = 0;       ///< records of steps that are done again
@@ -19,7 +14,7 @@ struct SetAside {
 };
 
 /// Makes PATH, one JSON object with a "step" a line, tell of the steps up to `last_step` only; all other lines go into
-/// a file of their own beside it (aside_path), in their order. A file that is as it must be, or is not there, is left
+/// a file of their own beside it (name_aside), in their order. A file that is as it must be, or is not there, is left
 /// alone. A crash at any moment loses no line. IoError, and nothing is changed, when it cannot be read.
 SetAside settle_history(const std::string& path, std::int64_t last_step);
 

@@ -6,13 +6,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "tests/support/support.h"
 
 namespace emox::test {
@@ -39,10 +39,7 @@ inline void write_bytes(const std::filesystem::path& path, std::string_view byte
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
-inline std::string read_bytes(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
+inline std::string read_bytes(const std::filesystem::path& path) { return try_read_text(path).text; }
 
 /// Words in a pseudo-random order, other ones for every number: texts that have no span in common.
 inline std::string made_text(int number, std::size_t bytes) {

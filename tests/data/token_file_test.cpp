@@ -1,6 +1,5 @@
 #include "data/format/token_file.h"
 
-#include "data/format/atomic_file.h"
 #include "tests/data/data_support.h"
 
 namespace emox::test {
@@ -123,14 +122,6 @@ TEST_F(TokenFileTest, DocumentIndexMustCoverTheFile) {
   EXPECT_TRUE(throws_with<UsageError>([&] { read_document_index(path_, 5); }, {"offset 2 is 3", "(3)"}));
   set({0});
   EXPECT_TRUE(throws_with<UsageError>([&] { read_document_index(path_, 0); }, {"1 offsets"}));
-}
-
-TEST_F(TokenFileTest, AtomicWriteReplacesAndReportsFailure) {
-  write_file_atomically(path_, "one");
-  write_file_atomically(path_, "two");
-  EXPECT_EQ(read_bytes(path_), "two");
-  EXPECT_TRUE(throws_with<IoError>([&] { write_file_atomically(directory_.path() / "no" / "x", "y"); },
-                                   {"cannot create", "no/x"}));
 }
 
 }  // namespace

@@ -20,6 +20,7 @@
 
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/layout.h"
+#include "runtime/files/files.h"
 #include "tests/e2e/mpi_job.h"
 
 namespace emox {
@@ -79,10 +80,7 @@ class Job {
 
   int exit_code() const { return WIFEXITED(status_) ? WEXITSTATUS(status_) : -1; }
 
-  std::string output() const {
-    std::ifstream in(output_);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
+  std::string output() const { return try_read_text(output_).text; }
 
   /// As when the power fails: nobody gets to do anything. Returns when nobody is left.
   void kill_all() {

@@ -2,12 +2,12 @@
 // documents are of very different lengths.
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <span>
 #include <vector>
 
 #include "data/format/npy.h"
 #include "data/format/token_file.h"
+#include "runtime/files/files.h"
 #include "tests/e2e/mpi_job.h"
 
 namespace emox {
@@ -71,8 +71,7 @@ TEST_F(StopMpi, UnevenDocumentsAreNoHang) {
   recipe_.train.steps = 2, recipe_.train.warmup_steps = 1, recipe_.eval.final = true;
   test::write_recipe(path_, recipe_);
   const fs::path done = train("run", 2, "--parallel.watchdog_s=1 --parallel.expert_parallel=1");
-  std::ifstream in(done / "eval.jsonl");
-  const std::string line{std::istreambuf_iterator<char>(in), {}};
+  const std::string line = try_read_text(done / "eval.jsonl").text;
   EXPECT_NE(line.find("\"tokens\": 300051"), std::string::npos) << line;
   const CommandResult again = test::run_command(std::string(kEnvironment) + EMOX_MPIEXEC " -n 2 " EMOX_BINARY " eval " +
                                                 done.string() + " --parallel.watchdog_s=1 --json");

@@ -1,9 +1,8 @@
 // `mpirun emox study`: ranks share every cell, and a second job is kept out.
 #include <gtest/gtest.h>
 
-#include <fstream>
-
 #include "launch/analysis/report/retention.h"
+#include "runtime/files/files.h"
 #include "tests/e2e/mpi_job.h"
 
 namespace emox {
@@ -20,8 +19,7 @@ class StudyMpi : public test::MpiJob {
            " --seeds 1 --chance-draws 2 --run.dir=" + run(name).string() + " " + overrides;
   }
   std::vector<RetentionRow> rows(const std::string& name) const {
-    std::ifstream in(run(name) / "retention.csv");
-    return read_retention({std::istreambuf_iterator<char>(in), {}}, name);
+    return read_retention(try_read_text(run(name) / "retention.csv").text, name);
   }
 };
 

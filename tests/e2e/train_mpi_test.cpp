@@ -7,6 +7,7 @@
 
 #include "data/format/npy.h"
 #include "data/loader/loader.h"
+#include "launch/run/run_start.h"
 #include "runtime/core/error.h"
 #include "tests/e2e/mpi_job.h"
 #include "tests/support/agreement.h"
@@ -116,10 +117,9 @@ TEST_F(TrainMpi, OneRanksErrorEndsTheJob) {
   const fs::path file = directory_.path() / "tokens.npy";
   write_npy(file, std::span<const std::uint16_t>(tokens));
   const std::string source = "all:1:" + file.string();
-  LoaderConfig config;
-  config.sources = {SourceSpec::parse(source)};
-  config.sequence_length = 64, config.sequences_per_step = 12, config.vocab_size = 257;
-  config.seed = static_cast<std::uint64_t>(recipe_.run.seed);
+  Recipe damaged_data = recipe_;
+  damaged_data.data.source = {source};
+  const LoaderConfig config = loader_config(damaged_data);
   // Two steps read each of the 24 sequences once: poison one that rank 1 has in step 2.
   const auto fails = [&](std::int64_t step, std::int64_t begin, std::int64_t end) {
     try {

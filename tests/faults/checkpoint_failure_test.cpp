@@ -4,7 +4,7 @@
 
 #include <csignal>
 
-#include "parallel/checkpoint/export.h"
+#include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/saver.h"
 #include "tests/parallel/checkpoint_model.h"
 

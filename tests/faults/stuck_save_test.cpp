@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <source_location>
 #include <stdexcept>
 #include <string>
@@ -19,6 +18,7 @@
 #include "launch/run/trainer.h"
 #include "parallel/comm/communicator.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "tests/faults/faulty_disk.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
@@ -46,10 +46,7 @@ class StandardError {
   }
   StandardError(const StandardError&) = delete;
   StandardError& operator=(const StandardError&) = delete;
-  std::string text() const {
-    std::ifstream in(file_);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
+  std::string text() const { return try_read_text(file_).text; }
   /// Whether it holds this within the time.
   bool shows(const std::string& part, std::chrono::seconds at_most) const {
     const auto end = Clock::now() + at_most;

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "parallel/checkpoint/checkpoint.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "tests/fuzz/manifest_edits.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/ranks.h"
@@ -52,7 +52,7 @@ class Seed {
                                 .mesh = {{"expert_parallel", 2}, {"data_parallel", 1}}};
       save_checkpoint(comm, directory_.path(), 1, mine, meta);
     });
-    text = read_text_file(path() / "manifest.json");
+    text = read_text(path() / "manifest.json");
     content = json::parse(text);
   }
   fs::path path() const { return directory_.path() / "step-00000001"; }

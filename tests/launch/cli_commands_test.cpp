@@ -11,6 +11,7 @@
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "tests/support/messages.h"
 #include "tests/support/support.h"
 
@@ -101,8 +102,7 @@ TEST(Cli, SectionHelpShowsEveryKeyWithDefaultAndRange) {
 }
 
 TEST(Cli, VersionIsTheProjects) {
-  std::ifstream in(std::string(EMOX_SOURCE_DIR) + "/CMakeLists.txt");
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  const std::string text = try_read_text(std::string(EMOX_SOURCE_DIR) + "/CMakeLists.txt").text;
   const std::string version = emox({"--version"}).out;
   ASSERT_TRUE(version.starts_with("emox ") && version.size() > 6);
   EXPECT_NE(text.find("project(emox VERSION " + version.substr(5, version.size() - 6) + " "), std::string::npos)

@@ -7,6 +7,7 @@
 
 #include "launch/config/recipe_file.h"
 #include "launch/run/model_pieces.h"
+#include "runtime/files/files.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
 
@@ -49,8 +50,7 @@ class ProgramRuns : public testing::Test {
   static std::map<std::string, std::string> contents(const fs::path& folder) {
     std::map<std::string, std::string> files;
     for (const auto& entry : fs::directory_iterator(folder)) {
-      std::ifstream in(entry.path(), std::ios::binary);
-      files[entry.path().filename()] = {std::istreambuf_iterator<char>(in), {}};
+      files[entry.path().filename()] = try_read_text(entry.path()).text;
     }
     return files;
   }

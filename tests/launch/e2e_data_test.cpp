@@ -3,10 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
-#include <iterator>
 
 #include "data/format/npy.h"
 #include "data/loader/loader.h"
+#include "runtime/files/files.h"
 #include "tests/launch/tiny_program.h"
 
 namespace emox::test {
@@ -21,10 +21,7 @@ class DataProgram : public TinyProgram {
     recipe_.train.warmup_steps = 0;
     recipe_.eval.final = true;
   }
-  static std::string text_of(const fs::path& path) {
-    std::ifstream in(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
+  static std::string text_of(const fs::path& path) { return try_read_text(path).text; }
   static void flip_a_token(const fs::path& file) {
     std::fstream f(file, std::ios::in | std::ios::out | std::ios::binary);
     f.seekg(-2, std::ios::end);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/expert/pool_trace.h"
+#include "runtime/files/files.h"
 #include "tests/launch/tiny_program.h"
 
 namespace emox {
@@ -69,10 +70,7 @@ TEST_F(DispatchCommands, ARunGoesOnWithItsRecordingAndKeepsItsTimelines) {
   const auto train = [&](const std::string& more) {
     return emox("train " + path_ + " --record-pools " + file + " --trace " + trace + " " + more);
   };
-  const auto bytes_of = [](const std::string& name) {
-    std::ifstream in(name, std::ios::binary);
-    return std::string{std::istreambuf_iterator<char>(in), {}};
-  };
+  const auto bytes_of = [](const std::string& name) { return try_read_text(name).text; };
   expect(train("--run.stop_after_step=2"), 0, {"timeline of"});
   const std::string two = bytes_of(file), first = bytes_of(trace);
   // Another run's: refused before anything is made of it.

@@ -11,6 +11,7 @@
 
 #include "data/format/npy.h"
 #include "data/format/token_file.h"
+#include "runtime/files/files.h"
 #include "tests/launch/tiny_program.h"
 
 namespace emox {
@@ -84,8 +85,7 @@ TEST_F(Stopping, ALostReaderEndsNothing) {
   EXPECT_EQ(r.output.substr(r.output.size() - 2), "0\n") << r.output;
   EXPECT_EQ(steps_in("metrics.jsonl"), 40);
   EXPECT_TRUE(saved(40));
-  std::ifstream in(run() / "log" / "rank-00000.txt");
-  const std::string log{std::istreambuf_iterator<char>(in), {}};
+  const std::string log = try_read_text(run() / "log" / "rank-00000.txt").text;
   EXPECT_NE(log.find("stopped after step 40"), std::string::npos) << log;
 }
 

@@ -15,6 +15,7 @@
 #include "launch/analysis/study/tune.h"
 #include "launch/config/recipe_file.h"
 #include "launch/run/run_directory.h"
+#include "runtime/files/files.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -42,10 +43,7 @@ class ProgramStudy : public testing::Test {
     return r.output;
   }
   fs::path cell(const std::string& name) const { return study_ / "cells" / name; }
-  static std::string text_of(const fs::path& file) {
-    std::ifstream in(file);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
+  static std::string text_of(const fs::path& file) { return try_read_text(file).text; }
 
   test::TemporaryDirectory directory_;
   const fs::path study_ = directory_.path() / "study";

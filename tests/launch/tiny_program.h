@@ -4,11 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "runtime/files/files.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
 
@@ -29,10 +29,7 @@ class TinyProgram : public ::testing::Test {
   }
   CommandResult train(const std::string& more) const { return emox("train " + path_ + " " + more); }
   std::filesystem::path run() const { return recipe_.run.dir; }
-  static std::string text(const std::filesystem::path& file) {
-    std::ifstream in(file);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
+  static std::string text(const std::filesystem::path& file) { return try_read_text(file).text; }
   /// What a command prints with --json on its last line.
   nlohmann::json json_of(const std::string& arguments) const {
     const CommandResult r = emox(arguments + " --json");

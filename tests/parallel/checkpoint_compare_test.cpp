@@ -1,5 +1,5 @@
 // Two checkpoints compared array by array, and arrays exported to one file.
-#include "parallel/checkpoint/compare.h"
+#include "parallel/checkpoint/inspect.h"
 
 #include <gtest/gtest.h>
 
@@ -7,11 +7,10 @@
 #include <limits>
 #include <mutex>
 
-#include "parallel/checkpoint/export.h"
 #include "parallel/checkpoint/hdf5_file.h"
-#include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/open_files.h"
+#include "parallel/checkpoint/verify.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {

@@ -3,8 +3,8 @@
 
 #include <ctime>
 
-#include "parallel/checkpoint/coverage.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/checkpoint/manifest.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {

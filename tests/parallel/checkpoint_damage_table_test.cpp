@@ -7,6 +7,7 @@
 #include <set>
 
 #include "parallel/checkpoint/layout.h"
+#include "runtime/files/files.h"
 #include "runtime/telemetry/log.h"
 #include "tests/parallel/checkpoint_model.h"
 
@@ -33,10 +34,7 @@ class TinyModel {
   std::vector<Tensor> memory_;
 };
 
-std::string content_of(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+std::string content_of(const fs::path& file) { return try_read_text(file).text; }
 
 void write_content(const fs::path& file, const std::string& content) {
   std::ofstream(file, std::ios::binary) << content;

@@ -1,6 +1,7 @@
 // Damage is noticed and named, and the previous checkpoint is found instead.
 #include <gtest/gtest.h>
 
+#include "runtime/files/files.h"
 #include "runtime/telemetry/log.h"
 #include "tests/parallel/checkpoint_model.h"
 
@@ -102,8 +103,7 @@ TEST_F(CheckpointDamage, TheLogSaysWhatWasSkippedAndWhy) {
     Log log(1, file);  // rank 1 keeps off the console
     EXPECT_TRUE(test::latest_in(root(), &log).has_value());
   }
-  std::ifstream in(file);
-  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  const std::string text = try_read_text(file).text;
   EXPECT_NE(text.find("skipping the checkpoint " + newest().string()), std::string::npos) << text;
   EXPECT_NE(text.find(shard().string() + " is damaged"), std::string::npos) << text;
 }

@@ -1,6 +1,6 @@
 // Damaged, of another version, not readable: only the first is passed over for an older checkpoint, removed or moved
 // aside; none is ever replaced.
-#include "parallel/checkpoint/fault.h"
+#include "runtime/files/file_error.h"
 
 #include <gtest/gtest.h>
 
@@ -10,11 +10,12 @@
 
 #include "launch/run/session.h"
 #include "launch/run/trainer.h"
-#include "parallel/checkpoint/agreement.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/saver.h"
 #include "parallel/checkpoint/verify.h"
+#include "parallel/comm/together.h"
+#include "runtime/files/files.h"
 #include "tests/parallel/checkpoint_model.h"
 #include "tests/support/ordinary_user.h"
 #include "tests/support/training.h"
@@ -26,10 +27,7 @@ namespace fs = std::filesystem;
 using test::OrdinaryUser;
 using test::save_model;
 
-std::string content_of(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+std::string content_of(const fs::path& file) { return try_read_text(file).text; }
 
 /// Of all files below it, by name.
 std::map<std::string, std::string> contents(const fs::path& directory) {
@@ -200,45 +198,6 @@ TEST_F(CheckpointFault, WhatASaverDidNotWriteIsMovedAsideAndWhatItWroteIsReplace
   EXPECT_EQ(list_checkpoints(root()), std::vector<fs::path>{newest()});
   EXPECT_EQ(test::names_in(root()).size(), 3U);
   EXPECT_EQ(test::verified(saved.aside).step, 20);
-}
-
-// Damage on one rank and a file that another one may not read: whoever passes over damage must not miss the other.
-TEST(RunTogether, DamageIsSaidOnlyWhereNothingElseIsWrong) {
-  const auto thrown = [](int ranks, const std::function<void(int)>& work) {
-    std::vector<std::string> kinds(static_cast<std::size_t>(ranks));
-    test::run_ranks(ranks, [&](Communicator& comm) {
-      std::string& kind = kinds[static_cast<std::size_t>(comm.rank())];
-      try {
-        run_together(comm, [&] { work(comm.rank()); });
-      } catch (const DamagedError& e) {
-        kind = "damaged, " + e.message();
-      } catch (const UnreadableError& e) {
-        kind = "unreadable, " + e.message();
-      } catch (const OtherVersionError& e) {
-        kind = "version, " + e.message();
-      } catch (const IoError& e) {
-        kind = "other, " + e.message();
-      }
-    });
-    for (const std::string& kind : kinds) EXPECT_EQ(kind, kinds[0]);
-    return kinds[0];
-  };
-  EXPECT_EQ(thrown(3, [](int rank) { require<DamagedError>(rank == 1, "bytes {}", rank); }),
-            "damaged, rank 0: bytes 0");
-  EXPECT_EQ(thrown(3,
-                   [](int rank) {
-                     require<DamagedError>(rank != 0, "bytes");
-                     require<UnreadableError>(rank == 0, "mode of {}", rank);
-                   }),
-            "unreadable, rank 1: mode of 1");
-  EXPECT_EQ(thrown(2, [](int rank) { require<OtherVersionError>(rank == 0, "newer"); }), "version, rank 1: newer");
-  EXPECT_EQ(thrown(2,
-                   [](int rank) {
-                     require<UnreadableError>(rank != 0, "mode");
-                     require<ShapeError>(rank == 0, "a mistake");
-                   }),
-            "other, rank 1: a mistake");
-  EXPECT_EQ(thrown(1, [](int) { fail<DamagedError>("alone"); }), "damaged, alone");
 }
 
 // train(), which goes on from what it finds.

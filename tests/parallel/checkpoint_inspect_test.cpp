@@ -8,8 +8,10 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/open_files.h"
+#include "parallel/checkpoint/verify.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {
@@ -211,9 +213,9 @@ class Survey : public ::testing::Test {
   /// Changes the manifest and signs it again, as a faulty program would have written it.
   template <typename Change>
   void rewrite_manifest(const Change& change) const {
-    auto content = nlohmann::json::parse(read_text_file(path_ / "manifest.json"));
+    auto content = nlohmann::json::parse(read_text(path_ / "manifest.json"));
     change(content);
-    DurableFile file(path_ / "manifest.json");
+    AtomicFile file(path_ / "manifest.json");
     file.write(signed_text(content));
     file.commit();
   }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/core/version.h"
+#include "runtime/files/files.h"
 #include "tests/fuzz/manifest_edits.h"
 #include "tests/parallel/checkpoint_model.h"
 
@@ -50,8 +51,7 @@ class CheckpointManifest : public ::testing::Test {
 };
 
 TEST_F(CheckpointManifest, GoodContentIsReadAsItWasWritten) {
-  std::ifstream in(file());
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  const std::string text = try_read_text(file()).text;
   EXPECT_EQ(manifest_text(read_manifest(path())), text);
   write(good_);
   EXPECT_EQ(manifest_text(read_manifest(path())), text);

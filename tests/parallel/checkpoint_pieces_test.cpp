@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "parallel/checkpoint/layout.h"
-#include "parallel/checkpoint/pieces.h"
+#include "parallel/checkpoint/shard.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {

@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "parallel/checkpoint/layout.h"
-#include "parallel/checkpoint/versions.h"
+#include "parallel/checkpoint/manifest.h"
 #include "runtime/core/version.h"
 #include "tests/parallel/checkpoint_model.h"
 

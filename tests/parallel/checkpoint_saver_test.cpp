@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "parallel/checkpoint/checksum.h"
-#include "parallel/checkpoint/index_file.h"
+#include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/saver.h"
 #include "runtime/core/context.h"
 #include "tests/parallel/checkpoint_model.h"

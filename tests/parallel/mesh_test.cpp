@@ -12,48 +12,88 @@ namespace emox::test {
 namespace {
 
 /// The world ranks of a group, in its order.
-std::vector<std::int64_t> members(Communicator& group, int world_rank) {
-  std::int64_t mine = world_rank;
-  std::vector<std::int64_t> all(static_cast<std::size_t>(group.size()));
-  group.all_gather(TensorView(all.data(), DType::I64, {group.size()}), TensorView(&mine, DType::I64, {1}));
-  return all;
+std::vector<int> members(Communicator& group, int world_rank) {
+  std::int32_t rank = world_rank;
+  std::vector<std::int32_t> all(static_cast<std::size_t>(group.size()));
+  group.all_gather(TensorView(all.data(), DType::I32, {group.size()}), TensorView(&rank, DType::I32, {1}));
+  return {all.begin(), all.end()};
 }
 
 /// World ranks by (node, rank), without sorting.
-std::vector<std::int64_t> places(const std::vector<int>& nodes) {
-  std::vector<std::int64_t> order;
+std::vector<int> places(const std::vector<int>& nodes) {
+  std::vector<int> order;
   for (std::size_t node = 0; node < nodes.size(); ++node)
     for (std::size_t r = 0; r < nodes.size(); ++r)
-      if (nodes[r] == static_cast<int>(node)) order.push_back(static_cast<std::int64_t>(r));
+      if (nodes[r] == static_cast<int>(node)) order.push_back(static_cast<int>(r));
   return order;
+}
+
+void check_layout(const std::vector<int>& nodes, int expert_parallel) {
+  const MeshLayout layout(nodes, expert_parallel);
+  const int ranks = static_cast<int>(nodes.size()), replicas = ranks / expert_parallel;
+  const auto order = places(nodes);
+  EXPECT_EQ(layout.ranks(), ranks);
+  EXPECT_EQ(layout.expert_parallel(), expert_parallel);
+  EXPECT_EQ(layout.data_parallel(), replicas);
+  EXPECT_EQ(layout.nodes(), nodes);
+  EXPECT_EQ(layout.in_order(), std::is_sorted(order.begin(), order.end()));
+  for (int p = 0; p < ranks; ++p) {
+    const int rank = order[static_cast<std::size_t>(p)];
+    const int replica = p / expert_parallel, expert = p % expert_parallel;
+    EXPECT_EQ(layout.expert_index(rank), expert);
+    EXPECT_EQ(layout.replica_index(rank), replica);
+    EXPECT_EQ(layout.rank_at(replica, expert), rank);
+    std::vector<int> row, column, row_nodes;
+    for (int e = 0; e < expert_parallel; ++e)
+      row.push_back(order[static_cast<std::size_t>(replica * expert_parallel + e)]);
+    for (int d = 0; d < replicas; ++d) column.push_back(order[static_cast<std::size_t>(d * expert_parallel + expert)]);
+    for (const int r : row) row_nodes.push_back(nodes[static_cast<std::size_t>(r)]);
+    EXPECT_EQ(layout.expert_group(rank), row);
+    EXPECT_EQ(layout.replica_group(rank), column);
+    EXPECT_EQ(layout.nodes_of(row), row_nodes);
+  }
+}
+
+// Integers alone: sizes and nodes that no test starts threads for.
+TEST(MeshLayout, EveryTableOfRanksOnNodesOfAllKinds) {
+  for (const int ranks : {1, 2, 6, 12, 30, 64}) {
+    for (const int per_node : {1, 4, 5, 8, 100}) {
+      std::vector<int> in_turn;  // the first rank of every node, then the second ones, ...
+      const int nodes = (ranks + per_node - 1) / per_node;
+      for (int r = 0; r < ranks; ++r) in_turn.push_back(r % nodes);
+      for (int expert_parallel = 1; expert_parallel <= ranks; ++expert_parallel) {
+        if (ranks % expert_parallel != 0) continue;
+        SCOPED_TRACE(fmt::format("{} ranks, {} a node, experts over {}", ranks, per_node, expert_parallel));
+        check_layout(nodes_in_order(ranks, per_node), expert_parallel);
+        check_layout(in_turn, expert_parallel);
+      }
+    }
+  }
+  EXPECT_EQ(nodes_in_order(5, 2), (std::vector<int>{0, 0, 1, 1, 2}));
+  for (const std::int64_t size : {-1, 0, 4, 5, 7, 12})
+    EXPECT_THROW(MeshLayout(nodes_in_order(6, 2), size), UsageError) << size;
 }
 
 void check_mesh(Communicator& world, int expert_parallel) {
   const ProcessMesh mesh(world, expert_parallel);
   const int size = world.size(), rank = world.rank(), replicas = size / expert_parallel;
-  const auto order = places(world.nodes());
-  EXPECT_EQ(mesh.expert_parallel(), expert_parallel);
-  EXPECT_EQ(mesh.data_parallel(), replicas);
+  check_layout(world.nodes(), expert_parallel);
+  const MeshLayout& layout = mesh.layout();
+  EXPECT_EQ(layout.nodes(), world.nodes());
   EXPECT_EQ(&mesh.world(), &world);
-  for (int p = 0; p < size; ++p) {
-    const auto r = static_cast<int>(order[static_cast<std::size_t>(p)]);
-    EXPECT_EQ(mesh.expert_index_of(r), p % expert_parallel);
-    EXPECT_EQ(mesh.replica_index_of(r), p / expert_parallel);
-    if (r != rank) continue;
-    EXPECT_EQ(mesh.expert_index(), p % expert_parallel);
-    EXPECT_EQ(mesh.replica_index(), p / expert_parallel);
-  }
-  EXPECT_EQ(mesh.expert().rank(), mesh.expert_index());
-  EXPECT_EQ(mesh.replicas().rank(), mesh.replica_index());
-  std::vector<std::int64_t> row, column;
-  for (int e = 0; e < expert_parallel; ++e)
-    row.push_back(order[static_cast<std::size_t>(mesh.replica_index() * expert_parallel + e)]);
-  for (int d = 0; d < replicas; ++d)
-    column.push_back(order[static_cast<std::size_t>(d * expert_parallel + mesh.expert_index())]);
-  EXPECT_EQ(members(mesh.expert(), rank), row);
-  EXPECT_EQ(members(mesh.replicas(), rank), column);
+  EXPECT_EQ(mesh.expert().rank(), layout.expert_index(rank));
+  EXPECT_EQ(mesh.replicas().rank(), layout.replica_index(rank));
+  EXPECT_EQ(mesh.expert_index(), layout.expert_index(rank));
+  EXPECT_EQ(mesh.replica_index(), layout.replica_index(rank));
+  EXPECT_EQ(members(mesh.expert(), rank), layout.expert_group(rank));
+  EXPECT_EQ(members(mesh.replicas(), rank), layout.replica_group(rank));
 
-  const bool in_order = std::is_sorted(order.begin(), order.end());
+  const ProcessMesh planned = ProcessMesh::planned(layout, rank);
+  EXPECT_EQ(planned.expert().rank(), mesh.expert().rank());
+  EXPECT_EQ(planned.replicas().rank(), mesh.replicas().rank());
+  EXPECT_EQ(planned.replicas().size(), mesh.replicas().size());
+
+  const bool in_order = layout.in_order();
   EXPECT_EQ(&mesh.expert() == &world, in_order && expert_parallel == size);
   EXPECT_EQ(&mesh.replicas() == &world, in_order && replicas == size);
   if (size == 1) return;

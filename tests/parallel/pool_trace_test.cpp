@@ -10,6 +10,7 @@
 #include <random>
 
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "tests/support/messages.h"
 #include "tests/support/support.h"
 
@@ -84,10 +85,7 @@ std::vector<PoolRecord> read_all(PoolTraceReader& reader) {
   return records;
 }
 
-std::string bytes_of(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+std::string bytes_of(const fs::path& file) { return try_read_text(file).text; }
 
 void write_bytes(const fs::path& file, const std::string& bytes) {
   std::ofstream(file, std::ios::binary | std::ios::trunc)

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -12,6 +11,7 @@
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "tests/support/agreement.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/interrupted.h"
@@ -66,10 +66,7 @@ class TrainSaving : public testing::Test {
       steps.insert(*step_of_directory(path.filename().string()));
     return steps;
   }
-  std::string log_of(const std::string& name) const {
-    std::ifstream in(run(name) / "log" / "rank-00000.txt");
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
+  std::string log_of(const std::string& name) const { return try_read_text(run(name) / "log" / "rank-00000.txt").text; }
 
   test::TemporaryDirectory directory_;
   Recipe recipe_;

@@ -15,6 +15,7 @@
 #include "launch/run/sharding.h"
 #include "launch/run/trainer.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/messages.h"
 #include "tests/support/ranks.h"
@@ -74,8 +75,7 @@ class WarmStart : public testing::Test {
     return "";
   }
   std::string log(const std::string& name) const {
-    std::ifstream in(path_of(name) / "log" / "rank-00000.txt");
-    return {std::istreambuf_iterator<char>(in), {}};
+    return try_read_text(path_of(name) / "log" / "rank-00000.txt").text;
   }
   /// What a run has in memory after its warm start, before its first step, as a checkpoint; and the optimizer's steps.
   std::int64_t save_start(const std::string& name, Recipe r, Mesh mesh) const {

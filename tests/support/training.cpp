@@ -1,4 +1,5 @@
 #include "tests/support/training.h"
+#include "runtime/files/files.h"
 
 #include <fmt/format.h>
 
@@ -27,11 +28,6 @@ namespace emox::test {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string read_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 // Two lines of a paragraph are a document: sequences of 64 bytes then hold up to a handful of them.
 std::vector<std::string> documents_of(const std::string& text) {
@@ -199,9 +195,7 @@ class RankOfRun {
   StepMetrics one_step(std::int64_t step) {
     const std::int64_t begin = step_.share_begin(), length = recipe_.model.sequence_length;
     const auto sequences = loader_.read(step, begin, step_.share_end());
-    std::vector<SequenceInput> inputs;
-    for (std::size_t i = 0; i < sequences.size(); ++i)
-      inputs.push_back({sequences[i].tokens, {}, begin + static_cast<std::int64_t>(i), sequences[i].label});
+    const std::vector<SequenceInput> inputs = step_inputs(sequences, begin);
     const StepMetrics m = step_.compute_gradients(step, inputs);
     if (options_.record_routing)
       record_routing(run_.routing[static_cast<std::size_t>(step - options_.first_step)], recipe_.model, model_,
@@ -248,8 +242,8 @@ std::vector<std::string> make_text_sources(const fs::path& directory) {
   std::vector<std::string> lines;
   for (const Source& s : sources) {
     std::string text;
-    for (const std::string& f : s.files) text += read_file(licences / f) + "\n\n";
-    if (text.size() < 10000) text = read_file(own);
+    for (const std::string& f : s.files) text += try_read_text(licences / f).text + "\n\n";
+    if (text.size() < 10000) text = read_text(own);
     std::vector<std::string> parts[2];  // training, held out
     for (const std::string& d : documents_of(text)) {
       const std::size_t n = parts[0].size() + parts[1].size();

@@ -4,17 +4,18 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
-#include "data/format/atomic_file.h"
 #include "launch/analysis/inference/held_out_losses.h"
 #include "launch/run/run_directory.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 #include "runtime/telemetry/json_text.h"
 
 namespace emox {
@@ -47,10 +48,7 @@ fs::path file_of(const StudyCell& cell, const char* kind) {
 
 std::optional<std::string> text_of(const fs::path& file) {
   if (!fs::exists(file)) return std::nullopt;
-  std::ifstream in(file, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  require<IoError>(!in.bad() && in.is_open(), "cannot read {}", file.string());
-  return text;
+  return read_text(file);
 }
 
 std::vector<RetentionRow> kept_rows(const StudyCell& cell) {
@@ -112,7 +110,7 @@ std::vector<std::string> domains_left(const StudyCell& cell) {
 std::vector<std::string> domains_left(Session& session, const StudyCell& cell) {
   const std::vector<std::string>& sources = cell.recipe.data.source;
   std::vector<std::int64_t> left(sources.size(), 0);
-  on_root(session, [&] {
+  on_root(session.comm(), [&] {
     const auto seen = domains_left(cell);
     for (std::size_t d = 0; d < sources.size(); ++d)
       left[d] = std::find(seen.begin(), seen.end(), SourceSpec::parse(sources[d]).label) != seen.end() ? 1 : 0;
@@ -203,7 +201,7 @@ bool measure_retention(Session& session, const StudyCell& cell, const std::funct
     session.log().info("{}: keeping a part of the experts, domain {} of {}, {}", cell.recipe.run.name, d + 1,
                        left.size(), left[d]);
     const DomainRows found = rows_of_domain(session, cell, left[d], loaded, losses);
-    on_root(session, [&] {  // the draws first: a domain is complete by its rows and them
+    on_root(session.comm(), [&] {  // the draws first: a domain is complete by its rows and them
       if (!found.chance.empty())
         write_file_atomically(file_of(cell, "chance"),
                               write_chance(with_domain(cell_chance(cell), found.chance, cell, left[d])));

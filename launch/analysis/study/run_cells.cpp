@@ -21,6 +21,7 @@
 #include "launch/run/trainer.h"
 #include "model/training/training_step.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -77,7 +78,7 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
   const fs::path directory = request.base.run.dir;
   const std::vector<StudyCell>& cells = request.cells;
   std::unique_ptr<RunLease> lease;  // on rank 0
-  on_root(session, [&] {
+  on_root(session.comm(), [&] {
     require<UsageError>(!RunDirectory(directory).has_checkpoints(),
                         "{} holds a training run: give the study a directory of its own, --run.dir={}-study",
                         directory.string(), directory.string());
@@ -97,10 +98,9 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
     const StudyCell& cell = cells[i];
     // What rank 0 sees decides for all.
     const auto seen = [&](const std::function<bool()>& see) {
-      std::int64_t yes = 0;
-      on_root(session, [&] { yes = see() ? 1 : 0; });
-      session.comm().broadcast(TensorView(&yes, DType::I64, {1}), 0);
-      return yes != 0;
+      bool yes = false;
+      on_root(session.comm(), [&] { yes = see(); });
+      return root_says(session.comm(), yes);
     };
     if (seen([&] { return cell_is_complete(cell); })) {
       session.log().info("cell {} of {}, {}: finished", i + 1, cells.size(), cell.recipe.run.name);
@@ -126,7 +126,7 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
       }
     };
     const auto write_all = [&] {
-      on_root(session, [&] {
+      on_root(session.comm(), [&] {
         lease->confirm();
         write();
       });
@@ -152,7 +152,7 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
     write_all();
     if (!diverged && !seen([&] { return cell_is_complete(cell); })) return false;
   }
-  on_root(session, write);
+  on_root(session.comm(), write);
   return true;
 }
 

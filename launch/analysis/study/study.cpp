@@ -11,7 +11,6 @@
 #include <set>
 #include <tuple>
 
-#include "data/format/atomic_file.h"
 #include "launch/analysis/report/html.h"
 #include "launch/analysis/study/cell_retention.h"
 #include "launch/config/changes.h"
@@ -20,6 +19,7 @@
 #include "launch/run/run_start.h"
 #include "model/transformer/parameter_count.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
 
 namespace emox {
 namespace {

@@ -7,16 +7,16 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <tuple>
 
-#include "data/format/atomic_file.h"
 #include "launch/analysis/report/csv.h"
 #include "launch/analysis/study/cell_retention.h"
 #include "launch/run/run_directory.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {
@@ -177,10 +177,7 @@ TuneOutcome run_tuning(Session& session, const CellsRequest& request) {
   std::vector<TuneRow> earlier;  // on rank 0
   const auto begin = [&](const DataIdentity& data) {
     if (!fs::exists(file)) return;
-    std::ifstream in(file, std::ios::binary);
-    const std::string text{std::istreambuf_iterator<char>(in), {}};
-    require<IoError>(!in.bad() && in.is_open(), "cannot read {}", file.string());
-    earlier = comparable(read_tune(text, file.string()), session, request, data);
+    earlier = comparable(read_tune(read_text(file), file.string()), session, request, data);
   };
   std::vector<TuneRow> diverged;
   CellsRequest cells = request;

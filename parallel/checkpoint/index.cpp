@@ -1,4 +1,5 @@
-#include "parallel/checkpoint/index_file.h"
+// The index of a checkpoint: a part of hdf5_file.h.
+#include "parallel/checkpoint/hdf5_file.h"
 
 #include <algorithm>
 #include <array>
@@ -10,10 +11,10 @@
 #include <vector>
 
 #include "parallel/checkpoint/arrays.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_library.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 

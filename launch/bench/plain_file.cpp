@@ -1,4 +1,4 @@
-#include "parallel/checkpoint/file_rate.h"
+#include "launch/bench/plain_file.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -8,8 +8,9 @@
 #include <chrono>
 #include <cstring>
 
-#include "parallel/checkpoint/durable_file.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
+#include "runtime/files/files.h"
 
 namespace emox {
 namespace {
@@ -26,7 +27,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 double write_plain_file(const fs::path& path, const TensorView& memory) {
   const auto start = Clock::now();
   {
-    DurableFile file(path);
+    AtomicFile file(path);
     const std::span<const std::byte> all(static_cast<const std::byte*>(memory.raw()), memory.bytes());
     for (std::size_t at = 0; at < all.size(); at += kFileBlock)
       file.write(all.subspan(at, std::min(kFileBlock, all.size() - at)));

@@ -1,4 +1,4 @@
-#include "parallel/checkpoint/strict_json.h"
+#include "runtime/files/strict_json.h"
 
 #include <nlohmann/json.hpp>
 

@@ -1,4 +1,4 @@
-#include "parallel/checkpoint/fault.h"
+#include "runtime/files/file_error.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -1,4 +1,5 @@
-#include "parallel/checkpoint/fit.h"
+// Whether a checkpoint's arrays are those of a model: a part of arrays.h.
+#include "parallel/checkpoint/arrays.h"
 
 #include <fmt/format.h>
 
@@ -62,8 +63,8 @@ class Kinds {
 
 }  // namespace
 
-std::vector<std::string> describe_misfits(std::span<const ManifestTensor> saved, std::span<const WantedArray> wanted,
-                                          std::size_t most_lines) {
+std::vector<std::string> describe_other_arrays(std::span<const ManifestTensor> saved,
+                                               std::span<const WantedArray> wanted, std::size_t most_lines) {
   std::map<Array, Shape> have, need;
   std::set<std::string> roles, changed;  // changed: names of weights that are reported; their moments are not as well
   for (const WantedArray& a : wanted) {

@@ -1,5 +1,5 @@
 // What is said about a checkpoint whose arrays are not those of a model.
-#include "parallel/checkpoint/fit.h"
+#include "parallel/checkpoint/arrays.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -25,10 +25,10 @@ TEST(CheckpointFit, TheSameArraysFitHoweverTheyAreCut) {
                                    saved("x.weight", {4, 6}, "exp_avg"), saved("n.weight", {6})};
   a[0].end = a[1].begin = 10;
   const std::vector<WantedArray> weights = {{"n.weight", "weight", {6}}, {"x.weight", "weight", {4, 6}}};
-  EXPECT_EQ(describe_misfits(a, weights), Lines{});  // moments that nobody wants do not count
+  EXPECT_EQ(describe_other_arrays(a, weights), Lines{});  // moments that nobody wants do not count
   std::vector<WantedArray> moments = weights;
   moments.push_back({"x.weight", "exp_avg", {4, 6}});
-  EXPECT_EQ(describe_misfits(a, moments), Lines{});
+  EXPECT_EQ(describe_other_arrays(a, moments), Lines{});
 }
 
 TEST(CheckpointFit, EveryDifferenceIsListedWithBothShapes) {
@@ -46,7 +46,7 @@ TEST(CheckpointFit, EveryDifferenceIsListedWithBothShapes) {
   }
   a.push_back(saved("model.layers.3.mlp.bias", {7}));
   EXPECT_EQ(
-      describe_misfits(a, b),
+      describe_other_arrays(a, b),
       (Lines{"model.layers.*.mlp.experts.*.up_proj.weight (24 of them): [48, 65] in the checkpoint, [48, 64] here",
              "model.layers.*.mlp.gate.weight (8 of them): [24, 64] in the checkpoint, [32, 64] here",
              "model.layers.*.mlp.experts.*.up_proj.weight (64 of them): nothing in the checkpoint, [48, 64] here",
@@ -60,19 +60,19 @@ TEST(CheckpointFit, MomentsAreToldWhereTheWeightFits) {
                                       {"x.weight", "exp_avg", {4}},
                                       {"y.weight", "weight", {5}},
                                       {"y.weight", "exp_avg", {5}}};
-  EXPECT_EQ(describe_misfits(a, b), (Lines{"y.weight: [4] in the checkpoint, [5] here",
-                                           "x.weight (exp_avg): nothing in the checkpoint, [4] here"}));
+  EXPECT_EQ(describe_other_arrays(a, b), (Lines{"y.weight: [4] in the checkpoint, [5] here",
+                                                "x.weight (exp_avg): nothing in the checkpoint, [4] here"}));
 }
 
 TEST(CheckpointFit, NoMoreLinesThanAPersonReads) {
   std::vector<WantedArray> b;
   for (int i = 0; i < 30; ++i) b.push_back({fmt::format("part{}.weight", i), "weight", {i + 1}});
-  const Lines lines = describe_misfits({}, b);
+  const Lines lines = describe_other_arrays({}, b);
   ASSERT_EQ(lines.size(), 12U);
   EXPECT_EQ(lines.back(), "... and 19 more such lines");
   b.resize(12);
-  EXPECT_EQ(describe_misfits({}, b).size(), 12U);
-  EXPECT_EQ(describe_misfits({}, b).back().find("more such"), std::string::npos);
+  EXPECT_EQ(describe_other_arrays({}, b).size(), 12U);
+  EXPECT_EQ(describe_other_arrays({}, b).back().find("more such"), std::string::npos);
 }
 
 }  // namespace

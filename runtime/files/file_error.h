@@ -1,5 +1,5 @@
-// Why a checkpoint cannot be used. Only what is known to be damaged may be passed over for an older checkpoint, removed
-// or moved out of the way; of the others nothing is known, or they are good.
+// Why a file cannot be used. Only what is known to be damaged may be passed over for an older checkpoint, removed or
+// moved out of the way; of the others nothing is known, or they are good.
 #pragma once
 
 #include <filesystem>

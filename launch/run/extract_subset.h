@@ -1,4 +1,4 @@
-// A smaller model cut out of a checkpoint: the kept experts, renumbered, and everything else (spec 6.1).
+// A smaller model taken out of a checkpoint: the kept experts, renumbered, and everything else (spec 6.1).
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace emox {
 
-struct CutSubset {
+struct ExtractedSubset {
   std::filesystem::path checkpoint;  ///< what was written
   std::int64_t tensors = 0;
   std::int64_t bytes = 0;  ///< of their elements
@@ -31,7 +31,7 @@ Recipe recipe_of_subset(Recipe whole, const ExpertSubset& subset, const std::str
 /// the same step: kept experts with their moments, router rows, selection bias and all other tensors, byte for byte. It
 /// can be evaluated, resumed on any ranks, or warm-started from. Of `checkpoint`, only the files that hold these are
 /// verified and read; every rank holds its share of the result. IoError, on all ranks, when reading or writing fails.
-CutSubset cut_subset(Session& session, const std::filesystem::path& checkpoint, const ExpertSubset& subset,
-                     const std::string& source, const std::filesystem::path& output);
+ExtractedSubset extract_subset(Session& session, const std::filesystem::path& checkpoint, const ExpertSubset& subset,
+                               const std::string& source, const std::filesystem::path& output);
 
 }  // namespace emox

@@ -1,5 +1,5 @@
 // A model cut out of a checkpoint on any ranks: the whole model with the same experts kept, bit for bit, and a run.
-#include "launch/run/cut_subset.h"
+#include "launch/run/extract_subset.h"
 
 #include <gtest/gtest.h>
 
@@ -25,9 +25,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class CutSubsetTest : public testing::Test {
+class ExtractSubset : public testing::Test {
  protected:
-  CutSubsetTest() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
+  ExtractSubset() : recipe_(test::tiny_recipe(test::make_text_sources(directory_.path()))) {
     recipe_.eval.final = false;
     recipe_.model.balance = BalanceMode::Bias;
     recipe_.parallel.expert_parallel = 2;
@@ -46,11 +46,12 @@ class CutSubsetTest : public testing::Test {
     const auto found = test::latest_in(run / "checkpoints");
     return found ? found->path : fs::path();
   }
-  CutSubset cut_by(const std::string& name, int ranks) const {
-    CutSubset made;
+  ExtractedSubset cut_by(const std::string& name, int ranks) const {
+    ExtractedSubset made;
     test::run_ranks(ranks, [&](Communicator& comm) {
       Session session(comm.split(0, comm.rank()), 1);
-      const CutSubset done = cut_subset(session, checkpoint_, subset_, "subset.json", directory_.path() / name);
+      const ExtractedSubset done =
+          extract_subset(session, checkpoint_, subset_, "subset.json", directory_.path() / name);
       if (comm.rank() == 0) made = done;
     });
     return made;
@@ -94,7 +95,7 @@ class CutSubsetTest : public testing::Test {
   ExpertSubset subset_{9, 1, {{1, 2, 6}, {0, 4, 7}}, {}, nlohmann::ordered_json::object()};
 };
 
-TEST_F(CutSubsetTest, IsTheModelWithTheseExpertsKept) {
+TEST_F(ExtractSubset, IsTheModelWithTheseExpertsKept) {
   const fs::path small = cut("small", 1);
   EXPECT_EQ(logits(small, nullptr), logits(checkpoint_, &subset_.routed));
   EXPECT_NE(logits(small, nullptr), logits(checkpoint_, nullptr));
@@ -116,7 +117,7 @@ TEST_F(CutSubsetTest, IsTheModelWithTheseExpertsKept) {
 }
 
 // One routed expert is less than a token picks.
-TEST_F(CutSubsetTest, FewerExpertsThanATokenPicks) {
+TEST_F(ExtractSubset, FewerExpertsThanATokenPicks) {
   ASSERT_EQ(recipe_.model.routed_top_k(), 2);
   subset_.routed = {{6}, {7}};
   const fs::path small = cut("small", 1);
@@ -125,7 +126,7 @@ TEST_F(CutSubsetTest, FewerExpertsThanATokenPicks) {
 }
 
 // Files are read once, and verified on the way; those without anything that stays are not opened.
-TEST_F(CutSubsetTest, ReadsTheFilesItNeedsOnce) {
+TEST_F(ExtractSubset, ReadsTheFilesItNeedsOnce) {
   std::int64_t shards = 0;
   for (const ManifestFile& f : read_manifest(checkpoint_).files)
     if (f.name.starts_with("shard-")) shards += f.bytes;
@@ -133,7 +134,7 @@ TEST_F(CutSubsetTest, ReadsTheFilesItNeedsOnce) {
   for (const ManifestTensor& t : read_manifest(checkpoint_).tensors)
     whole += (t.end - t.begin) * static_cast<std::int64_t>(size_of(t.dtype));
   for (const int ranks : {1, 3}) {
-    const CutSubset done = cut_by("by" + std::to_string(ranks), ranks);
+    const ExtractedSubset done = cut_by("by" + std::to_string(ranks), ranks);
     std::int64_t written = 0;
     for (const ManifestTensor& t : read_manifest(done.checkpoint).tensors)
       written += (t.end - t.begin) * static_cast<std::int64_t>(size_of(t.dtype));
@@ -144,12 +145,12 @@ TEST_F(CutSubsetTest, ReadsTheFilesItNeedsOnce) {
   }
 }
 
-TEST_F(CutSubsetTest, IsTheSameFromAnyRanks) {
+TEST_F(ExtractSubset, IsTheSameFromAnyRanks) {
   const fs::path one = cut("one", 1);
   for (const int ranks : {2, 3}) EXPECT_TRUE(test::same_arrays(one, cut("by" + std::to_string(ranks), ranks)));
 }
 
-TEST_F(CutSubsetTest, TrainsOnOnAnotherMesh) {
+TEST_F(ExtractSubset, TrainsOnOnAnotherMesh) {
   Recipe alone = recipe_in(cut("alone", 2));
   alone.parallel.expert_parallel = 1;
   train_until(alone, 1, 12);
@@ -172,7 +173,7 @@ TEST_F(CutSubsetTest, TrainsOnOnAnotherMesh) {
   EXPECT_LT(want[0].at("ce").get<double>(), 5.5);  // a trained model's, not that of fresh values (ln 257 = 5.55)
 }
 
-TEST_F(CutSubsetTest, ItsRecipeFitsTheFewerExperts) {
+TEST_F(ExtractSubset, ItsRecipeFitsTheFewerExperts) {
   Recipe whole = recipe_;
   ModelConfig& m = whole.model;
   m.top_k = 6, m.pool_min = 5, m.pool_max = 8, m.eval_pool = 7;

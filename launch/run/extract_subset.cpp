@@ -1,4 +1,4 @@
-#include "launch/run/cut_subset.h"
+#include "launch/run/extract_subset.h"
 
 #include <fmt/format.h>
 
@@ -10,16 +10,16 @@
 #include <utility>
 #include <vector>
 
-#include "data/format/atomic_file.h"
 #include "launch/config/recipe_file.h"
 #include "launch/run/model_pieces.h"
-#include "launch/run/run_directory.h"
 #include "launch/run/same_on_ranks.h"
 #include "parallel/checkpoint/arrays.h"
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/verify.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/core/quoted.h"
+#include "runtime/files/atomic_file.h"
 
 namespace emox {
 namespace {
@@ -27,7 +27,7 @@ namespace {
 namespace fs = std::filesystem;
 
 /// An array of the small model: which one of the whole it comes from, and which rows of that.
-struct CutArray {
+struct KeptArray {
   const SavedArray* from = nullptr;
   std::string name;
   std::optional<std::vector<std::int32_t>> rows;  ///< none: all
@@ -36,9 +36,9 @@ struct CutArray {
 };
 
 /// Says of each array of the whole model what becomes of it.
-class Cut {
+class ArraySelection {
  public:
-  explicit Cut(const ExpertSubset& subset) : subset_(subset), routed_(subset.experts - subset.shared) {
+  explicit ArraySelection(const ExpertSubset& subset) : subset_(subset), routed_(subset.experts - subset.shared) {
     for (std::size_t l = 0; l < subset.routed.size(); ++l) {
       std::vector<std::int32_t> all = subset.routed[l];
       for (std::int64_t e = routed_; e < subset.experts; ++e) all.push_back(static_cast<std::int32_t>(e));
@@ -48,11 +48,11 @@ class Cut {
   }
 
   /// Nothing for a dropped expert.
-  std::optional<CutArray> of(const SavedArray& array) const {
+  std::optional<KeptArray> of(const SavedArray& array) const {
     if (const auto found = rows_.find(array.name); found != rows_.end())
-      return CutArray{&array, array.name, found->second};
+      return KeptArray{&array, array.name, found->second};
     const auto place = expert_of(array.name);
-    if (!place) return CutArray{&array, array.name, std::nullopt};
+    if (!place) return KeptArray{&array, array.name, std::nullopt};
     const auto& kept = subset_.routed.at(static_cast<std::size_t>(place->layer));
     std::int64_t number = static_cast<std::int64_t>(kept.size()) + place->expert - routed_;
     if (place->expert < routed_) {
@@ -63,7 +63,7 @@ class Cut {
     const std::string was = fmt::format(".experts.{}.", place->expert);
     std::string name = array.name;
     name.replace(name.find(was), was.size(), fmt::format(".experts.{}.", number));
-    return CutArray{&array, name, std::nullopt};
+    return KeptArray{&array, name, std::nullopt};
   }
 
  private:
@@ -75,10 +75,10 @@ class Cut {
 /// This rank's share of the small model.
 class Share {
  public:
-  explicit Share(const std::vector<CutArray>& arrays, const Communicator& comm, Device device) {
+  explicit Share(const std::vector<KeptArray>& arrays, const Communicator& comm, Device device) {
     for (std::size_t i = static_cast<std::size_t>(comm.rank()); i < arrays.size();
          i += static_cast<std::size_t>(comm.size())) {
-      const CutArray& a = arrays[i];
+      const KeptArray& a = arrays[i];
       const Shape shape = a.shape();
       const TensorView memory = memory_.emplace_back(device, a.from->dtype, shape).view();
       saved.push_back({a.name, a.from->role, shape, 0, shape.numel(), memory});
@@ -135,25 +135,25 @@ Recipe recipe_of_subset(Recipe r, const ExpertSubset& subset, const std::string&
   return r;
 }
 
-CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertSubset& subset,
-                     const std::string& source, const fs::path& output) {
+ExtractedSubset extract_subset(Session& session, const fs::path& checkpoint, const ExpertSubset& subset,
+                               const std::string& source, const fs::path& output) {
   Communicator& comm = session.comm();
   const Manifest manifest = read_manifest_together(comm, checkpoint);
   const fs::path directory = fs::absolute(output).lexically_normal();
   const Recipe recipe = recipe_of_subset(parse_recipe(manifest.recipe, (checkpoint / "manifest.json").string()), subset,
                                          source, directory.has_filename() ? directory : directory.parent_path());
   require_same(comm, "the subset " + source, subset.to_json().at("kept").dump());
-  on_root(session, [&] { check_output(recipe.run.dir); });
+  on_root(session.comm(), [&] { check_output(recipe.run.dir); });
 
   const std::vector<SavedArray> all = arrays_of(manifest);
-  const Cut cut(subset);
+  const ArraySelection selection(subset);
   std::vector<SavedArray> kept;
   for (const SavedArray& a : all)
-    if (cut.of(a)) kept.push_back(a);
-  std::vector<CutArray> arrays;
-  CutSubset done;
+    if (selection.of(a)) kept.push_back(a);
+  std::vector<KeptArray> arrays;
+  ExtractedSubset done;
   for (const SavedArray& a : kept) {
-    arrays.push_back(*cut.of(a));
+    arrays.push_back(*selection.of(a));
     ++done.tensors;
     done.bytes += arrays.back().shape().numel() * static_cast<std::int64_t>(size_of(a.dtype));
   }
@@ -172,7 +172,8 @@ CutSubset cut_subset(Session& session, const fs::path& checkpoint, const ExpertS
   meta.extra["subset_of"] = quoted_text(fs::absolute(checkpoint).lexically_normal().string());
   meta.extra["experts"] = subset.to_json().at("kept");
   done.checkpoint = save_checkpoint(comm, fs::path(recipe.run.dir) / "checkpoints", manifest.step, share.saved, meta);
-  on_root(session, [&] { write_file_atomically(fs::path(recipe.run.dir) / "recipe.ini", to_ini(recipe, true)); });
+  on_root(session.comm(),
+          [&] { write_file_atomically(fs::path(recipe.run.dir) / "recipe.ini", to_ini(recipe, true)); });
   return done;
 }
 
