@@ -19,7 +19,7 @@
 namespace emox::test {
 namespace {
 
-ModelConfig layer_config(const GoldenCase& c) {
+ModelConfig layer_config(GoldenCase& c) {
   ModelConfig m;
   m.layers = 1;
   m.d_model = c.integer("d_model");
