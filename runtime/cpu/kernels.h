@@ -5,6 +5,7 @@
 #include "runtime/ops/basic.h"
 #include "runtime/ops/dispatch_plan.h"
 #include "runtime/ops/expert_scores.h"
+#include "runtime/ops/experts.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/loss.h"
 #include "runtime/ops/matmul.h"
@@ -27,6 +28,9 @@ decltype(ops::matmul_tn) matmul_tn;
 decltype(ops::grouped_matmul_nt) grouped_matmul_nt;
 decltype(ops::grouped_matmul_nn) grouped_matmul_nn;
 decltype(ops::grouped_matmul_tn) grouped_matmul_tn;
+
+decltype(ops::experts) experts;
+decltype(ops::experts_backward) experts_backward;
 
 decltype(ops::embedding) embedding;
 decltype(ops::embedding_backward) embedding_backward;

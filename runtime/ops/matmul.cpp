@@ -72,7 +72,7 @@ void grouped_matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, T
   cpu::grouped_matmul_nn(ctx, c, a, b, offsets);
 }
 
-void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
+void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets, float beta) {
   expect_rank("grouped_matmul_tn", "a", a, DType::F32, 2);
   expect_rank("grouped_matmul_tn", "b", b, DType::F32, 2);
   expect("grouped_matmul_tn", "b", b, DType::F32, {a.dim(0), b.dim(1)});
@@ -81,7 +81,7 @@ void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, T
   check_offsets("grouped_matmul_tn", offsets, c.dim(0));
   expect_cpu("grouped_matmul_tn", ctx);
   const Span span(ctx, "grouped_matmul", product_flops(a.dim(1), b.dim(1), a.dim(0)), bytes_of(a, b, c));
-  cpu::grouped_matmul_tn(ctx, c, a, b, offsets);
+  cpu::grouped_matmul_tn(ctx, c, a, b, offsets, beta);
 }
 
 }  // namespace emox::ops
