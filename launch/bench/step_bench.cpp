@@ -161,7 +161,7 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
     if (name == "layer.router" || name == "layer.router_backward" || name == "phase.dispatch" ||
         name == "phase.combine")
       routing += seconds;
-    if (name.find("expert") != std::string::npos) experts += seconds;
+    if (name.starts_with("layer.") && name.find("expert") != std::string::npos) experts += seconds;
   }
   nlohmann::ordered_json out = {{"step_s", step_s},
                                 {"step_min_s", *std::min_element(times.begin(), times.end())},

@@ -8,7 +8,7 @@
 #include "runtime/core/error.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/expert_scores.h"
-#include "runtime/ops/layers.h"
+#include "runtime/ops/experts.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/telemetry/log.h"
 #include "runtime/telemetry/spans.h"
@@ -216,9 +216,7 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
   dispatcher_->dispatch_finish(ctx, handle, in, gates);
   {
     const Span span(ctx, "layer.experts");
-    ops::grouped_matmul_nt(ctx, hidden, in, store.weight(up_), handle.offsets);
-    ops::swiglu(ctx, activation, hidden, gates);
-    ops::grouped_matmul_nt(ctx, out, activation, store.weight(down_), handle.offsets);
+    ops::experts(ctx, out, {in, gates, hidden, activation, handle.offsets}, {store.weight(up_), store.weight(down_)});
   }
   dispatcher_->combine(ctx, handle, y, out);
   if (pass.norms == nullptr) return;
@@ -230,8 +228,8 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
 }
 
 void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved,
-                        const Scratch& scratch, const AuxiliaryGradients& auxiliary,
-                        const ParameterStore& store) const {
+                        const Scratch& scratch, const AuxiliaryGradients& auxiliary, const ParameterStore& store,
+                        float expert_beta) const {
   require<ShapeError>(kept_ids_.view().null(), "layer {} trains with all of its experts, some are kept", layer_);
   DispatchHandle& handle = *saved.handle;
   const std::int64_t t = dx.dim(0), rows = handle.rows, n = config_.routed_experts();
@@ -250,11 +248,9 @@ void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x
   dispatcher_->combine_backward_finish(ctx, handle, drows);
   {
     const Span span(ctx, "layer.experts_backward");
-    ops::grouped_matmul_nn(ctx, activation, drows, store.weight(down_), handle.offsets);
-    ops::swiglu_backward(ctx, hidden, activation, drow_gates, activation, hidden, gates);
-    ops::grouped_matmul_tn(ctx, store.grad(down_), drows, activation, handle.offsets);
-    ops::grouped_matmul_tn(ctx, store.grad(up_), hidden, in, handle.offsets);
-    ops::grouped_matmul_nn(ctx, drows, hidden, store.weight(up_), handle.offsets);
+    ops::experts_backward(ctx, drows, drow_gates, {store.grad(up_), store.grad(down_)},
+                          {in, gates, hidden, activation, handle.offsets}, {store.weight(up_), store.weight(down_)},
+                          expert_beta);
   }
   dispatcher_->dispatch_backward(ctx, handle, dx, dgates, drows, drow_gates, shared_.empty() ? 0.0F : 1.0F);
   const Span span(ctx, "layer.router_backward");

@@ -101,9 +101,10 @@ class MoeLayer {
   /// y[T,D] += experts(x), x[T,D] normed.
   void forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
                    const ParameterStore& store, const Pass& pass) const;
-  /// dx[T,D] assigned; parameters' gradients accumulated.
+  /// dx[T,D] assigned; parameters' gradients accumulated, those of the routed experts to expert_beta times what was
+  /// there: 0 in a step's first micro-batch.
   void backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved, const Scratch& scratch,
-                const AuxiliaryGradients& auxiliary, const ParameterStore& store) const;
+                const AuxiliaryGradients& auxiliary, const ParameterStore& store, float expert_beta = 1.0F) const;
 
   ParameterSlot router() const { return router_; }
 

@@ -102,7 +102,8 @@ void TrainingStep::backward(std::size_t m, bool balanced) {
   LanguageModel::GradientsReady ready;
   if (m + 1 == micro_host_.size())  // of the others, more is to come
     ready = [this](std::span<const ParameterRange> s) { optimizer_.start_reduction(ctx_, s); };
-  model_.backward(ctx_, slot(m), batch_of(m), balanced ? balance_.view() : TensorView{}, static_cast<float>(z), ready);
+  model_.backward(ctx_, slot(m), batch_of(m), balanced ? balance_.view() : TensorView{}, static_cast<float>(z), ready,
+                  m == 0 ? 0.0F : 1.0F);
 }
 
 // Sums the counts, and what rides with them, over the ranks; the host reads none of it before the step ends. Afterwards
@@ -214,7 +215,7 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
   {
     const Span span(ctx_, "phase.optimizer");
     const ParameterStore& store = model_.parameters();
-    for (const ParameterGroup g : kParameterGroups) ops::zero(ctx_, store.grad(store.flat(g)));
+    ops::zero(ctx_, store.grad(store.flat(ParameterGroup::Dense)));  // the first micro-batch assigns the experts'
   }
   if (model_.experts() != nullptr) model_.experts()->counters().clear();
   const bool aux = config_.is_moe() && config_.balance == BalanceMode::Aux;

@@ -214,7 +214,7 @@ void LanguageModel::loss(Context& ctx, Activations& a, const DeviceBatch& batch,
 }
 
 void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z,
-                             const GradientsReady& ready) {
+                             const GradientsReady& ready, float expert_beta) {
   const ExpertParallel::TransferGuard guard(experts_);
   const std::int64_t t = batch.tokens();
   const Attention::Rope rope{rope_cos_, rope_sin_};
@@ -229,7 +229,7 @@ void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& ba
     const TensorView normed = s.normed.rows(0, t);
     if (block.moe) {
       const AuxiliaryGradients auxiliary{balance.null() ? TensorView{} : balance[static_cast<std::int64_t>(l)], z};
-      block.moe->backward(ctx, dnormed, d, normed, s.moe, scratch_.moe, auxiliary, store_);
+      block.moe->backward(ctx, dnormed, d, normed, s.moe, scratch_.moe, auxiliary, store_, expert_beta);
     } else {
       block.dense->backward(ctx, dnormed, d, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t),
                             0.0F, store_);

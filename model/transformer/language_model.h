@@ -109,8 +109,10 @@ class LanguageModel {
   using GradientsReady = std::function<void(std::span<const ParameterRange>)>;
   /// From the gradient left by loss() back to the embedding. `balance` f32 [L,n_r] or null; z as in AuxiliaryGradients.
   /// `ready` (may be empty): the head first, then the blocks from the last to the first, then the embedding.
+  /// Gradients of parameters are added to what is there; those of the routed experts, nearly all, to expert_beta times
+  /// it: with 0, a step's first micro-batch spares a pass that clears them.
   void backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z,
-                const GradientsReady& ready = {});
+                const GradientsReady& ready = {}, float expert_beta = 1.0F);
 
   const ModelConfig& config() const { return config_; }
   ParameterStore& parameters() { return store_; }

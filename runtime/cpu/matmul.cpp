@@ -7,6 +7,7 @@
 #include "runtime/cpu/gemm.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
+#include "runtime/cpu/segments.h"
 
 namespace emox::cpu {
 
@@ -25,18 +26,6 @@ void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, con
 }
 
 namespace {
-
-// Offsets must ascend from 0 to the number of rows: a wrong one would reach beyond the activations.
-const std::int64_t* checked(const TensorView& offsets, std::int64_t rows) {
-  const auto* at = offsets.data<std::int64_t>();
-  const std::int64_t experts = offsets.numel() - 1;
-  require<ShapeError>(at[0] == 0 && at[experts] == rows,
-                      "[grouped_matmul] offsets run from {} to {}, expected 0 to {} rows", at[0], at[experts], rows);
-  for (std::int64_t e = 0; e < experts; ++e)
-    require<ShapeError>(at[e] <= at[e + 1], "[grouped_matmul] rows of expert {} end at {} before they start at {}", e,
-                        at[e + 1], at[e]);
-  return at;
-}
 
 // The longest block of rows that one task takes: long enough for full speed, short enough to share an expert's rows.
 constexpr std::int64_t kRowBlock = 512;
@@ -116,23 +105,25 @@ void grouped_matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, T
   const std::int64_t experts = b.dim(0), n = b.dim(1), k = b.dim(2);
   const auto *pa = a.data<float>(), *pb = b.data<float>();
   auto* pc = c.data<float>();
-  for_row_blocks(ctx, checked(offsets, a.dim(0)), experts, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
-    sgemm('N', 'T', end - begin, n, k, pa + begin * k, k, pb + e * n * k, k, 0.0F, pc + begin * n, n);
-  });
+  for_row_blocks(ctx, checked_offsets("grouped_matmul", offsets, a.dim(0)), experts,
+                 [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
+                   sgemm('N', 'T', end - begin, n, k, pa + begin * k, k, pb + e * n * k, k, 0.0F, pc + begin * n, n);
+                 });
 }
 
 void grouped_matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
   const std::int64_t experts = b.dim(0), k = b.dim(1), n = b.dim(2);
   const auto *pa = a.data<float>(), *pb = b.data<float>();
   auto* pc = c.data<float>();
-  for_row_blocks(ctx, checked(offsets, a.dim(0)), experts, [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
-    sgemm('N', 'N', end - begin, n, k, pa + begin * k, k, pb + e * k * n, n, 0.0F, pc + begin * n, n);
-  });
+  for_row_blocks(ctx, checked_offsets("grouped_matmul", offsets, a.dim(0)), experts,
+                 [&](std::int64_t e, std::int64_t begin, std::int64_t end) {
+                   sgemm('N', 'N', end - begin, n, k, pa + begin * k, k, pb + e * k * n, n, 0.0F, pc + begin * n, n);
+                 });
 }
 
-void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
+void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets, float beta) {
   const std::int64_t experts = c.dim(0), m = c.dim(1), n = c.dim(2);
-  const auto* off = checked(offsets, a.dim(0));
+  const auto* off = checked_offsets("grouped_matmul", offsets, a.dim(0));
   const auto *pa = a.data<float>(), *pb = b.data<float>();
   auto* pc = c.data<float>();
   // A sum over rows stays whole: a task owns a tile of an expert's output.
@@ -142,8 +133,8 @@ void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, T
     const std::int64_t m0 = Tiles::cut(m, i, tiles.down), m1 = Tiles::cut(m, i + 1, tiles.down),
                        n0 = Tiles::cut(n, j, tiles.across), n1 = Tiles::cut(n, j + 1, tiles.across);
     const std::int64_t rows = off[e + 1] - off[e];
-    if (rows == 0) return;  // nothing is added
-    sgemm('T', 'N', m1 - m0, n1 - n0, rows, pa + off[e] * m + m0, m, pb + off[e] * n + n0, n, 1.0F,
+    if (rows == 0 && beta == 1.0F) return;  // nothing is added
+    sgemm('T', 'N', m1 - m0, n1 - n0, rows, pa + off[e] * m + m0, m, pb + off[e] * n + n0, n, beta,
           pc + (e * m + m0) * n + n0, n);
   });
 }

@@ -10,6 +10,7 @@
 #include "runtime/ops/basic.h"
 #include "runtime/ops/dispatch_plan.h"
 #include "runtime/ops/expert_scores.h"
+#include "runtime/ops/experts.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/loss.h"
 #include "runtime/ops/matmul.h"

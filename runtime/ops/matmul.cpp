@@ -91,7 +91,7 @@ void grouped_matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, T
                              activation(c), a, b, offsets);
 }
 
-void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets) {
+void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets, float beta) {
   expect_rank("grouped_matmul_tn", "a", a, ctx.activations, 2);
   expect_rank("grouped_matmul_tn", "b", b, ctx.activations, 2);
   expect("grouped_matmul_tn", "b", b, ctx.activations, {a.dim(0), b.dim(1)});
@@ -99,7 +99,7 @@ void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, T
   expect("grouped_matmul_tn", "c", c, DType::F32, {c.dim(0), a.dim(1), b.dim(1)});
   check_offsets("grouped_matmul_tn", offsets, c.dim(0));
   run<Op::grouped_matmul_tn>(ctx, product("grouped_matmul", a.dim(1), b.dim(1), a.dim(0), bytes_of(a, b, c)), c, a, b,
-                             offsets);
+                             offsets, beta);
 }
 
 }  // namespace emox::ops

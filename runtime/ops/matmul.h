@@ -29,7 +29,7 @@ void logits_backward(Context& ctx, TensorView dx, TensorView dweight, TensorView
 void grouped_matmul_nt(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets);
 /// C[R,N] = A[R,K] . B[e][K,N]
 void grouped_matmul_nn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets);
-/// C[e][M,N] += A[rows of e, M]^T . B[rows of e, N]   (weight gradients of all experts)
-void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets);
+/// C[e][M,N] = A[rows of e, M]^T . B[rows of e, N] + beta C[e]   (weight gradients of all experts)
+void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, TensorView offsets, float beta = 1.0F);
 
 }  // namespace emox::ops

@@ -9,7 +9,7 @@
 #define EMOX_OPS(OP) \
   OP(fill) OP(zero) OP(copy) OP(convert) OP(add) OP(random_truncated_normal) OP(copy_to_host) OP(copy_from_host) \
   OP(matmul_nt) OP(matmul_nn) OP(matmul_tn) OP(logits) OP(logits_backward) \
-  OP(grouped_matmul_nt) OP(grouped_matmul_nn) OP(grouped_matmul_tn) \
+  OP(grouped_matmul_nt) OP(grouped_matmul_nn) OP(grouped_matmul_tn) OP(experts) OP(experts_backward) \
   OP(embedding) OP(embedding_backward) OP(rms_norm) OP(rms_norm_backward_add) OP(rope_tables) \
   OP(attention) OP(attention_backward) OP(swiglu) OP(swiglu_backward) \
   OP(router_softmax) OP(document_scores) OP(document_pools) OP(masked_topk) OP(masked_topk_backward) \
