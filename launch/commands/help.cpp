@@ -188,7 +188,7 @@ std::string help_study() {
          "Trains the recipe (EMO) and its baselines one after another on all ranks, with\n"
          "the same data order and initial values, into run.dir/cells; measures what each\n"
          "loses with 50, 25 and 12.5 % of its experts, and writes run.dir/retention.csv\n"
-         "and report.html. The same command goes on where it was stopped.\n"
+         "and .svg, loss.svg, report.html. The same command goes on where it was stopped.\n"
          "\n"
          "  --seeds N     seeds of every cell, from run.seed on (3)\n"
          "  --cells LIST  emo,standard (default), all, or any of: dense (as many active\n"

@@ -173,7 +173,7 @@ std::string ill_formed(const std::string& html) {
     const std::size_t end = html.find('>', begin);
     const std::string tag = html.substr(begin + 1, end - begin - 1);
     if (tag.find('<') != std::string::npos || std::count(tag.begin(), tag.end(), '"') % 2 != 0) return "tag " + tag;
-    for (std::size_t eq = tag.find('='); eq != std::string::npos; eq = tag.find("=", tag.find('"', eq + 2)))
+    for (std::size_t eq = tag.find('='); eq != std::string::npos; eq = tag.find('=', tag.find('"', eq + 2)))
       if (tag[eq + 1] != '"') return "unquoted attribute in " + tag;
     const std::string name = tag.substr(0, tag.find_first_of(" \n/", 1));
     if (tag[0] == '/') {

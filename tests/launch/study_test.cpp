@@ -68,6 +68,12 @@ TEST_F(ProgramStudy, StoppedResumedAndRepeated) {
   test::expect_same_history(cell("standard-seed4"), alone, 4);
 
   const std::string csv = text_of(study_ / "retention.csv"), html = text_of(study_ / "report.html");
+  // The pictures, and that of the training in the report, too.
+  for (const char* name : {"retention.svg", "loss.svg"}) {
+    const std::string svg = text_of(study_ / name), lines = svg.substr(svg.find("<title>"));
+    EXPECT_NE(svg.find(">standard MoE</text>"), std::string::npos) << name << svg;
+    EXPECT_NE(html.find(lines), std::string::npos) << name;
+  }
   const auto rows = read_retention(csv, "retention.csv");
   const auto chance = read_chance(text_of(study_ / "chance.csv"), "chance.csv");
   EXPECT_EQ(chance.size(), 128U);  // two models, four domains, two numbers of experts

@@ -8,6 +8,7 @@
 #include "launch/analysis/report/figures.h"
 #include "launch/analysis/report/paper.h"
 #include "launch/analysis/report/plot.h"
+#include "launch/analysis/report/training.h"
 
 namespace emox {
 namespace {
@@ -114,6 +115,16 @@ struct Page {
           "± is the 95 % interval of the mean over seeds (Student's t). It holds the luck of initial values and data "
           "order, not that of the held-out documents, which are the same for all.");
     return page;
+  }
+
+  std::string training() const {
+    const Plot plot = training_plot(notes);
+    if (plot.lines.empty()) return "";
+    return heading("Training") + to_svg(plot) +
+           paragraph(fmt::format(
+               "Every point is the mean of {} steps and of all seeds. A model with pools is trained inside them, and "
+               "evaluated with all experts: its curve lies above what the full model would show.",
+               training_window(notes)));
   }
 
   /// EMO less the standard MoE, seed by seed.
@@ -259,7 +270,8 @@ std::string report_html(const std::vector<RetentionRow>& rows, const std::string
       "<meta name=\"viewport\" content=\"width=device-width\"/>\n<title>{0}</title>\n<style>{1}{2}</style></head>\n"
       "<body>\n<h1>{0}</h1>\n<pre>{3}</pre>\n",
       escape_markup(title), kPageStyle, plot_style(), escape_markup(summary));
-  html += page.models() + page.full_models() + page.seed_by_seed() + page.rounding() + page.same_memory();
+  html +=
+      page.models() + page.full_models() + page.training() + page.seed_by_seed() + page.rounding() + page.same_memory();
   for (const std::string& selection : page.c.selections()) html += page.curves_of(selection);
   return html + page.beside_the_paper() + "</body>\n</html>\n";
 }
@@ -268,6 +280,11 @@ std::string retention_svg(const std::vector<RetentionRow>& rows, const StudyNote
   const Page page{rows, notes};
   const auto selections = page.c.selections();
   return selections.empty() ? "" : svg_file(page.plot_of(selections.front(), ""));
+}
+
+std::string training_svg(const StudyNotes& notes) {
+  const Plot plot = training_plot(notes);
+  return plot.lines.empty() ? "" : svg_file(plot);
 }
 
 }  // namespace emox

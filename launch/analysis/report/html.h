@@ -17,6 +17,9 @@ std::string report_html(const std::vector<RetentionRow>& rows, const std::string
 /// The first of its retention curves, the mean over domains, as an SVG file; empty when no experts were left out.
 std::string retention_svg(const std::vector<RetentionRow>& rows, const StudyNotes& notes = {});
 
+/// How the models' loss fell in training, as an SVG file; empty when notes.training is.
+std::string training_svg(const StudyNotes& notes);
+
 /// What the rows say, for a terminal of 80 columns: the full models, and what a quarter, an eighth ... of the experts
 /// costs them.
 std::string report_summary(const std::vector<RetentionRow>& rows, const StudyNotes& notes = {});

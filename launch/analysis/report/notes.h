@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "launch/analysis/report/retention.h"
@@ -16,11 +17,19 @@ struct ModelNote {
   std::string differs;                      ///< values that are not those of the model "emo"
 };
 
+/// How a run was trained: the cross entropy of its steps.
+struct TrainingLoss {
+  std::string model;
+  std::int64_t seed = 0;
+  std::vector<std::pair<std::int64_t, double>> losses;  ///< (step, nats a token)
+};
+
 struct StudyNotes {
   std::vector<ModelNote> models;
-  std::vector<ChanceRow> chance;      ///< the draws whose means are the rows "random"
-  std::vector<RetentionRow> repeats;  ///< of runs that differ from the one of the same model and seed in rounding only
-  std::vector<std::string> remarks;   ///< sentences: what was left out
+  std::vector<ChanceRow> chance;       ///< the draws whose means are the rows "random"
+  std::vector<RetentionRow> repeats;   ///< of runs that differ from the one of the same model and seed in rounding only
+  std::vector<TrainingLoss> training;  ///< of the runs that are in the rows
+  std::vector<std::string> remarks;    ///< sentences: what was left out
   /// The model itself where nothing is known about it.
   const std::string& label(const std::string& model) const {
     for (const ModelNote& note : models)

@@ -13,7 +13,16 @@ namespace {
 constexpr int kStyles = 12;       // one for each model that a study may have
 constexpr double kLabelGap = 14;  // between the lines' labels
 constexpr double kMargin = 0.04;  // below the lowest point
-constexpr double kLeft = 62, kRight = 128, kTop = 30, kBottom = 46;
+constexpr double kLeft = 62, kTop = 30, kBottom = 46;
+constexpr double kLabelShift = 10;                          // right of a line's end
+constexpr double kLeastRight = 128, kCharacterWidth = 6.6;  // for the labels; of 12 px sans-serif, on average
+
+/// Room for the longest label.
+double right_margin(const Plot& plot) {
+  std::size_t longest = 0;
+  for (const PlotLine& line : plot.lines) longest = std::max(longest, line.label.size());
+  return std::clamp(kLabelShift + kCharacterWidth * static_cast<double>(longest), kLeastRight, plot.width / 2);
+}
 
 /// 1, 2 or 5 times a power of ten, so that about five ticks fit.
 double tick_step(double range) {
@@ -23,23 +32,48 @@ double tick_step(double range) {
   return 10 * power;
 }
 
+/// What is written at a tick of the x axis, and where it is.
+struct XTick {
+  double value;
+  std::string text;
+};
+
 /// Where values are on the page.
 class Scale {
  public:
   explicit Scale(const Plot& plot) : plot_(plot) {
-    low_ = 0, high_ = 0;
+    bool first = !plot.from_zero;
     for (const PlotLine& line : plot.lines)
-      for (const auto& p : line.points)
-        if (p) low_ = std::min(low_, p->low), high_ = std::max(high_, p->high);
+      for (const auto& p : line.points) {
+        if (!p) continue;
+        if (std::exchange(first, false)) low_ = p->low, high_ = p->high;
+        low_ = std::min(low_, p->low), high_ = std::max(high_, p->high);
+        right_ = std::max(right_, p->x);
+      }
+    right_ = std::ceil(right_ / tick_step(right_)) * tick_step(right_);
     if (high_ - low_ < 1e-6) high_ = low_ + 0.1;
     step_ = tick_step(high_ - low_);
     high_ = std::ceil(high_ / step_) * step_;
-    if (low_ < 0) low_ -= kMargin * (high_ - low_);  // not down to a tick: a rise is rarely far below 0
+    if (!plot.from_zero)
+      low_ = std::floor(low_ / step_) * step_;
+    else if (low_ < 0)
+      low_ -= kMargin * (high_ - low_);  // not down to a tick: a rise is rarely far below 0
   }
-  double x(double share) const {
-    const double least = std::log2(plot_.shares.back());
-    const double part = least < 0 ? std::log2(share) / least : 0;
-    return kLeft + part * (plot_.width - kLeft - kRight);
+  double x(double value) const {
+    double part = value / right_;
+    if (!plot_.shares.empty()) {
+      const double least = std::log2(plot_.shares.back());
+      part = least < 0 ? std::log2(value) / least : 0;
+    }
+    return kLeft + part * (plot_.width - kLeft - right_margin(plot_));
+  }
+  std::vector<XTick> x_ticks() const {
+    std::vector<XTick> ticks;
+    for (const double share : plot_.shares) ticks.push_back({share, percent_text(share)});
+    if (!plot_.shares.empty()) return ticks;
+    const double step = tick_step(right_);
+    for (int i = 0; i * step <= right_; ++i) ticks.push_back({i * step, fmt::format("{:g}", i * step)});
+    return ticks;
   }
   double y(double value) const {
     return plot_.height - kBottom - (value - low_) / (high_ - low_) * (plot_.height - kTop - kBottom);
@@ -54,11 +88,12 @@ class Scale {
 
  private:
   const Plot& plot_;
-  double low_, high_, step_;
+  double low_ = 0, high_ = 0, step_ = 1;
+  double right_ = 1;  // the last x, where it is a number
 };
 
 std::string axes(const Plot& plot, const Scale& scale) {
-  const double right = plot.width - kRight, bottom = plot.height - kBottom;
+  const double right = plot.width - right_margin(plot), bottom = plot.height - kBottom;
   std::string svg =
       fmt::format("<text class=\"title\" x=\"{:.1f}\" y=\"16\">{}</text>\n", kLeft, escape_markup(plot.title));
   for (const double tick : scale.ticks()) {
@@ -68,11 +103,11 @@ std::string axes(const Plot& plot, const Scale& scale) {
     svg += fmt::format("<text class=\"tick\" text-anchor=\"end\" x=\"{:.1f}\" y=\"{:.1f}\">{:.{}f}</text>\n", kLeft - 6,
                        y + 4, tick, scale.digits());
   }
-  for (const double share : plot.shares) {
+  for (const XTick& tick : scale.x_ticks()) {
     svg += fmt::format("<line class=\"axis\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>\n",
-                       scale.x(share), bottom, bottom + 4);
+                       scale.x(tick.value), bottom, bottom + 4);
     svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
-                       scale.x(share), bottom + 17, percent_text(share));
+                       scale.x(tick.value), bottom + 17, tick.text);
   }
   svg += fmt::format("<line class=\"axis\" x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft, right,
                      bottom, bottom);
@@ -96,17 +131,17 @@ std::string marker(int style, double x, double y) {
   }
 }
 
-std::string line_of(const PlotLine& line, const Scale& scale, int style) {
+std::string line_of(const PlotLine& line, const Scale& scale, int style, bool markers) {
   std::string path, marks;
   bool pen_down = false;
   for (const auto& p : line.points) {
     if (p) {
       const double x = scale.x(p->x), y = scale.y(p->y);
       path += fmt::format("{}{:.1f} {:.1f}", pen_down ? "L" : "M", x, y);
-      if (p->high > p->low)
+      if (markers && p->high > p->low)
         marks += fmt::format("<line class=\"whisker\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>\n",
                              x, scale.y(p->low), scale.y(p->high));
-      marks += marker(style, x, y);
+      if (markers) marks += marker(style, x, y);
     }
     pen_down = p.has_value();
   }
@@ -132,9 +167,9 @@ std::string labels(const Plot& plot, const Scale& scale) {
   for (const Label& end : ends) {
     const double y = std::min(end.y, free - kLabelGap);
     free = y;
-    svg +=
-        fmt::format("<text class=\"name s{}\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
-                    static_cast<int>(end.line) % kStyles, end.x + 10, y + 4, escape_markup(plot.lines[end.line].label));
+    svg += fmt::format("<text class=\"name s{}\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
+                       static_cast<int>(end.line) % kStyles, end.x + kLabelShift, y + 4,
+                       escape_markup(plot.lines[end.line].label));
   }
   return svg;
 }
@@ -193,7 +228,7 @@ std::string to_svg(const Plot& plot) {
       plot.width, plot.height, escape_markup(plot.title));
   svg += axes(plot, scale);
   for (std::size_t i = 0; i < plot.lines.size(); ++i)
-    svg += line_of(plot.lines[i], scale, static_cast<int>(i) % kStyles);
+    svg += line_of(plot.lines[i], scale, static_cast<int>(i) % kStyles, plot.markers);
   return svg + labels(plot, scale) + "</svg>\n";
 }
 

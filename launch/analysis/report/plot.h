@@ -19,9 +19,12 @@ struct PlotLine {
 
 struct Plot {
   std::string title, x_label, y_label;
-  std::vector<double> shares;  ///< of the experts kept, falling: the x axis, halves equally far apart
+  /// Of the experts kept, falling: the x axis, halves equally far apart. Empty: x is a number that counts up from 0.
+  std::vector<double> shares;
   std::vector<PlotLine> lines;
   double width = 720, height = 380;
+  bool from_zero = true;  ///< the y axis; false: from where the points begin
+  bool markers = true;    ///< at every point, and whiskers; false: the lines only
 };
 
 /// Colours, dashes and markers are those of classes s0 .. s11, which plot_style() defines for light and dark pages.

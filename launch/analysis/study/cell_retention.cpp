@@ -12,6 +12,7 @@
 
 #include "data/format/atomic_file.h"
 #include "launch/analysis/inference/held_out_losses.h"
+#include "launch/analysis/report/training.h"
 #include "launch/run/run_directory.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
@@ -188,6 +189,11 @@ std::vector<ChanceRow> cell_chance(const StudyCell& cell) {
   const fs::path file = file_of(cell, "chance");
   const auto text = text_of(file);
   return text ? read_chance(*text, file.string()) : std::vector<ChanceRow>{};
+}
+
+std::vector<std::pair<std::int64_t, double>> cell_training(const StudyCell& cell) {
+  const auto text = text_of(RunDirectory(cell.recipe.run.dir).metrics());
+  return text ? training_losses(*text) : std::vector<std::pair<std::int64_t, double>>{};
 }
 
 bool cell_is_complete(const StudyCell& cell) { return !cell_rows(cell).empty() && domains_left(cell).empty(); }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "launch/analysis/report/retention.h"
@@ -17,6 +18,8 @@ namespace emox {
 std::vector<RetentionRow> cell_rows(const StudyCell& cell);
 /// The losses that the rows "random" are the means of.
 std::vector<ChanceRow> cell_chance(const StudyCell& cell);
+/// Its cross entropy, step by step, from its metrics.jsonl; empty when there is none.
+std::vector<std::pair<std::int64_t, double>> cell_training(const StudyCell& cell);
 /// Whether the cell is trained and every row of it is there.
 bool cell_is_complete(const StudyCell& cell);
 

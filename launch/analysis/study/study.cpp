@@ -138,6 +138,7 @@ void write_results(const CellsRequest& request, const std::vector<StudyCell>& ce
     if (found.empty() || cell.repeat) continue;
     const auto draws = cell_chance(cell);
     outcome.notes.chance.insert(outcome.notes.chance.end(), draws.begin(), draws.end());
+    outcome.notes.training.push_back({cell.model, cell.seed, cell_training(cell)});
   }
   if (outcome.rows.empty()) return;
   const fs::path directory = request.base.run.dir;
@@ -146,6 +147,8 @@ void write_results(const CellsRequest& request, const std::vector<StudyCell>& ce
   write_file_atomically(directory / "repeats.csv", write_retention(outcome.notes.repeats));
   if (const std::string svg = retention_svg(outcome.rows, outcome.notes); !svg.empty())
     write_file_atomically(directory / "retention.svg", svg);
+  if (const std::string svg = training_svg(outcome.notes); !svg.empty())
+    write_file_atomically(directory / "loss.svg", svg);
   write_file_atomically(directory / "report.html",
                         report_html(outcome.rows, "Study " + request.base.run.name, outcome.notes));
 }

@@ -17,8 +17,8 @@ struct StudyOutcome {
 };
 
 /// Collective: run_cells() in base.run.dir/cells. Writes base.run.dir/retention.csv, chance.csv (the draws behind the
-/// rows "random"), repeats.csv (the rows of repeated cells) and report.html after each: of all cells of this recipe and
-/// these settings that are there, whichever call made them.
+/// rows "random"), repeats.csv (the rows of repeated cells), retention.svg, loss.svg and report.html after each: of all
+/// cells of this recipe and these settings that are there, whichever call made them.
 StudyOutcome run_study_cells(Session& session, const CellsRequest& request);
 
 }  // namespace emox
