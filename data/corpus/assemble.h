@@ -71,7 +71,7 @@ void order_documents(std::vector<Document>& documents);
 /// are. Keeps the order otherwise.
 void spread_sources(std::vector<Document>& documents);
 /// Short neighbours are joined within a file and part.
-Parts divide(const Pieces& pieces, int bits);
+Parts divide(const Pieces& from, int bits);
 
 /// What SpanMarks says about where a span of held-out text occurs.
 inline constexpr std::uint8_t kInTraining = 1, kInReport = 2, kInTune = 4, kInTrainingFile = 8;

@@ -170,7 +170,7 @@ CorpusReport build_corpus(const CorpusOptions& options, const std::vector<Domain
       options.download_directory.empty() ? beside(options.output, ".packages") : fs::path(options.download_directory);
   std::error_code unknown;
   const bool made = !fs::exists(downloads, unknown) && !unknown;
-  const CorpusReport report = build_in_place(
+  CorpusReport report = build_in_place(
       options.output, options.force, options_json(options, domains),
       [&](const fs::path& work, CorpusReport& r) { packages = build(options, domains, downloads, work, r, log); }, log);
   if (!options.keep_packages && !packages.empty()) remove_downloads(packages, downloads, made);

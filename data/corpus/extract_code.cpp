@@ -105,7 +105,7 @@ std::vector<std::string> extract_fortunes(std::string_view text) {
     entries.back() += line;
     entries.back() += '\n';
   }
-  std::erase_if(entries, [](const std::string& e) { return e.find_first_not_of("\n") == std::string::npos; });
+  std::erase_if(entries, [](const std::string& e) { return e.find_first_not_of('\n') == std::string::npos; });
   return entries;
 }
 

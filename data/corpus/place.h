@@ -34,11 +34,11 @@ class WorkDirectory {
   bool keep_ = false;
 };
 
-/// Calls build(directory, report) with a directory beside `output`, writes the manifest and renames the directory; or
+/// Calls build(directory, report) with a directory beside `given`, writes the manifest and renames the directory; or
 /// returns the report of the corpus that is there if it was built with the same `options` and `force` is false.
 /// Whatever build() throws, nothing of what it wrote stays. Throws UsageError if the output is something else than a
 /// corpus, was built with other options or by other rules, or is being built; IoError for a disk that fails.
-CorpusReport build_in_place(const std::string& output, bool force, const nlohmann::json& options,
+CorpusReport build_in_place(const std::string& given, bool force, const nlohmann::json& options,
                             const std::function<void(const std::filesystem::path&, CorpusReport&)>& build, Log& log);
 
 }  // namespace emox

@@ -20,7 +20,7 @@ inline constexpr std::size_t kMaxDocumentBytes =
 /// Drops CR, other control characters, byte order marks and bytes that are not valid UTF-8; turns no-break spaces into
 /// spaces; strips blanks at line ends; leaves at most one empty line in a row and none at the ends. Keeps kBreak, tabs
 /// and indentation.
-std::string clean_text(std::string_view text);
+std::string clean_text(std::string_view raw);
 
 /// Joins the lines of every paragraph and collapses blanks: for hard-wrapped prose.
 std::string reflow(std::string_view text);

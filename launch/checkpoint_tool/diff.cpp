@@ -158,7 +158,7 @@ std::vector<Row> rows_of(const CheckpointDifference& d, std::int64_t routed_expe
   for (const ArrayDifference& a : d.arrays) {
     const bool weight = a.role == "weight";
     std::string name = short_name(family_of(a.name, routed_experts));
-    if (!weight) name = all ? name + " " + a.role : "all " + a.role;
+    if (!weight) name = all ? fmt::format("{} {}", name, a.role) : "all " + a.role;
     Row& row = rows.try_emplace({!weight, name}, Row{.name = name}).first->second;
     ++row.all;
     if (a.equal()) continue;

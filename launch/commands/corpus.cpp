@@ -76,12 +76,12 @@ void print_table(const CorpusReport& report) {
 
 }  // namespace
 
-int run_corpus(const std::vector<std::string>& given) {
-  std::vector<std::string> args = given;
-  const std::vector<LabelledText> texts = take_texts(args);
-  const Arguments a = parse_args(args, {.command = "emox corpus",
-                                        .flags = {"--json", "--force", "--keep-packages"},
-                                        .options = {"--output", "--bytes-per-domain", "--packages", "--text"}});
+int run_corpus(const std::vector<std::string>& args) {
+  std::vector<std::string> others = args;
+  const std::vector<LabelledText> texts = take_texts(others);
+  const Arguments a = parse_args(others, {.command = "emox corpus",
+                                          .flags = {"--json", "--force", "--keep-packages"},
+                                          .options = {"--output", "--bytes-per-domain", "--packages", "--text"}});
   CorpusOptions options;
   options.output = a.value("--output", texts.empty() ? options.output : "");
   options.download_directory = a.value("--packages");

@@ -24,7 +24,7 @@ struct CutSubset {
 /// label, which are of numbers that the experts no longer have, are off), experts lie in blocks over no more ranks than
 /// there are experts. UsageError that names `source`, the subset's file, when the layers keep different numbers: a
 /// recipe has one.
-Recipe recipe_of_subset(Recipe whole, const ExpertSubset& subset, const std::string& source,
+Recipe recipe_of_subset(Recipe r, const ExpertSubset& subset, const std::string& source,
                         const std::filesystem::path& directory);
 
 /// Collective. Makes the run directory `output` (new or empty, else UsageError) with recipe.ini and one checkpoint of

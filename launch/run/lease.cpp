@@ -73,7 +73,7 @@ class Claim {
   std::optional<LeaseFile> take(const fs::path& place) {
     for (int vanished = 0;;) {
       if (create(place)) return std::nullopt;
-      const auto found = LeaseFile::read(place);
+      auto found = LeaseFile::read(place);
       if (!found) {  // given back just now
         require<IoError>(++vanished < 1000, "{} can neither be made nor read: remove it", place.string());
         continue;

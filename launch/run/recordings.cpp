@@ -45,7 +45,7 @@ PoolTraceFile check_recording(const std::string& name, int ranks, const std::vec
   if (force) {
     // Parts of another number of ranks would make one recording of two.
     for (const fs::path& part : parts) {
-      PoolTraceReader{part};  // nothing else is removed
+      const PoolTraceReader readable{part};  // nothing else is removed
       if (!same_ranks) fs::remove(part);
     }
     return PoolTraceFile::Replace;

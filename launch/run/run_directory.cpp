@@ -131,8 +131,8 @@ std::vector<std::string> RunDirectory::outputs_of(const std::string& option) con
   return files;
 }
 
-void RunDirectory::write_recipe(const Recipe& now, std::vector<std::string>& notes) const {
-  const std::string text = to_ini(now, true);
+void RunDirectory::write_recipe(const Recipe& recipe_now, std::vector<std::string>& notes) const {
+  const std::string text = to_ini(recipe_now, true);
   if (fs::exists(fs::symlink_status(recipe()))) {
     const std::string before = read_text(recipe());
     std::optional<Recipe> parsed;
@@ -140,7 +140,7 @@ void RunDirectory::write_recipe(const Recipe& now, std::vector<std::string>& not
       parsed = parse_recipe(before, recipe().string());
     } catch (const UsageError&) {  // of another version, or not one at all
     }
-    if (parsed && to_ini(*parsed) == to_ini(now)) return;
+    if (parsed && to_ini(*parsed) == to_ini(recipe_now)) return;
     if (!parsed || to_ini(*parsed, true) != before)
       notes.push_back(fmt::format("{} says other things than this run, and emox did not write it so: it is kept as {}",
                                   recipe().string(), move_aside(recipe().string())));

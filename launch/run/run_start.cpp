@@ -246,8 +246,8 @@ Schedule schedule_of(const Recipe& r) {
   return s;
 }
 
-std::int64_t RunStart::tokens_after(std::int64_t done) const {
-  return data.sequences * recipe.model.sequence_length + (done - data.step) * recipe.tokens_per_step();
+std::int64_t RunStart::tokens_after(std::int64_t until) const {
+  return data.sequences * recipe.model.sequence_length + (until - data.step) * recipe.tokens_per_step();
 }
 
 nlohmann::json RunStart::to_extra() const {

@@ -30,8 +30,8 @@ struct RunStart {
   std::optional<double> anneal_rate = {};            ///< train.learning_rate as the anneal's recipe gave it
   std::vector<std::string> notes = {};               ///< for the log
 
-  /// Trained until `step` is done, which is not before the present batch began.
-  std::int64_t tokens_after(std::int64_t step) const;
+  /// Trained until step `until` is done, which is not before the present batch began.
+  std::int64_t tokens_after(std::int64_t until) const;
   /// What a manifest keeps besides the recipe, for plan_resume.
   nlohmann::json to_extra() const;
 };

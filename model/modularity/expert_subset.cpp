@@ -48,7 +48,7 @@ ExpertSubset read(const StrictJson& json) {
   subset.experts = json.at("experts").integer(1, kMost);
   subset.shared = json.at("shared_experts").integer(0, subset.experts - 1);
   const auto of_layers = [&](const char* key, bool may_be_empty) {
-    const std::vector<StrictJson> lists = json.at(key).elements();
+    std::vector<StrictJson> lists = json.at(key).elements();
     if (lists.size() != layers && !(may_be_empty && lists.empty()))
       json.at(key).reject(fmt::format("a list of {} layers", layers));
     return lists;

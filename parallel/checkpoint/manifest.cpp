@@ -250,7 +250,7 @@ json to_json(const ManifestTensor& t) {
   return j;
 }
 
-ManifestTensor tensor_from_json(const json& value, const std::string& place) { return tensor_from({value, place}); }
+ManifestTensor tensor_from_json(const json& j, const std::string& place) { return tensor_from({j, place}); }
 
 void check_placement_and_mesh(const json& placement, const json& mesh) {
   if (!placement.is_null()) check_placement({placement, "placement"});

@@ -35,7 +35,7 @@ class StrictJson {
  private:
   struct Place {
     std::shared_ptr<const Place> parent = nullptr;
-    std::string name = "";      ///< of the outermost
+    std::string name{};         ///< of the outermost
     const char* key = nullptr;  ///< of a member; else its index
     std::size_t index = 0;
   };
