@@ -4,15 +4,17 @@
 #   tests/house/tidy.sh [--all | FILE...]
 #
 # Without arguments: what the last commits and the working tree changed, and a share of the rest that moves on with every
-# commit, together at most 24 source files: a minute or two on 2 cores. A header is looked at through the source file of its
-# name, or one that includes it. --all: every file (half an hour). Needs a configured build: cmake --preset ci.
-# TIDY_BUILD: its directory, when not the first there is of build/{ci,release,dev}. TIDY_JOBS: how many run at a time (number of cores).
+# commit, together at most 24 source files of the rooms named below: a minute or two on 2 cores. A header is looked at through
+# the source file of its name, or one that includes it. --all: every file of every room (half an hour). Needs a configured
+# build: cmake --preset ci. TIDY_BUILD: its directory, when not the first there is of build/{ci,release,dev}. TIDY_JOBS: how
+# many run at a time (number of cores).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
 
 most=24        # source files without --all
 commits=10     # of which the changes count
+rooms='data|launch'   # without --all; a room is added when --all says nothing about it
 together=24    # files of one library are read as one: most of the time goes into the headers, which are then read once
 
 say() { echo "tidy.sh: $*"; }
@@ -87,9 +89,10 @@ else
   number=$(git rev-list --count --first-parent HEAD 2>/dev/null || echo 0)
   while read -r file; do
     if ((${#chosen[@]} < most * 2 / 3)); then choose "$file"; fi
-  done < <(changed 2>/dev/null | grep -E '\.(cpp|h)$' | awk '!seen[$0]++')
-  for ((i = 0; i < ${#every[@]} && ${#chosen[@]} < most; i++)); do
-    choose "${every[(number * (most / 3) + i) % ${#every[@]}]}"
+  done < <(changed 2>/dev/null | grep -E "^($rooms)/.*\.(cpp|h)$" | awk '!seen[$0]++')
+  mapfile -t some < <(printf '%s\n' "${every[@]}" | grep -E "^($rooms)/")
+  for ((i = 0; i < ${#some[@]} && ${#chosen[@]} < most; i++)); do
+    choose "${some[(number * (most / 3) + i) % ${#some[@]}]}"
   done
 fi
 
