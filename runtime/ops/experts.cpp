@@ -2,6 +2,8 @@
 
 #include "runtime/ops/check.h"
 #include "runtime/ops/dispatch.h"
+#include "runtime/ops/layers.h"
+#include "runtime/ops/matmul.h"
 
 namespace emox::ops {
 namespace {
@@ -31,6 +33,11 @@ double product_flops(const ExpertRows& rows, double products) {
 
 void experts(Context& ctx, TensorView out, const ExpertRows& rows, const ExpertMatrices& weights) {
   check_experts("experts", ctx, out, rows, weights);
+  if (ctx.round_activations) {  // what lies between the products has the activations' type, too
+    grouped_matmul_nt(ctx, rows.hidden, rows.in, weights.up, rows.offsets);
+    swiglu(ctx, rows.activation, rows.hidden, rows.gates);
+    return grouped_matmul_nt(ctx, out, rows.activation, weights.down, rows.offsets);
+  }
   run<Op::experts>(ctx, Work{product_flops(rows, 3), bytes_of(out, rows.in, rows.hidden, weights.up, weights.down)},
                    activation(out), rows, weights);
 }
@@ -41,6 +48,13 @@ void experts_backward(Context& ctx, TensorView drows, TensorView dgates, const E
   expect("experts_backward", "dgates", dgates, DType::F32, {drows.dim(0)});
   expect("experts_backward", "gradient of up", gradients.up, DType::F32, weights.up.shape());
   expect("experts_backward", "gradient of down", gradients.down, DType::F32, weights.down.shape());
+  if (ctx.round_activations) {
+    grouped_matmul_nn(ctx, rows.activation, drows, weights.down, rows.offsets);
+    swiglu_backward(ctx, rows.hidden, rows.activation, dgates, rows.activation, rows.hidden, rows.gates);
+    grouped_matmul_tn(ctx, gradients.down, drows, rows.activation, rows.offsets, beta);
+    grouped_matmul_tn(ctx, gradients.up, rows.hidden, rows.in, rows.offsets, beta);
+    return grouped_matmul_nn(ctx, drows, rows.hidden, weights.up, rows.offsets);
+  }
   const double bytes = bytes_of(drows, drows, rows.in, rows.hidden, weights.up, weights.down) +
                        bytes_of(gradients.up, gradients.down, gradients.up, gradients.down);
   run<Op::experts_backward>(ctx, Work{product_flops(rows, 6), bytes}, activation(drows), dgates, gradients, rows,

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "runtime/ops/basic.h"
+#include "runtime/ops/experts.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/loss.h"
 #include "runtime/ops/matmul.h"
@@ -45,7 +46,11 @@ std::vector<OpCase> cases() {
   const auto grouped = [](auto op, Shape c, Shape a, Shape b, bool activation) {
     return [=](Context& ctx) {
       Tensor out = r(c, 1);
-      op(ctx, out, r(a, 2), r(b, 3), tensor_of(std::vector<std::int64_t>{0, 8, 8, kT}, {4}));
+      const Tensor offsets = tensor_of(std::vector<std::int64_t>{0, 8, 8, kT}, {4});
+      if constexpr (std::is_invocable_v<decltype(op), Context&, TensorView, TensorView, TensorView, TensorView, float>)
+        op(ctx, out, r(a, 2), r(b, 3), offsets, 1.0F);
+      else
+        op(ctx, out, r(a, 2), r(b, 3), offsets);
       return activation ? made({&out}, {}) : made({}, {&out});
     };
   };
@@ -179,6 +184,38 @@ std::vector<OpCase> cases() {
 }
 
 bool is_bf16(float x) { return (std::bit_cast<std::uint32_t>(x) & 0xFFFFU) == 0; }
+
+// An op that makes several products rounds what lies between them, as the products alone do.
+TEST(RoundedActivations, AreRoundedBetweenTheProductsOfAnExpert) {
+  Context ctx;
+  ctx.round_activations = true;
+  const Tensor in = r({kT, kD}, 4), gates = r({kT}, 5), up = r({3, 2 * kF, kD}, 6), down = r({3, kD, kF}, 7),
+               offsets = tensor_of(std::vector<std::int64_t>{0, 8, 8, kT}, {4});
+  const Tensor out({}, DType::F32, {kT, kD}), hidden({}, DType::F32, {kT, 2 * kF}),
+      activation({}, DType::F32, {kT, kF});
+  const Tensor want({}, DType::F32, {kT, kD}), between({}, DType::F32, {kT, 2 * kF}), gated({}, DType::F32, {kT, kF});
+  ops::experts(ctx, out, {in, gates, hidden, activation, offsets}, {up, down});
+  ops::grouped_matmul_nt(ctx, between, in, up, offsets);
+  ops::swiglu(ctx, gated, between, gates);
+  ops::grouped_matmul_nt(ctx, want, gated, down, offsets);
+  EXPECT_EQ(values_of<float>(hidden), values_of<float>(between));
+  EXPECT_EQ(values_of<float>(out), values_of<float>(want));
+
+  const Tensor drows = r({kT, kD}, 1), dgates({}, DType::F32, {kT}), dup({}, DType::F32, {3, 2 * kF, kD}),
+               ddown({}, DType::F32, {3, kD, kF});
+  const Tensor dwant = r({kT, kD}, 1), dgates_want({}, DType::F32, {kT}), dup_want({}, DType::F32, {3, 2 * kF, kD}),
+               ddown_want({}, DType::F32, {3, kD, kF});
+  ops::experts_backward(ctx, drows, dgates, {dup, ddown}, {in, gates, hidden, activation, offsets}, {up, down});
+  ops::grouped_matmul_nn(ctx, gated, dwant, down, offsets);
+  ops::swiglu_backward(ctx, between, gated, dgates_want, gated, between, gates);
+  ops::grouped_matmul_tn(ctx, ddown_want, dwant, gated, offsets);
+  ops::grouped_matmul_tn(ctx, dup_want, between, in, offsets);
+  ops::grouped_matmul_nn(ctx, dwant, between, up, offsets);
+  EXPECT_EQ(values_of<float>(drows), values_of<float>(dwant));
+  EXPECT_EQ(values_of<float>(dgates), values_of<float>(dgates_want));
+  EXPECT_EQ(values_of<float>(dup), values_of<float>(dup_want));
+  EXPECT_EQ(values_of<float>(ddown), values_of<float>(ddown_want));
+}
 
 TEST(RoundedActivations, AreTheOpsOutputsRounded) {
   for (const OpCase& c : cases()) {
