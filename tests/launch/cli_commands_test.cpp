@@ -6,10 +6,10 @@
 #include <sstream>
 
 #include "launch/commands/command.h"
-#include "launch/run/failure.h"
 #include "launch/config/arguments.h"
 #include "launch/config/fields.h"
 #include "launch/config/recipe_file.h"
+#include "launch/run/failure.h"
 #include "runtime/core/error.h"
 #include "runtime/files/files.h"
 #include "tests/support/messages.h"
