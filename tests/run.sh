@@ -75,14 +75,16 @@ else
   build asan emox_test_runtime emox_test_model emox_test_data emox_test_parallel emox_test_faults
   build_beside tsan emox_test_parallel emox_test_faults
   # A failing disk fails in the same ways with another error, or again and again.
-  disk='FailingDisk\.(AnErrorOnce|NoSpaceFromThenOn|AShortWrite$)'
-  sanitizer_tests asan '^(unit|ranks)$' "CheckpointCost|$disk|$same"
+  disk='FailingDisk\.(NoSpaceOnce|AnErrorOnce|NoSpaceFromThenOn|AShortWrite$)'
+  large='CheckpointCost|CheckpointScale|TrainResume\.(Stopped|Another)'
+  sanitizer_tests asan '^(unit|ranks)$' "$large|$disk|$same"
   built tsan
   build_beside ci  # release, warnings are errors
   export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp'"
-  # What one thread does is not compiled (tests/CMakeLists.txt). Failing disks: a save in the background has all threads
-  # there are.
-  one_thread='FailingDisk\.(Sees|Every|NoSpace(Once|From)|AnError|AShort|Read|Repl)|TrainResume\.(Stopped|Another|TheSel)'
+  # What one thread does is not compiled (tests/CMakeLists.txt). A save in the background that fails has all threads there
+  # are (TrainSaving), and training on nodes all stages of a sum (TrainAgain).
+  one_thread='FailingDisk|FailingReplacement|TrainResume\.(Stopped|Another|TheSel)'
+  one_thread+='|ThreadWorld\.(AddsUpNodesFirst|SixtyFour)|FreeTokensTraining\.EveryMesh'
   sanitizer_tests tsan '^ranks$' "$one_thread|$same"
   built ci
 fi

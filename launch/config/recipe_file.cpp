@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -132,8 +134,9 @@ constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // some editors beg
 
 std::string read_recipe_text(const std::string& path) {
   const fs::path file(path);
-  if (const auto [text, error] = try_read_text(file); error == 0)
-    return text.starts_with(kByteOrderMark) ? text.substr(kByteOrderMark.size()) : text;
+  const auto [text, error] = try_read_text(file);
+  if (error == 0) return text.starts_with(kByteOrderMark) ? text.substr(kByteOrderMark.size()) : text;
+  require<UsageError>(error == ENOENT || error == ENOTDIR, "cannot read the recipe {}: {}", path, std::strerror(error));
   std::error_code ignored;
   // The likely mistakes: a misspelt name, or a recipe named without its directory.
   std::vector<std::string> others;

@@ -1,13 +1,14 @@
 #include "launch/plan/memory.h"
-#include "launch/run/run_start.h"
 
 #include <nlohmann/json.hpp>
 
 #include "launch/run/model_pieces.h"
+#include "launch/run/run_start.h"
 #include "launch/run/sharding.h"
 #include "model/training/training_step.h"
 
 namespace emox {
+
 RankMemory plan_rank_memory(const Recipe& recipe, int ranks, int ranks_per_node, int rank, int threads) {
   recipe.validate(ranks);
   const MemoryMeasurement measurement;

@@ -36,6 +36,7 @@ class PlacedDirectory {
   const std::filesystem::path from_, to_;
   const Existing existing_;
   std::filesystem::path old_;  ///< where that lies which was there before; empty: nothing was
+  bool placed_ = false;        ///< what is at `to_` came from `from_`
   bool kept_ = false;
 };
 

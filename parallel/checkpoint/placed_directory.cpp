@@ -58,6 +58,7 @@ void PlacedDirectory::place() {
     old_ = aside;
   }
   rename_path(from_, to_);
+  placed_ = true;
 }
 
 PlacedDirectory::~PlacedDirectory() {
@@ -69,7 +70,9 @@ void PlacedDirectory::take_back() {
     swap_paths(from_, to_);
     return;
   }
-  if (!name_is_taken(from_) && std::rename(to_.c_str(), from_.c_str()) != 0) fs::remove_all(to_, ignored_error());
+  // A rename that reported an error may have been made. What may be somebody else's is not touched.
+  const bool ours = placed_ || fs::symlink_status(from_, ignored_error()).type() == fs::file_type::not_found;
+  if (ours && std::rename(to_.c_str(), from_.c_str()) != 0) fs::remove_all(to_, ignored_error());
   if (!old_.empty()) std::rename(old_.c_str(), to_.c_str());
 }
 

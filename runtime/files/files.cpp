@@ -70,8 +70,10 @@ std::int64_t bytes_of_file(const fs::path& path) {
 fs::path parent_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
 bool name_is_taken(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(fs::symlink_status(path, ignored));
+  std::error_code error;
+  const fs::file_type type = fs::symlink_status(path, error).type();
+  require<IoError>(type != fs::file_type::none, "cannot look at {}: {}", path.string(), error.message());
+  return type != fs::file_type::not_found;
 }
 
 void make_directories(const fs::path& path) {

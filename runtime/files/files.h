@@ -37,7 +37,7 @@ std::int64_t bytes_of_file(const std::filesystem::path& path);
 
 /// The directory that the name is in, "." for a name alone.
 std::filesystem::path parent_of(const std::filesystem::path& path);
-/// Also of a link that leads nowhere.
+/// Also of a link that leads nowhere. IoError when the file system does not say.
 bool name_is_taken(const std::filesystem::path& path);
 /// As mkdir -p, synced; it may be there already, or come to be meanwhile.
 void make_directories(const std::filesystem::path& path);

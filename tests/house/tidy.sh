@@ -79,7 +79,14 @@ choose() {
 if $all; then
   chosen=("${every[@]}")
 elif (($# > 0)); then
-  for file in "$@"; do choose "$file"; done
+  for file in "$@"; do
+    file=${file#"$root/"}
+    choose "${file#./}"
+  done
+  if ((${#chosen[@]} == 0)); then
+    say "no source file of the project among: $*" >&2
+    exit 2
+  fi
 else
   # Newest first. A clone without that history gives nothing here, and the share decides alone.
   changed() {

@@ -15,8 +15,8 @@ namespace emox {
 /// record of a step are passed over: a job may have ended in the middle of one.
 std::vector<std::pair<std::int64_t, double>> training_losses(const std::string& metrics);
 
-/// One line a model: mean over a fiftieth of the steps, then over the seeds that have them all. Without lines when
-/// there are no losses.
+/// One line a model: mean over a fiftieth of the steps, then over the seeds: nothing where a seed has none. Without
+/// lines when there are no losses.
 Plot training_plot(const StudyNotes& notes);
 /// Steps whose mean is one point of the plot; 0 when there are none.
 std::int64_t training_window(const StudyNotes& notes);
