@@ -251,7 +251,9 @@ TEST_P(ShardedOptimizer, KeepsMastersOfRoundedWeights) {
     EXPECT_TRUE(joined(rounded) == joined(f32));
     for (const RankResult& r : rounded)
       for (const auto& [name, values] : r.weights) EXPECT_EQ(values, f32[0].weights.at(name)) << name;
-    if (m.ranks == 1) EXPECT_EQ(2 * rounded[0].state_bytes, 3 * f32[0].state_bytes);
+    if (m.ranks == 1) {
+      EXPECT_EQ(2 * rounded[0].state_bytes, 3 * f32[0].state_bytes);
+    }
   }
 }
 
