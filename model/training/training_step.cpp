@@ -30,6 +30,9 @@ enum Total : std::int64_t {
   kCounters,
   kTotals = kCounters + DispatchCounters::kCount
 };
+
+/// A NaN has a sign that means nothing.
+double unsigned_nan(double x) { return std::isnan(x) ? std::abs(x) : x; }
 }  // namespace
 
 /// What the host knows of a step on this rank.
@@ -303,7 +306,8 @@ DispatchMetrics TrainingStep::dispatch_metrics(std::span<const double> c, std::s
 void TrainingStep::update(std::int64_t step, double learning_rate, const StepMetrics& metrics) {
   if (!std::isfinite(metrics.loss()) || !std::isfinite(metrics.grad_norm))
     fail<DivergedError>("step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step", step,
-                        metrics.loss(), metrics.grad_norm, optimizer_.describe_non_finite(ctx_));
+                        unsigned_nan(metrics.loss()), unsigned_nan(metrics.grad_norm),
+                        optimizer_.describe_non_finite(ctx_));
   const Span span(ctx_, "phase.optimizer");
   optimizer_.update(ctx_, step_.adamw, learning_rate, clip_factor(metrics.grad_norm, step_.adamw.clip_norm), step);
   if (!config_.is_moe() || config_.balance != BalanceMode::Bias) return;
