@@ -8,7 +8,7 @@
 
 namespace emox {
 
-/// Picks of a layer's fullest expert over the mean, mean over the layers that have any. Counts are of
+/// Picks of a layer's fullest expert over the mean, mean over the layers (0 for one without picks). Counts are of
 /// routed experts, layer after layer: [layers * n_r].
 double load_max_over_mean(const ModelConfig& config, std::span<const std::int64_t> counts);
 

@@ -31,7 +31,7 @@ enum Total : std::int64_t {
   kTotals = kCounters + DispatchCounters::kCount
 };
 
-/// A NaN has a sign that means nothing.
+/// The sign of a NaN means nothing, and messages would show it.
 double unsigned_nan(double x) { return std::isnan(x) ? std::abs(x) : x; }
 }  // namespace
 
@@ -269,6 +269,7 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
     for (std::size_t i = 0; i < kTotals; ++i) total[i] += value(i);
     received.push_back(gathered[at + kCounters + DispatchCounters::ReceivedRows]);
   }
+  for (std::size_t i = 0; i < kHost; ++i) total[i] = unsigned_nan(total[i]);
   StepMetrics r;
   r.ce = total[kCe], r.lm_z = total[kLmZ], r.lb = total[kLb], r.router_z = total[kRouterZ];
   r.stop = total[kStop] > 0, r.save = total[kSave] > 0;
@@ -306,8 +307,7 @@ DispatchMetrics TrainingStep::dispatch_metrics(std::span<const double> c, std::s
 void TrainingStep::update(std::int64_t step, double learning_rate, const StepMetrics& metrics) {
   if (!std::isfinite(metrics.loss()) || !std::isfinite(metrics.grad_norm))
     fail<DivergedError>("step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step", step,
-                        unsigned_nan(metrics.loss()), unsigned_nan(metrics.grad_norm),
-                        optimizer_.describe_non_finite(ctx_));
+                        metrics.loss(), metrics.grad_norm, optimizer_.describe_non_finite(ctx_));
   const Span span(ctx_, "phase.optimizer");
   optimizer_.update(ctx_, step_.adamw, learning_rate, clip_factor(metrics.grad_norm, step_.adamw.clip_norm), step);
   if (!config_.is_moe() || config_.balance != BalanceMode::Bias) return;

@@ -69,10 +69,6 @@ void check_piece(const CheckpointPiece& p) {
   require<ShapeError>(p.view.device().type == DeviceType::Cpu, "{} ({}) is not in host memory", p.name, p.role);
 }
 
-TensorView elements_of(const CheckpointPiece& p, std::int64_t begin, std::int64_t end) {
-  return p.view.reshape({p.view.numel()}).rows(begin - p.begin, end - p.begin);
-}
-
 std::string checksum_of_blocks(std::span<const TensorView> blocks) {
   Checksum checksum;
   for (const TensorView& b : blocks) checksum.update(b.raw(), b.bytes());

@@ -16,9 +16,6 @@ namespace emox {
 /// many elements of host memory.
 void check_piece(const CheckpointPiece& piece);
 
-/// Elements [begin, end) of the piece's array; the piece must have them.
-TensorView elements_of(const CheckpointPiece& piece, std::int64_t begin, std::int64_t end);
-
 /// A dataset that is to be written.
 struct ShardDataset {
   ManifestTensor entry;
