@@ -17,6 +17,7 @@
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/atomic_file.h"
 
 namespace emox {
@@ -117,7 +118,7 @@ Parts divide(const Pieces& from, int bits) {
   std::vector<Document>* const of_part[] = {&parts.train, &parts.tune, &parts.held_out};
   const auto file_of = [&](const Document& d) { return from.groups[d.group].file; };
   for (const Document& piece : from.pieces) {
-    auto& documents = *of_part[static_cast<std::size_t>(part_of(from.groups[piece.group].hash, bits))];
+    auto& documents = *of_part[idx(part_of(from.groups[piece.group].hash, bits))];
     const bool neighbours = !documents.empty() && file_of(documents.back()) == file_of(piece);
     if (!neighbours || !join_short(documents.back().text, piece.text)) documents.push_back(piece);
   }
@@ -131,7 +132,7 @@ Parts divide(const Pieces& from, int bits) {
 
 SpanMarks mark_spans(const std::vector<Parts>& domains) {
   std::size_t bytes = 0;
-  for (const Parts& p : domains) bytes += static_cast<std::size_t>(bytes_of(p.tune) + bytes_of(p.held_out));
+  for (const Parts& p : domains) bytes += idx(bytes_of(p.tune) + bytes_of(p.held_out));
   SpanMarks spans(bytes);
   const auto all = [&](std::vector<Document> Parts::*part, auto&& visit) {
     for (const Parts& p : domains)
@@ -163,7 +164,7 @@ std::int64_t cap(Parts& parts, std::int64_t bytes_per_domain, double held_out_fr
   }
   // The fraction is of what the cap leaves, else a large domain would hold out far more than it trains on.
   const auto wanted = static_cast<std::size_t>(std::ceil(held_out_fraction * static_cast<double>(within)));
-  const std::size_t held = std::max(wanted, static_cast<std::size_t>(kMinHeldOut));
+  const std::size_t held = std::max(wanted, idx(kMinHeldOut));
   spread_sources(parts.tune);
   spread_sources(parts.held_out);
   std::size_t left_out = 0;

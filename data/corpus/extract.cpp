@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
@@ -18,7 +19,7 @@ std::string read_source_text(const std::filesystem::path& path) {
     const int n = gzread(file.get(), buffer.data(), static_cast<unsigned>(buffer.size()));
     require<IoError>(n >= 0, "{} is damaged: it cannot be decompressed", path.string());
     if (n == 0) break;
-    text.append(buffer.data(), static_cast<std::size_t>(n));
+    text.append(buffer.data(), idx(n));
   }
   return text;
 }

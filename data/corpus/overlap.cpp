@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -47,7 +48,7 @@ void for_each_span(std::string_view text, Visit visit) {
 /// Spreads the hash over all bits: neighbouring texts have hashes with a simple relation.
 std::size_t spread(std::uint64_t span) {
   span *= 0x9E3779B97F4A7C15;
-  return static_cast<std::size_t>(span ^ (span >> 32));
+  return idx(span ^ (span >> 32));
 }
 
 }  // namespace
@@ -90,7 +91,7 @@ void SpanMarks::add(std::string_view text) {
 void SpanMarks::mark(std::string_view text, std::uint8_t marks) {
   for_each_span(text, [&](std::size_t, std::uint64_t span) {
     const Slot* const slot = find(span);
-    if (slot != nullptr) slots_[static_cast<std::size_t>(slot - slots_.data())].marks |= marks;
+    if (slot != nullptr) slots_[idx(slot - slots_.data())].marks |= marks;
   });
 }
 

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 extern char** environ;
 
@@ -23,7 +24,7 @@ std::string read_to_end(int fd) {
     const ssize_t n = ::read(fd, buffer, sizeof buffer);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return text;
-    text.append(buffer, static_cast<std::size_t>(n));
+    text.append(buffer, idx(n));
   }
 }
 

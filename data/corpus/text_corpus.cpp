@@ -16,6 +16,7 @@
 #include "data/loader/heldout.h"
 #include "data/tokenize/tokenizer.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/quoted.h"
 #include "runtime/telemetry/log.h"
 
@@ -153,7 +154,7 @@ void mark_training(const std::vector<Reading>& labels, const fs::path& directory
     // Read in blocks, and no span lies across two documents: the end of one, like that of the file, marks what is
     // there.
     for (std::int64_t at = 0; at < file.size();) {
-      ids.resize(static_cast<std::size_t>(std::min<std::int64_t>(1 << 20, file.size() - at)));
+      ids.resize(idx(std::min<std::int64_t>(1 << 20, file.size() - at)));
       file.read(at, static_cast<std::int64_t>(ids.size()), ids.data());
       at += static_cast<std::int64_t>(ids.size());
       for (const std::int32_t id : ids) {
@@ -173,7 +174,7 @@ void mark_training(const std::vector<Reading>& labels, const fs::path& directory
 /// Divides and measures; which labels hold out too little.
 std::vector<Reading*> drop_what_repeats(std::vector<Reading>& labels, const fs::path& directory, Log& log) {
   std::size_t held = 0;
-  for (const Reading& r : labels) held += static_cast<std::size_t>(bytes_of(r.parts.tune) + bytes_of(r.parts.held_out));
+  for (const Reading& r : labels) held += idx(bytes_of(r.parts.tune) + bytes_of(r.parts.held_out));
   SpanMarks spans(held);
   for (const Reading& r : labels) {
     for (const Document& d : r.parts.held_out) spans.add(d.text);

@@ -12,6 +12,7 @@
 
 #include "data/corpus/text.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -122,7 +123,7 @@ bool TextReader::fill() {
   const std::size_t before = buffer_.size();
   buffer_.resize(before + kReadBytes);
   const int n = gzread(stream_->file, buffer_.data() + before, kReadBytes);
-  buffer_.resize(before + static_cast<std::size_t>(std::max(n, 0)));
+  buffer_.resize(before + idx(std::max(n, 0)));
   int error = Z_OK;
   const char* const message = gzerror(stream_->file, &error);
   require<IoError>(error != Z_ERRNO, "cannot read {}: {}", name_, message);

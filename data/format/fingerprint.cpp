@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -41,10 +42,10 @@ class Hash {
 std::string whole_fingerprint_of(const StoredFile& file, std::int64_t offset, const StretchObserver& observer) {
   constexpr std::int64_t kPiece = 1 << 20;
   const std::int64_t bytes = file.bytes() - offset;
-  std::vector<std::byte> buffer(static_cast<std::size_t>(std::min(bytes, kPiece)));
+  std::vector<std::byte> buffer(idx(std::min(bytes, kPiece)));
   Hash hash;
   for (std::int64_t at = 0; at < bytes; at += kPiece) {
-    const std::span<std::byte> piece(buffer.data(), static_cast<std::size_t>(std::min(kPiece, bytes - at)));
+    const std::span<std::byte> piece(buffer.data(), idx(std::min(kPiece, bytes - at)));
     file.read(offset + at, piece);
     hash.update(piece.data(), piece.size());
     if (observer) observer(at, piece);

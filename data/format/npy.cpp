@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/atomic_file.h"
 
 namespace emox {
@@ -50,7 +51,7 @@ std::int64_t parse_count(std::string_view dictionary, const std::string& name) {
   const std::string_view shape = value->substr(0, close + 1);
   std::int64_t count = -1;
   const auto [end, error] = std::from_chars(shape.data() + 1, shape.data() + shape.size(), count);
-  const std::string_view tail(end, static_cast<std::size_t>(shape.data() + shape.size() - end));
+  const std::string_view tail(end, idx(shape.data() + shape.size() - end));
   require<UsageError>(error == std::errc{} && count >= 0 && tail == ",)",
                       "{}: shape {} is not one-dimensional; flatten the array before saving it", name, shape);
   return count;
@@ -149,21 +150,21 @@ NpyHeader parse_npy_header(std::span<const std::byte> head, std::int64_t bytes, 
   NpyHeader header;
   header.type = parse_type(text, name);
   header.count = parse_count(text, name);
-  header.offset = static_cast<std::size_t>(text.data() + text.size() - reinterpret_cast<const char*>(head.data()));
-  const std::size_t present = static_cast<std::size_t>(bytes) - header.offset;
+  header.offset = idx(text.data() + text.size() - reinterpret_cast<const char*>(head.data()));
+  const std::size_t present = idx(bytes) - header.offset;
   const std::size_t item = size_of(header.type);
   require<UsageError>(
-      static_cast<std::size_t>(header.count) <= present / item,
+      idx(header.count) <= present / item,
       "{}: truncated: the header promises {} elements of {} bytes, the file holds {} bytes; copy it again", name,
       header.count, item, present);
-  require<UsageError>(static_cast<std::size_t>(header.count) * item == present,
+  require<UsageError>(idx(header.count) * item == present,
                       "{}: the header promises {} elements of {} bytes, but {} bytes follow; the file is damaged", name,
                       header.count, item, present);
   return header;
 }
 
 std::optional<NpyHeader> read_npy_header(const StoredFile& file) {
-  std::vector<std::byte> head(static_cast<std::size_t>(std::min(file.bytes(), kNpyHead)));
+  std::vector<std::byte> head(idx(std::min(file.bytes(), kNpyHead)));
   file.read(0, head);
   if (!is_npy(head)) return std::nullopt;
   return parse_npy_header(head, file.bytes(), file.path().string());
@@ -195,12 +196,12 @@ void widen(std::span<const std::byte> from, NpyType type, std::int64_t* to) {
 std::vector<std::int64_t> read_integers(const StoredFile& file, NpyType type, std::int64_t offset, std::int64_t begin,
                                         std::int64_t count) {
   const auto item = static_cast<std::int64_t>(size_of(type));
-  std::vector<std::int64_t> values(static_cast<std::size_t>(count));
+  std::vector<std::int64_t> values(idx(count));
   constexpr std::int64_t kPiece = 1 << 17;  // elements
-  std::vector<std::byte> raw(static_cast<std::size_t>(std::min(count, kPiece) * item));
+  std::vector<std::byte> raw(idx(std::min(count, kPiece) * item));
   for (std::int64_t done = 0; done < count;) {
     const std::int64_t n = std::min(count - done, kPiece);
-    const std::span<std::byte> piece(raw.data(), static_cast<std::size_t>(n * item));
+    const std::span<std::byte> piece(raw.data(), idx(n * item));
     file.read(offset + (begin + done) * item, piece);
     widen(piece, type, values.data() + done);
     done += n;

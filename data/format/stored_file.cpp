@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -152,7 +153,7 @@ void StoredFile::read(std::int64_t at, std::span<std::byte> out) const {
                      "{} ends before byte {}, but had {} bytes when it was first looked at: it was cut while it is in "
                      "use; put it back and give the same command again",
                      path_.string(), at + static_cast<std::int64_t>(done) + 1, bytes_);
-    done += static_cast<std::size_t>(n);
+    done += idx(n);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -79,10 +80,10 @@ void TokenFile::read(std::int64_t begin, std::int64_t count, std::int32_t* out) 
                       path().string(), begin, begin + count, size());
   constexpr std::int64_t kPiece = 1 << 18;  // tokens
   const auto item = static_cast<std::int64_t>(size_of(layout_.type));
-  std::vector<std::byte> raw(static_cast<std::size_t>(std::min(count, kPiece) * item));
+  std::vector<std::byte> raw(idx(std::min(count, kPiece) * item));
   for (std::int64_t done = 0; done < count;) {
     const std::int64_t n = std::min(count - done, kPiece);
-    const std::span<std::byte> piece(raw.data(), static_cast<std::size_t>(n * item));
+    const std::span<std::byte> piece(raw.data(), idx(n * item));
     file_.read(layout_.offset + (begin + done) * item, piece);
     convert(layout_.type, piece, begin + done, file_, vocab_size_, out + done);
     done += n;

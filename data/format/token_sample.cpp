@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/quoted.h"
 
 namespace emox {
@@ -44,9 +45,9 @@ void TokenSample::add(std::int64_t at, std::span<const std::byte> bytes) {
   if (layout_.header) return;
   const auto item = static_cast<std::int64_t>(size_of(layout_.type));
   std::int64_t position = at / item;
-  for (std::size_t i = 0; i + static_cast<std::size_t>(item) <= bytes.size(); i += static_cast<std::size_t>(item)) {
+  for (std::size_t i = 0; i + idx(item) <= bytes.size(); i += idx(item)) {
     std::uint32_t id = 0;
-    std::memcpy(&id, bytes.data() + i, static_cast<std::size_t>(item));
+    std::memcpy(&id, bytes.data() + i, idx(item));
     zeros_[position & 1] += id == 0 ? 1 : 0;
     if (static_cast<std::int64_t>(id) >= vocab_size_ && ++beyond_ == 1) first_beyond_ = position, id_beyond_ = id;
     ++position;

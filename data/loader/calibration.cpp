@@ -12,6 +12,7 @@
 #include "data/loader/permutation.h"
 #include "data/loader/source_files.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/files.h"
 
 namespace emox {
@@ -20,7 +21,7 @@ namespace {
 Documents read_token_file(const std::filesystem::path& path, const Tokenizer& tokenizer, TokenWidth width) {
   (void)identify_file(path, "", tokenizer.vocab_size(), width);  // refuses text and ids of another width
   const TokenFile file(path, tokenizer.vocab_size(), width);
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(file.size()));
+  std::vector<std::int32_t> ids(idx(file.size()));
   file.read(0, file.size(), ids.data());
   Documents documents(1);
   for (const std::int32_t id : ids) {
@@ -65,8 +66,7 @@ Documents read_calibration(const SourceSpec& source, std::int64_t count, std::ui
   std::map<std::size_t, std::pair<TokenFile, std::vector<std::int64_t>>> open;
   for (std::int64_t i = 0; i < begins.back() && static_cast<std::int64_t>(documents.size()) < count; ++i) {
     const std::int64_t number = order(i);
-    const auto f =
-        static_cast<std::size_t>(std::upper_bound(begins.begin(), begins.end(), number) - begins.begin()) - 1;
+    const auto f = idx(std::upper_bound(begins.begin(), begins.end(), number) - begins.begin()) - 1;
     auto found = open.find(f);
     if (found == open.end()) {
       TokenFile file(files[f], tokenizer.vocab_size(), width);
@@ -74,8 +74,8 @@ Documents read_calibration(const SourceSpec& source, std::int64_t count, std::ui
       found = open.emplace(f, std::pair(std::move(file), std::move(offsets))).first;
     }
     const auto& [file, offsets] = found->second;
-    const auto d = static_cast<std::size_t>(number - begins[f]);
-    std::vector<std::int32_t> document(static_cast<std::size_t>(offsets[d + 1] - offsets[d]));
+    const auto d = idx(number - begins[f]);
+    std::vector<std::int32_t> document(idx(offsets[d + 1] - offsets[d]));
     file.read(offsets[d], offsets[d + 1] - offsets[d], document.data());
     if (document.back() == tokenizer.eos()) document.pop_back();
     if (!document.empty()) documents.push_back(std::move(document));
@@ -106,7 +106,7 @@ Documents calibration_windows(const Documents& documents, std::int32_t eos, std:
   for (const auto& document : documents) {
     std::vector<std::int32_t> text{eos};
     text.insert(text.end(), document.begin(), document.end());
-    const auto step = static_cast<std::size_t>(length);
+    const auto step = idx(length);
     for (std::size_t begin = 0; begin < text.size(); begin += step)
       windows.emplace_back(text.begin() + static_cast<std::ptrdiff_t>(begin),
                            text.begin() + static_cast<std::ptrdiff_t>(std::min(begin + step, text.size())));

@@ -8,6 +8,7 @@
 #include "data/format/npy.h"
 #include "data/format/token_file.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -31,15 +32,15 @@ HeldOut read_source(const std::string& label, const std::filesystem::path& path,
   const std::vector<std::int64_t> files = read_document_files(path, static_cast<std::int64_t>(offsets.size()) - 1);
   HeldOut held{label, {}, 0, {}};
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t begin = offsets[static_cast<std::size_t>(i)];
-    const std::int64_t length = offsets[static_cast<std::size_t>(i) + 1] - begin;
-    std::vector<std::int32_t> document(static_cast<std::size_t>(length));
+    const std::int64_t begin = offsets[idx(i)];
+    const std::int64_t length = offsets[idx(i) + 1] - begin;
+    std::vector<std::int32_t> document(idx(length));
     file.read(begin, length, document.data());
     if (document.back() == tokenizer.eos()) document.pop_back();
     if (document.empty()) continue;
     if (tokenizer.knows_text()) held.bytes += static_cast<std::int64_t>(tokenizer.decode(document).size());
     held.documents.push_back(std::move(document));
-    if (!files.empty()) held.files.push_back(files[static_cast<std::size_t>(i)]);
+    if (!files.empty()) held.files.push_back(files[idx(i)]);
   }
   return held;
 }

@@ -10,6 +10,7 @@
 #include "data/format/token_sample.h"
 #include "data/loader/heldout.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/quoted.h"
 
 namespace emox {
@@ -59,7 +60,7 @@ FileIdentity identify_file(const std::filesystem::path& path, const std::string&
   identity.path = path.string();
   const StoredFile file(path);
   // Text of an odd length is told to be text, not to be cut off.
-  std::vector<std::byte> begin(static_cast<std::size_t>(std::min<std::int64_t>(file.bytes(), 1 << 16)));
+  std::vector<std::byte> begin(idx(std::min<std::int64_t>(file.bytes(), 1 << 16)));
   file.read(0, begin);
   require<UsageError>(is_npy(begin) || (!looks_like_text(begin) && !looks_compressed(begin)),
                       "{}{} is {}, not a file of token ids; make token files of it with `emox corpus --text {}={}`, "

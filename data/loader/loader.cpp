@@ -9,6 +9,7 @@
 #include "data/loader/permutation.h"
 #include "data/loader/source_files.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
@@ -20,7 +21,7 @@ struct Loader::Source {
 
   std::int64_t tokens() const { return begins.back(); }
   void copy(std::int64_t begin, std::int64_t count, std::int32_t* out) const {
-    auto file = static_cast<std::size_t>(std::upper_bound(begins.begin(), begins.end(), begin) - begins.begin()) - 1;
+    auto file = idx(std::upper_bound(begins.begin(), begins.end(), begin) - begins.begin()) - 1;
     while (count > 0) {
       const std::int64_t here = std::min(count, begins[file + 1] - begin);
       files[file].read(begin - begins[file], here, out);
@@ -119,17 +120,17 @@ std::vector<Sequence> Loader::read(std::int64_t step, std::int64_t begin, std::i
   require<ShapeError>(step > config_.start.step && begin >= 0 && begin <= end && end <= config_.sequences_per_step,
                       "sequences [{}, {}) of step {} were asked for; steps count from {} and have {} sequences", begin,
                       end, step, config_.start.step + 1, config_.sequences_per_step);
-  std::vector<Sequence> batch(static_cast<std::size_t>(end - begin));
+  std::vector<Sequence> batch(idx(end - begin));
   for (std::int64_t place = begin; place < end; ++place) {
     const std::int64_t g = sequences_before(step) + place;
     const int label = order_->mixture.source_of(g);
-    const Source& source = *sources_[static_cast<std::size_t>(label)];
-    const std::int64_t n = read_before(g, static_cast<std::size_t>(label));
+    const Source& source = *sources_[idx(label)];
+    const std::int64_t n = read_before(g, idx(label));
     const Permutation order(order_->family, static_cast<std::uint32_t>(source.order),
                             static_cast<std::uint32_t>(n / source.windows), source.windows);
-    Sequence& sequence = batch[static_cast<std::size_t>(place - begin)];
+    Sequence& sequence = batch[idx(place - begin)];
     sequence.label = label;
-    sequence.tokens.resize(static_cast<std::size_t>(config_.sequence_length));
+    sequence.tokens.resize(idx(config_.sequence_length));
     source.copy(order(n % source.windows) * config_.sequence_length, config_.sequence_length, sequence.tokens.data());
   }
   return batch;

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/rng/philox.h"
 
 namespace emox {
@@ -65,8 +66,8 @@ int Mixture::source_of(std::int64_t g) const {
 // in [low, high) modulo M is therefore the difference of two floor sums; wrapping modulo 2^64 cancels in it. Whole
 // periods of M sequences contribute high - low each.
 std::int64_t Mixture::count_before(std::int64_t g, int source) const {
-  const std::uint64_t low = bounds_[static_cast<std::size_t>(source)];
-  const std::uint64_t high = bounds_[static_cast<std::size_t>(source) + 1];
+  const std::uint64_t low = bounds_[idx(source)];
+  const std::uint64_t high = bounds_[idx(source) + 1];
   const auto n = static_cast<std::uint64_t>(g);
   const std::uint64_t rest = n % kModulus;
   const std::uint64_t from_low = floor_sum(rest, kModulus, kMultiplier, offset_ + kModulus - low);

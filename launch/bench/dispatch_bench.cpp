@@ -9,6 +9,7 @@
 
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/rng/philox.h"
 
 namespace emox {
@@ -39,8 +40,7 @@ class Draws {
 /// The first `count` entries of `v` become a uniform choice of that many, in random order.
 void choose(std::vector<std::int32_t>& v, std::int64_t count, Draws& draws) {
   const auto n = static_cast<std::int64_t>(v.size());
-  for (std::int64_t i = 0; i < count; ++i)
-    std::swap(v[static_cast<std::size_t>(i)], v[static_cast<std::size_t>(i + draws.below(n - i))]);
+  for (std::int64_t i = 0; i < count; ++i) std::swap(v[idx(i)], v[idx(i + draws.below(n - i))]);
 }
 
 /// Consecutive experts from a rank's first one, on as few nodes as can be: perfect clustering under block placement.
@@ -61,9 +61,8 @@ struct Documents {
 
 std::vector<std::int64_t> shares(std::span<const std::int32_t> experts, std::span<const std::int32_t> rank_of,
                                  const PlannedMesh& mesh, int ranks_a_part) {
-  std::vector<std::int64_t> held(static_cast<std::size_t>((mesh.expert_parallel + ranks_a_part - 1) / ranks_a_part), 0);
-  for (const std::int32_t e : experts)
-    ++held[static_cast<std::size_t>(rank_of[static_cast<std::size_t>(e)] / ranks_a_part)];
+  std::vector<std::int64_t> held(idx((mesh.expert_parallel + ranks_a_part - 1) / ranks_a_part), 0);
+  for (const std::int32_t e : experts) ++held[idx(rank_of[idx(e)] / ranks_a_part)];
   return held;
 }
 
@@ -72,9 +71,9 @@ Documents make_documents(const PlannedMesh& mesh, const PoolKind& pool, bool clu
   const Philox philox(o.seed, RngPurpose::Test);
   const int ranks = mesh.expert_parallel * mesh.data_parallel;
   Documents d;
-  d.ranks.resize(static_cast<std::size_t>(ranks));
+  d.ranks.resize(idx(ranks));
   const std::int64_t documents = std::max<std::int64_t>(o.documents, ranks);
-  std::vector<std::int32_t> all(static_cast<std::size_t>(kExperts));
+  std::vector<std::int32_t> all(idx(kExperts));
   std::iota(all.begin(), all.end(), 0);
   // Formulas (2) and (3): random pools under any placement visit what unrestricted picks do. (5): a whole document.
   const auto even_ranks = shares(all, rank_of, mesh, 1), even_nodes = shares(all, rank_of, mesh, mesh.ranks_per_node);
@@ -86,7 +85,7 @@ Documents make_documents(const PlannedMesh& mesh, const PoolKind& pool, bool clu
       std::rotate(members.begin(), members.begin() + clustered_start(size, mesh, draws), members.end());
     else
       choose(members, size, draws);
-    members.resize(static_cast<std::size_t>(size));
+    members.resize(idx(size));
     const auto held_ranks = clustered ? shares(members, rank_of, mesh, 1) : even_ranks;
     d.expected_ranks += expected_ranks(held_ranks, kTopK);
     d.expected_nodes +=
@@ -95,11 +94,11 @@ Documents make_documents(const PlannedMesh& mesh, const PoolKind& pool, bool clu
         clustered
             ? static_cast<double>(std::count_if(held_ranks.begin(), held_ranks.end(), [](auto a) { return a > 0; }))
             : expected_ranks(even_ranks, size);
-    PlannedTokens& t = d.ranks[static_cast<std::size_t>(doc % ranks)];
+    PlannedTokens& t = d.ranks[idx(doc % ranks)];
     t.segments.push_back(t.segments.back() + static_cast<std::int32_t>(o.tokens_per_document));
     if (*pool.name != '\0') {
-      std::vector<std::uint8_t> mask(static_cast<std::size_t>(kExperts), 0);
-      for (const std::int32_t e : members) mask[static_cast<std::size_t>(e)] = 1;
+      std::vector<std::uint8_t> mask(idx(kExperts), 0);
+      for (const std::int32_t e : members) mask[idx(e)] = 1;
       t.pools.insert(t.pools.end(), mask.begin(), mask.end());
     }
     for (std::int64_t i = 0; i < o.tokens_per_document; ++i) {
@@ -217,7 +216,7 @@ ordered_json replay_dispatch(const std::filesystem::path& recording, const Plann
     for (const PoolRecord& r : records)
       for (std::size_t d = 0; d + 1 < r.segments.size(); ++d) documents.emplace_back(&r, d);
     require<UsageError>(!documents.empty(), "the recording {} holds no documents", recording.string());
-    std::vector<PlannedTokens> tokens(static_cast<std::size_t>(ranks));
+    std::vector<PlannedTokens> tokens(idx(ranks));
     const std::size_t dealt = std::max(documents.size(), tokens.size());
     for (std::size_t i = 0; i < dealt; ++i) {
       const auto& [record, doc] = documents[i % documents.size()];

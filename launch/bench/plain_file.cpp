@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/atomic_file.h"
 #include "runtime/files/files.h"
 
@@ -44,7 +45,7 @@ double read_plain_file(const fs::path& path, const TensorView& memory) {
     const ssize_t n = read(file.get(), to + at, std::min(kFileBlock, memory.bytes() - at));
     if (n < 0 && errno == EINTR) continue;
     require<IoError>(n > 0, "cannot read {}: {}", path.string(), n < 0 ? std::strerror(errno) : "it is too short");
-    at += static_cast<std::size_t>(n);
+    at += idx(n);
   }
   return seconds_since(start);
 }

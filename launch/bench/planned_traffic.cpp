@@ -5,6 +5,7 @@
 
 #include "launch/bench/dispatch_bench.h"
 #include "parallel/expert/planned_exchange.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -32,13 +33,13 @@ void count_visits(Counts& c, const PlannedTokens& t, std::int64_t k, std::span<c
   std::vector<std::int64_t> rank_seen(node.size(), -1), node_seen(node.size(), -1);
   for (std::size_t s = 0; s < t.ids.size(); ++s) {
     const auto token = static_cast<std::int64_t>(s) / k;
-    const auto r = static_cast<std::size_t>(rank_of[static_cast<std::size_t>(t.ids[s])]);
-    const bool other_node = node[r] != node[static_cast<std::size_t>(self)];
+    const auto r = idx(rank_of[idx(t.ids[s])]);
+    const bool other_node = node[r] != node[idx(self)];
     if (static_cast<int>(r) != self) ++c.remote_picks;
     if (std::exchange(rank_seen[r], token) == token) continue;
     ++c.ranks;
     if (static_cast<int>(r) != self) ++c.sent;
-    if (std::exchange(node_seen[static_cast<std::size_t>(node[r])], token) == token) continue;
+    if (std::exchange(node_seen[idx(node[r])], token) == token) continue;
     ++c.nodes;
     if (other_node) ++c.node_rows;
   }
@@ -62,13 +63,13 @@ double expected_ranks(std::span<const std::int64_t> held, std::int64_t k) {
 DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32_t> rank_of,
                              std::span<const PlannedTokens> tokens, std::int64_t k, std::int64_t width) {
   const int ranks = mesh.expert_parallel;
-  const auto n = static_cast<std::size_t>(ranks);
+  const auto n = idx(ranks);
   std::vector<int> node;
   for (int r = 0; r < ranks; ++r) node.push_back(r / mesh.ranks_per_node);
   std::vector<std::vector<std::int32_t>> local(n, std::vector<std::int32_t>(rank_of.size(), -1));
   std::vector<std::int64_t> held(n, 0);
   for (std::size_t e = 0; e < rank_of.size(); ++e) {
-    const auto r = static_cast<std::size_t>(rank_of[e]);
+    const auto r = idx(rank_of[e]);
     local[r][e] = static_cast<std::int32_t>(held[r]++);
   }
   Counts counts;
@@ -83,7 +84,7 @@ DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32
   std::vector<std::int32_t> packed;
   for (int replica = 0; replica < mesh.data_parallel; ++replica) {
     for (std::size_t r = 0; r < n; ++r) {
-      const PlannedTokens& mine = tokens[static_cast<std::size_t>(replica) * n + r];
+      const PlannedTokens& mine = tokens[idx(replica) * n + r];
       const auto self = static_cast<int>(r);
       watch.run([&] {
         picks_of_tokens(rows, mine.ids, k);

@@ -18,6 +18,7 @@
 #include "launch/run/run_directory.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/atomic_file.h"
 #include "runtime/telemetry/json_text.h"
 #include "runtime/telemetry/metrics.h"
@@ -79,7 +80,7 @@ ExpertSubset select(Session& session, LoadedModel& loaded, const Arguments& a, c
   if (a.has("--documents")) {
     documents = read_documents(a.value("--documents"), *loaded.tokenizer, token_width(loaded.recipe.data));
     if (a.has("--examples") && static_cast<std::int64_t>(documents.size()) > options.examples)
-      documents.resize(static_cast<std::size_t>(options.examples));
+      documents.resize(idx(options.examples));
   } else if (a.has("--prompt")) {
     documents.push_back(loaded.tokenizer->encode(a.value("--prompt")));
   }

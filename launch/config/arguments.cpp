@@ -71,7 +71,7 @@ Arguments parse_args(const std::vector<std::string>& args, const ArgumentRules& 
                         "{}: {} needs a value: write {}=VALUE", rules.command, name, name);
     const std::string value = next ? args[++i] : arg.substr(equals + 1);
     if (is_override)
-      parsed.overrides.push_back(name + "=" + value);
+      parsed.overrides.push_back(fmt::format("{}={}", name, value));
     else if (is_list)
       parsed.lists[name].push_back(value);
     else

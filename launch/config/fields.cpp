@@ -11,6 +11,7 @@
 
 #include "launch/config/nearest.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -76,7 +77,7 @@ struct Collector {
   }
   template <typename E, std::size_t N>
   void choice(const char* key, E& value, const char* const (&names)[N], const char* help) {
-    const auto get = [](const void* p) { return static_cast<std::size_t>(*static_cast<const E*>(p)); };
+    const auto get = [](const void* p) { return idx(*static_cast<const E*>(p)); };
     const auto set = [](void* p, std::size_t index) { *static_cast<E*>(p) = static_cast<E>(index); };
     fields.emplace_back(sections.back(), key, help, Field::Choice{&value, names, get, set});
   }
@@ -132,7 +133,7 @@ void Field::set_choice(const Choice& target, const std::string& text, const std:
   const auto found = std::find(target.names.begin(), target.names.end(), text);
   require<UsageError>(found != target.names.end(), "{} = {} ({}) is not one of {}: did you mean {}?", name(), text,
                       origin, allowed(), nearest(text, strings(target.names)));
-  target.set(target.value, static_cast<std::size_t>(found - target.names.begin()));
+  target.set(target.value, idx(found - target.names.begin()));
 }
 
 void Field::clear_list() const {

@@ -12,6 +12,7 @@
 #include "launch/config/fields.h"
 #include "parallel/mesh/process_mesh.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -39,8 +40,7 @@ void validate_schedule(const TrainConfig& train, std::int64_t total) {
   require<UsageError>(train.schedule == ScheduleKind::Linear && train.min_lr_ratio == 0.0 && train.warmup_steps == 0,
                       "train.anneal_from_step = {} falls linearly to 0 without a warm-up: set train.schedule = linear, "
                       "train.min_lr_ratio = 0 and train.warmup_steps = 0 (now {}, {} and {})",
-                      first, kScheduleNames[static_cast<std::size_t>(train.schedule)], train.min_lr_ratio,
-                      train.warmup_steps);
+                      first, kScheduleNames[idx(train.schedule)], train.min_lr_ratio, train.warmup_steps);
 }
 
 void validate_data(const DataConfig& data, const ModelConfig& model) {

@@ -13,6 +13,7 @@
 #include "model/training/step_config.h"
 #include "model/transformer/config.h"
 #include "parallel/expert/token_dispatcher.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
@@ -126,8 +127,8 @@ struct DataConfig {
   std::int64_t eval_documents = 100;
   HeldOutPart eval_part = HeldOutPart::Report;
 
-  const char* tokenizer_name() const { return kTokenizerNames[static_cast<std::size_t>(tokenizer)]; }
-  const char* eval_part_name() const { return kHeldOutPartNames[static_cast<std::size_t>(eval_part)]; }
+  const char* tokenizer_name() const { return kTokenizerNames[idx(tokenizer)]; }
+  const char* eval_part_name() const { return kHeldOutPartNames[idx(eval_part)]; }
   /// The token that ends a document.
   std::int32_t eos_id() const;
   /// How many ids the tokenizer gives: the smallest model.vocab_size.

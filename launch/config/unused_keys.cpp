@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "launch/config/fields.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
@@ -16,12 +17,12 @@ std::vector<std::string> unused_keys(const Recipe& recipe) {
   const auto unused = [&](const char* key, bool used, const std::string& why) {
     if (used) return;
     const auto found = std::find_if(fields.begin(), fields.end(), [&](const Field& f) { return f.name() == key; });
-    const Field& other = unset[static_cast<std::size_t>(found - fields.begin())];
+    const Field& other = unset[idx(found - fields.begin())];
     if (found->values() != other.values())
       lines.push_back(fmt::format("{} = {} has no effect{}", key, found->values().front(), why));
   };
   const auto with = [](const char* key, const char* const* names, auto value) {
-    return fmt::format(" with {} = {}", key, names[static_cast<std::size_t>(value)]);
+    return fmt::format(" with {} = {}", key, names[idx(value)]);
   };
   const TrainConfig& train = recipe.train;
   const std::string schedule = with("train.schedule", kScheduleNames, train.schedule);

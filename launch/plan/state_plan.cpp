@@ -12,6 +12,7 @@
 #include "model/transformer/language_model.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -31,9 +32,7 @@ struct PlannedRank {
 class Planner {
  public:
   Planner(const Recipe& recipe, int ranks, int ranks_per_node)
-      : recipe_(recipe),
-        layout_(planned_layout(recipe, ranks, ranks_per_node)),
-        bytes_(static_cast<std::size_t>(ranks), 0) {
+      : recipe_(recipe), layout_(planned_layout(recipe, ranks, ranks_per_node)), bytes_(idx(ranks), 0) {
     plan_.ranks = ranks, plan_.ranks_per_node = ranks_per_node;
     plan_.expert_parallel = layout_.expert_parallel();
   }
@@ -49,8 +48,7 @@ class Planner {
       if (e == 0 || e + 1 == plan_.expert_parallel) count_traffic(rank.shards, first);
     }
     for (int r = 0; r < layout_.ranks(); ++r)
-      plan_.manifest.files.push_back(
-          {shard_file_name(r, layout_.ranks()), bytes_[static_cast<std::size_t>(r)], std::string(32, '0')});
+      plan_.manifest.files.push_back({shard_file_name(r, layout_.ranks()), bytes_[idx(r)], std::string(32, '0')});
     plan_.manifest.files.push_back({kIndexFileName, 0, std::string(32, '0')});
     std::sort(plan_.manifest.tensors.begin(), plan_.manifest.tensors.end(), [](const auto& a, const auto& b) {
       return std::tie(a.name, a.role, a.begin) < std::tie(b.name, b.role, b.begin);
@@ -70,7 +68,7 @@ class Planner {
         t.file = shard_file_name(writer, layout_.ranks());
         t.dataset = dataset_path(t.name, t.role);
         t.checksum = std::string(32, '0');
-        std::int64_t& bytes = bytes_[static_cast<std::size_t>(writer)];
+        std::int64_t& bytes = bytes_[idx(writer)];
         t.offset = std::exchange(bytes, bytes + bytes_of(t));
         plan_.manifest.tensors.push_back(std::move(t));
       }

@@ -9,13 +9,14 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
 
 bool has_balance_loss(const ModelConfig& m) { return m.is_moe() && m.balance == BalanceMode::Aux; }
 
-const char* scope_name(const Recipe& r) { return kBalanceScopeNames[static_cast<std::size_t>(r.model.balance_scope)]; }
+const char* scope_name(const Recipe& r) { return kBalanceScopeNames[idx(r.model.balance_scope)]; }
 
 bool names(std::string run_change, const std::string& key) {
   std::erase(run_change, ' ');

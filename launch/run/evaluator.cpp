@@ -12,6 +12,7 @@
 
 #include "model/moe/pools.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "runtime/telemetry/spans.h"
 
@@ -173,8 +174,7 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
     result.domains.push_back(d);
   }
   const std::int64_t memory = -largest(ctx, comm, {-max_tokens})[0];  // of the rank with the least
-  const std::vector<Pass> passes =
-      plan_passes(held_out, static_cast<std::size_t>(config.sequence_length), static_cast<std::size_t>(memory));
+  const std::vector<Pass> passes = plan_passes(held_out, idx(config.sequence_length), idx(memory));
   const auto count = static_cast<std::int64_t>(passes.size());
   check_same_text(ctx, comm, count, tokens);
 
@@ -186,7 +186,7 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
     const std::int64_t mine = first + comm.rank();
     PassInput input;
     if (mine < count) {
-      const Pass& pass = passes[static_cast<std::size_t>(mine)];
+      const Pass& pass = passes[idx(mine)];
       input = PassInput(pass, held_out[pass.domain], eos);
     }
     const MicroBatch micro = make_micro_batch(config, eos, input.sequences());

@@ -18,6 +18,7 @@
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/quoted.h"
 #include "runtime/files/atomic_file.h"
 
@@ -53,7 +54,7 @@ class ArraySelection {
       return KeptArray{&array, array.name, found->second};
     const auto place = expert_of(array.name);
     if (!place) return KeptArray{&array, array.name, std::nullopt};
-    const auto& kept = subset_.routed.at(static_cast<std::size_t>(place->layer));
+    const auto& kept = subset_.routed.at(idx(place->layer));
     std::int64_t number = static_cast<std::int64_t>(kept.size()) + place->expert - routed_;
     if (place->expert < routed_) {
       const auto at = std::lower_bound(kept.begin(), kept.end(), place->expert);
@@ -76,8 +77,7 @@ class ArraySelection {
 class Share {
  public:
   explicit Share(const std::vector<KeptArray>& arrays, const Communicator& comm, Device device) {
-    for (std::size_t i = static_cast<std::size_t>(comm.rank()); i < arrays.size();
-         i += static_cast<std::size_t>(comm.size())) {
+    for (std::size_t i = idx(comm.rank()); i < arrays.size(); i += idx(comm.size())) {
       const KeptArray& a = arrays[i];
       const Shape shape = a.shape();
       const TensorView memory = memory_.emplace_back(device, a.from->dtype, shape).view();

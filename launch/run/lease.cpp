@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -266,7 +267,7 @@ void RunLease::renew() {
   char buffer[16384];  // more than any lease has
   const ssize_t n = pread(fd, buffer, sizeof buffer, 0);
   const int read_error = n < 0 ? errno : 0;
-  const auto holder = LeaseHolder::from_text(std::string(buffer, n < 0 ? 0 : static_cast<std::size_t>(n)));
+  const auto holder = LeaseHolder::from_text(std::string(buffer, n < 0 ? 0 : idx(n)));
   if (read_error == 0 && (!holder || holder->token != self_.token)) {
     close(fd);
     return lose(holder ? "it now belongs to " + holder->describe() : "its lease.json was overwritten");

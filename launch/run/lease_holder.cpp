@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -37,7 +38,7 @@ std::string first_line(const char* path) {
 std::string link_target(const char* path) {
   char target[256];
   const ssize_t n = readlink(path, target, sizeof target);
-  return n > 0 ? std::string(target, static_cast<std::size_t>(n)) : "";
+  return n > 0 ? std::string(target, idx(n)) : "";
 }
 
 struct ProcessStat {
@@ -154,7 +155,7 @@ std::optional<LeaseFile> LeaseFile::read(const std::filesystem::path& path) {
   struct stat info = {};
   char buffer[4096];
   ssize_t n = 0;
-  while ((n = ::read(fd, buffer, sizeof buffer)) > 0) file.text.append(buffer, static_cast<std::size_t>(n));
+  while ((n = ::read(fd, buffer, sizeof buffer)) > 0) file.text.append(buffer, idx(n));
   int error = n < 0 ? errno : 0;
   if (error == 0 && fstat(fd, &info) != 0) error = errno;
   close(fd);

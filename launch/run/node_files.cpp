@@ -8,6 +8,7 @@
 
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -41,11 +42,10 @@ std::string file_mark(const std::string& path) {
 
 void require_same_files(Communicator& comm, const std::vector<SeenFile>& files, const NodeView& view) {
   const std::vector<int>& nodes = comm.nodes();
-  const auto step = static_cast<std::size_t>(comm.node_size());
+  const auto step = idx(comm.node_size());
   std::string mine;
-  for (auto i = static_cast<std::size_t>(comm.node_rank()); i < files.size() && mine.empty(); i += step)
-    if (nodes[static_cast<std::size_t>(files[i].rank)] != nodes[static_cast<std::size_t>(comm.rank())])
-      mine = difference(comm, files[i], view, i).value_or("");
+  for (auto i = idx(comm.node_rank()); i < files.size() && mine.empty(); i += step)
+    if (nodes[idx(files[i].rank)] != nodes[idx(comm.rank())]) mine = difference(comm, files[i], view, i).value_or("");
   const std::string first = first_text(comm, mine);
   require<UsageError>(first.empty(), "{}", first);
 }

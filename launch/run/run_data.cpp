@@ -15,6 +15,7 @@
 #include "parallel/comm/progress.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/quoted.h"
 
 namespace emox {
@@ -83,9 +84,9 @@ FileIdentity identify(const Task& task, const Recipe& recipe, const RunData& dat
 std::string identified_text(Communicator& comm, const Recipe& recipe, const RunData& data,
                             const std::vector<Task>& tasks) {
   json mine = json::array();
-  const auto ranks = static_cast<std::size_t>(comm.size());
+  const auto ranks = idx(comm.size());
   try {
-    for (auto i = static_cast<std::size_t>(comm.rank()); i < tasks.size(); i += ranks) {
+    for (auto i = idx(comm.rank()); i < tasks.size(); i += ranks) {
       const std::string mark = file_mark(tasks[i].path);  // before: a file that changes meanwhile is another one
       mine.push_back({{"file", to_json(identify(tasks[i], recipe, data))}, {"mark", mark}});
     }
@@ -184,7 +185,7 @@ RunData find_data(Session& session, const Recipe& recipe, const std::vector<fs::
   std::vector<SeenFile> seen;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     seen.push_back({file_identity_from(identities.at(i).at("file")), identities.at(i).at("mark").get<std::string>(),
-                    static_cast<int>(i % static_cast<std::size_t>(comm.size()))});
+                    static_cast<int>(i % idx(comm.size()))});
     tokens += seen[i].identity.layout.tokens, bytes += seen[i].identity.layout.bytes;
   }
   require_same_files(comm, seen,

@@ -12,6 +12,7 @@
 #include "launch/run/same_on_ranks.h"
 #include "parallel/comm/progress.h"
 #include "parallel/comm/together.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
@@ -21,7 +22,7 @@ RunEvaluations::RunEvaluations(Session& session, const Recipe& recipe, const Run
   if (!recipe.eval.final && recipe.eval.every_steps == 0) return;
   const IoPhase io(s_.comm());
   held_out_ = read_held_out(sources, recipe.data.eval_documents, *make_tokenizer(recipe.data.tokenizer_name()),
-                            kHeldOutParts[static_cast<std::size_t>(recipe.data.eval_part)], token_width(recipe.data));
+                            kHeldOutParts[idx(recipe.data.eval_part)], token_width(recipe.data));
   require_same_held_out(s_.comm(), held_out_);
   for (const std::string& skipped : held_out_.skipped) s_.log().warn("not evaluated: {}", skipped);
   for (const HeldOut& source : held_out_.sources)

@@ -16,6 +16,7 @@
 #include "launch/run/run_data.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/quoted.h"
 #include "runtime/files/strict_json.h"
 
@@ -117,7 +118,7 @@ class Resume {
     const double had = schedule_of(before_).learning_rate(step);
     const std::string had_text =
         fmt::format("{:.6g}, which the run had at step {} ({} from train.learning_rate = {})", had, step,
-                    kScheduleNames[static_cast<std::size_t>(before_.train.schedule)], before_.train.learning_rate);
+                    kScheduleNames[idx(before_.train.schedule)], before_.train.learning_rate);
     const bool told = !nearly_equal(rate, had) && (is_named("train.learning_rate") ||
                                                    (rate_ == RateGiven::Yes && rate != before_.train.learning_rate));
     require<UsageError>(told || had > 0,

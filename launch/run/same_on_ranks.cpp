@@ -7,6 +7,7 @@
 
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -20,7 +21,7 @@ std::string line_at(const std::string& text, std::size_t begin) {
 /// The lines in which two texts, which are not equal, begin to differ.
 std::string describe_difference(const std::string& here, const std::string& there) {
   const auto [a, b] = std::mismatch(here.begin(), here.end(), there.begin(), there.end());
-  const auto same = static_cast<std::size_t>(a - here.begin());
+  const auto same = idx(a - here.begin());
   const std::size_t end_of_line = same == 0 ? std::string::npos : here.rfind('\n', same - 1);
   const std::size_t begin = end_of_line == std::string::npos ? 0 : end_of_line + 1;
   return fmt::format("{} where rank 0 has {}", line_at(here, begin), line_at(there, begin));

@@ -16,14 +16,15 @@
 
 #include "parallel/comm/factory.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/cpu/affinity.h"
 #include "runtime/cpu/processor.h"
 
 namespace emox {
 
 Session::Session(const ParallelConfig& parallel, std::int64_t threads)
-    : comm_(make_communicator(parse_transport(kCommunicatorNames[static_cast<std::size_t>(parallel.communicator)]),
-                              parallel.watchdog_s, parallel.io_watchdog_s)),
+    : comm_(make_communicator(parse_transport(kCommunicatorNames[idx(parallel.communicator)]), parallel.watchdog_s,
+                              parallel.io_watchdog_s)),
       log_(comm_->rank()) {
   const int wanted = threads > 0 ? static_cast<int>(threads) : default_threads(*comm_);
   start(wanted);
@@ -88,11 +89,11 @@ int default_threads(Communicator& comm) {
   // Where OpenMP places threads, its masks say nothing: the share of the machine then.
   cpu::CoreMask mine = threads_are_placed() ? cpu::CoreMask{} : cpu::allowed_cores();
   const auto bytes = static_cast<std::int64_t>(mine.size());
-  std::vector<std::uint8_t> all(static_cast<std::size_t>(comm.size()) * mine.size());
+  std::vector<std::uint8_t> all(idx(comm.size()) * mine.size());
   comm.all_gather(TensorView(all.data(), DType::U8, {comm.size(), bytes}), TensorView(mine.data(), DType::U8, {bytes}));
   int sharing = 0;  // ranks of this node that may use just the same cores
   for (int r = 0; r < comm.size(); ++r) {
-    const bool here = comm.nodes()[static_cast<std::size_t>(r)] == comm.nodes()[static_cast<std::size_t>(comm.rank())];
+    const bool here = comm.nodes()[idx(r)] == comm.nodes()[idx(comm.rank())];
     const auto theirs = all.begin() + r * bytes;
     if (here && std::equal(mine.begin(), mine.end(), theirs)) ++sharing;
   }

@@ -18,6 +18,7 @@
 
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/atomic_file.h"
 #include "runtime/files/files.h"
 
@@ -82,8 +83,7 @@ class TraceFile {
       fmt::format_to(std::back_inserter(text),
                      ",\n"
                      R"({{"name": {}, "ph": "X", "ts": {}.{:03}, "dur": {}.{:03}, "pid": 1, "tid": {}}})",
-                     names[static_cast<std::size_t>(rows[kName])], start / 1000, start % 1000, duration / 1000,
-                     duration % 1000, lane(rank));
+                     names[idx(rows[kName])], start / 1000, start % 1000, duration / 1000, duration % 1000, lane(rank));
     }
     put(text);
   }
@@ -110,9 +110,9 @@ class TraceFile {
 
 /// Rows of rank `from` arrive on rank 0; the other ranks exchange nothing.
 void send_to_root(Communicator& comm, int from, std::int64_t rows, std::int64_t* mine, std::int64_t* received) {
-  std::vector<std::int64_t> send(static_cast<std::size_t>(comm.size())), recv = send;
+  std::vector<std::int64_t> send(idx(comm.size())), recv = send;
   if (comm.rank() == from) send[0] = rows;
-  if (comm.rank() == 0) recv[static_cast<std::size_t>(from)] = rows;
+  if (comm.rank() == 0) recv[idx(from)] = rows;
   comm.all_to_all_v(TensorView(received, DType::I64, {comm.rank() == 0 ? rows : 0, kEventColumns}), recv,
                     TensorView(mine, DType::I64, {comm.rank() == from ? rows : 0, kEventColumns}), send);
 }
@@ -132,7 +132,7 @@ void check_trace_path(const fs::path& path) {
 }
 
 void begin_trace(Session& session, std::size_t max_events) {
-  const auto ranks = static_cast<std::size_t>(session.comm().size());
+  const auto ranks = idx(session.comm().size());
   if (max_events == 0) max_events = std::max(kMostEvents / ranks, kLeastEvents);
   session.comm().barrier();
   session.telemetry().start_trace(Telemetry::Clock::now(), max_events, {"phase.", "layer.", "dispatch.", "comm."});
@@ -142,7 +142,7 @@ TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const f
   Rows mine = rows_of(telemetry.events());
   const auto names = gather_texts(comm, nlohmann::json(mine.names).dump());
   std::int64_t header[2] = {static_cast<std::int64_t>(telemetry.events().size()), telemetry.dropped_events()};
-  std::vector<std::int64_t> headers(static_cast<std::size_t>(comm.size()) * 2);
+  std::vector<std::int64_t> headers(idx(comm.size()) * 2);
   comm.all_gather(TensorView(headers.data(), DType::I64, {comm.size(), 2}), TensorView(header, DType::I64, {1, 2}));
 
   const bool root = comm.rank() == 0;
@@ -153,19 +153,19 @@ TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const f
   std::vector<std::int64_t> piece(root ? kPieceEvents * kEventColumns : 0);
   TraceSummary summary;
   for (int r = 0; r < comm.size(); ++r) {
-    const std::int64_t count = headers[static_cast<std::size_t>(2 * r)];
+    const std::int64_t count = headers[idx(2 * r)];
     summary.events += count;
-    summary.dropped += headers[static_cast<std::size_t>(2 * r + 1)];
+    summary.dropped += headers[idx(2 * r + 1)];
     std::vector<std::string> quoted;
     if (root) {
       file->add_lane(r);
-      for (const auto& name : nlohmann::json::parse(names[static_cast<std::size_t>(r)])) quoted.push_back(name.dump());
+      for (const auto& name : nlohmann::json::parse(names[idx(r)])) quoted.push_back(name.dump());
     }
     for (std::int64_t begin = 0; begin < count; begin += kPieceEvents) {
       const std::int64_t rows = std::min(kPieceEvents, count - begin);
       send_to_root(comm, r, rows, comm.rank() == r ? mine.values.data() + begin * kEventColumns : nullptr,
                    piece.data());
-      if (root) file->add(r, quoted, std::span(piece).first(static_cast<std::size_t>(rows * kEventColumns)));
+      if (root) file->add(r, quoted, std::span(piece).first(idx(rows * kEventColumns)));
     }
   }
   run_together(comm, [&] {

@@ -38,6 +38,7 @@
 #include "parallel/comm/together.h"
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/telemetry/metrics.h"
 
 namespace emox {
@@ -202,10 +203,9 @@ class Trainer {
     if (model_.experts() != nullptr && s_.comm().size() > 1)
       s_.log().info("mesh: experts over {} rank(s){}, {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
                     recipe_.parallel.expert_parallel == 0 ? " (auto)" : "", mesh.data_parallel(),
-                    kPlacementNames[static_cast<std::size_t>(recipe_.parallel.placement)],
-                    kDispatchNames[static_cast<std::size_t>(recipe_.parallel.dispatch)]);
+                    kPlacementNames[idx(recipe_.parallel.placement)], kDispatchNames[idx(recipe_.parallel.dispatch)]);
     const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
-    const auto buffer = static_cast<std::size_t>(saver_->buffer_bytes());
+    const auto buffer = idx(saver_->buffer_bytes());
     s_.log().info("memory of a rank: weights and gradients {:.0f} MiB, optimizer {:.0f} MiB, activations {:.0f} MiB{}",
                   mib(model_.parameters().bytes()), mib(step_.optimizer().state_bytes()), mib(step_.activation_bytes()),
                   buffer == 0 ? "" : fmt::format(", copy for saving {:.0f} MiB", mib(buffer)));

@@ -13,6 +13,7 @@
 
 #include "model/interchange/safetensors_header.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/atomic_file.h"
 
 namespace emox {
@@ -60,7 +61,7 @@ SafetensorsFile::Mapping::Mapping(const std::filesystem::path& path) {
   require<IoError>(fd >= 0, "cannot open {}: {}", path.string(), std::strerror(errno));
   struct stat status {};
   const bool known = fstat(fd, &status) == 0;
-  bytes_ = known ? static_cast<std::size_t>(status.st_size) : 0;
+  bytes_ = known ? idx(status.st_size) : 0;
   const bool enough = known && S_ISREG(status.st_mode) && bytes_ >= kLengthBytes;
   void* map = enough ? mmap(nullptr, bytes_, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
   const int error = errno;
@@ -100,7 +101,7 @@ const SafetensorInfo& SafetensorsFile::info(const std::string& name) const {
 template <typename To>
 std::vector<To> SafetensorsFile::read_floating(const std::string& name) const {
   const SafetensorInfo& t = info(name);
-  std::vector<To> values(static_cast<std::size_t>(t.numel()));
+  std::vector<To> values(idx(t.numel()));
   const auto cast = [](auto value) { return static_cast<To>(value); };
   if (t.dtype == "F32")
     convert_elements<float>(bytes_of(t), values, cast);
@@ -118,7 +119,7 @@ std::vector<double> SafetensorsFile::read_f64(const std::string& name) const { r
 
 std::vector<std::int64_t> SafetensorsFile::read_i64(const std::string& name) const {
   const SafetensorInfo& t = info(name);
-  std::vector<std::int64_t> values(static_cast<std::size_t>(t.numel()));
+  std::vector<std::int64_t> values(idx(t.numel()));
   const auto widen = [](auto value) { return static_cast<std::int64_t>(value); };
   if (t.dtype == "I64")
     convert_elements<std::int64_t>(bytes_of(t), values, widen);

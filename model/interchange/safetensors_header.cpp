@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -96,9 +97,9 @@ std::size_t safetensors_bytes(const std::string& name, const std::string& dtype,
   for (const std::int64_t extent : shape) {
     require<IoError>(extent >= 0, "tensor {} has an extent of {}", name, extent);
     if (extent == 0) return 0;
-    require<IoError>(bytes <= static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max() / extent),
+    require<IoError>(bytes <= idx(std::numeric_limits<std::int64_t>::max() / extent),
                      "tensor {} has more than 2^63 bytes", name);
-    bytes *= static_cast<std::size_t>(extent);
+    bytes *= idx(extent);
   }
   return bytes;
 }

@@ -1,4 +1,5 @@
 #include "model/modularity/contingency.h"
+#include "runtime/core/idx.h"
 
 #include <algorithm>
 #include <cmath>
@@ -16,14 +17,12 @@ double ratio_bits(double part, double whole) { return std::log2(whole / part); }
 }  // namespace
 
 Contingency::Contingency(std::int64_t rows, std::int64_t columns)
-    : rows_(static_cast<std::size_t>(rows), 0),
-      columns_(static_cast<std::size_t>(columns), 0),
-      cells_(static_cast<std::size_t>(rows * columns), 0) {}
+    : rows_(idx(rows), 0), columns_(idx(columns), 0), cells_(idx(rows * columns), 0) {}
 
 void Contingency::add(std::int64_t row, std::int64_t column, std::int64_t count) {
-  rows_[static_cast<std::size_t>(row)] += count;
-  columns_[static_cast<std::size_t>(column)] += count;
-  cells_[static_cast<std::size_t>(row) * columns_.size() + static_cast<std::size_t>(column)] += count;
+  rows_[idx(row)] += count;
+  columns_[idx(column)] += count;
+  cells_[idx(row) * columns_.size() + idx(column)] += count;
   total_ += count;
 }
 
@@ -44,16 +43,15 @@ double Contingency::miller_madow() const {
 }
 
 double Contingency::row_surprise(std::int64_t row) const {
-  return ratio_bits(static_cast<double>(rows_[static_cast<std::size_t>(row)]), static_cast<double>(total_));
+  return ratio_bits(static_cast<double>(rows_[idx(row)]), static_cast<double>(total_));
 }
 
 double Contingency::column_surprise(std::int64_t column) const {
-  return ratio_bits(static_cast<double>(columns_[static_cast<std::size_t>(column)]), static_cast<double>(total_));
+  return ratio_bits(static_cast<double>(columns_[idx(column)]), static_cast<double>(total_));
 }
 
 double Contingency::pointwise(std::int64_t row, std::int64_t column) const {
-  const auto cell =
-      static_cast<double>(cells_[static_cast<std::size_t>(row) * columns_.size() + static_cast<std::size_t>(column)]);
+  const auto cell = static_cast<double>(cells_[idx(row) * columns_.size() + idx(column)]);
   return row_surprise(row) + column_surprise(column) - ratio_bits(cell, static_cast<double>(total_));
 }
 

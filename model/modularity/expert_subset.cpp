@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/strict_json.h"
 
 namespace emox {
@@ -24,7 +25,7 @@ std::vector<std::int32_t> read_layer(const StrictJson& list, std::int64_t expert
   for (std::int64_t s = experts - shared; s < experts; ++s)
     if (std::find(kept.begin(), kept.end(), s) == kept.end())
       list.reject(fmt::format("a list with the shared expert {}", s));
-  kept.resize(kept.size() - static_cast<std::size_t>(shared));
+  kept.resize(kept.size() - idx(shared));
   if (kept.empty()) list.reject("a list with a routed expert");
   return kept;
 }
@@ -44,7 +45,7 @@ ExpertSubset read(const StrictJson& json) {
   if (json.at("format").text() != kFormat) json.at("format").reject(fmt::format("\"{}\"", kFormat));
   (void)json.at("version").integer(kVersion, kVersion);
   ExpertSubset subset;
-  const auto layers = static_cast<std::size_t>(json.at("layers").integer(1, kMost));
+  const auto layers = idx(json.at("layers").integer(1, kMost));
   subset.experts = json.at("experts").integer(1, kMost);
   subset.shared = json.at("shared_experts").integer(0, subset.experts - 1);
   const auto of_layers = [&](const char* key, bool may_be_empty) {
@@ -128,7 +129,7 @@ std::vector<std::int64_t> check_budgets(const ModelConfig& model, std::vector<st
     require<UsageError>(k > model.shared_experts && k <= model.num_experts,
                         "{} = {} is not possible: shared experts count, so keep {} to {} of {}", origin, k,
                         model.shared_experts + 1, model.num_experts, model.num_experts);
-  if (keep.size() == 1) keep.resize(static_cast<std::size_t>(model.layers), keep[0]);
+  if (keep.size() == 1) keep.resize(idx(model.layers), keep[0]);
   return keep;
 }
 

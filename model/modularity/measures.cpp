@@ -11,6 +11,7 @@
 #include "model/modularity/contingency.h"
 #include "model/modularity/student.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/rng/philox.h"
 
 namespace emox {
@@ -27,8 +28,7 @@ void shuffle(std::vector<T>& values, const Philox& philox, Shuffle kind, std::ui
   const std::uint32_t which = (static_cast<std::uint32_t>(kind) << 24) | number;
   for (std::size_t i = values.size(); i > 1; --i) {
     const PhiloxCounter at{static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32), which, list};
-    std::swap(values[i - 1],
-              values[static_cast<std::size_t>(philox.uniform_int(0, static_cast<std::int64_t>(i) - 1, at))]);
+    std::swap(values[i - 1], values[idx(philox.uniform_int(0, static_cast<std::int64_t>(i) - 1, at))]);
   }
 }
 
@@ -45,8 +45,8 @@ void check(std::span<const DocumentPicks> documents, std::int64_t experts) {
 
 /// How often a document picked each expert.
 std::vector<std::int64_t> by_expert(const DocumentPicks& document, std::int64_t experts) {
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(experts), 0);
-  for (const PickCount& p : document.picks) counts[static_cast<std::size_t>(p.expert)] += p.count;
+  std::vector<std::int64_t> counts(idx(experts), 0);
+  for (const PickCount& p : document.picks) counts[idx(p.expert)] += p.count;
   return counts;
 }
 
@@ -78,7 +78,7 @@ std::vector<Counts> deal_at_random(const Counts& counts, const Philox& philox) {
   std::vector<std::int32_t> picks;
   for (const auto& document : counts)
     for (std::size_t e = 0; e < document.size(); ++e)
-      picks.insert(picks.end(), static_cast<std::size_t>(document[e]), static_cast<std::int32_t>(e));
+      picks.insert(picks.end(), idx(document[e]), static_cast<std::int32_t>(e));
   std::vector<Counts> deals;
   for (std::uint32_t s = 0; s < kPickShuffles; ++s) {
     shuffle(picks, philox, Shuffle::Deal, s, 0);
@@ -86,7 +86,7 @@ std::vector<Counts> deal_at_random(const Counts& counts, const Philox& philox) {
     auto next = picks.begin();
     for (std::size_t d = 0; d < counts.size(); ++d)
       for (auto left = std::accumulate(counts[d].begin(), counts[d].end(), std::int64_t{0}); left > 0; --left)
-        ++deal[d][static_cast<std::size_t>(*next++)];
+        ++deal[d][idx(*next++)];
     deals.push_back(std::move(deal));
   }
   return deals;
@@ -166,8 +166,7 @@ double surface_by_chance(std::span<const DocumentPicks> documents, std::int64_t 
     Contingency table(tokens, experts);
     for (std::size_t d = 0; d < documents.size(); ++d) {
       std::vector<std::int32_t> chosen;
-      for (const PickCount& p : documents[d].picks)
-        chosen.insert(chosen.end(), static_cast<std::size_t>(p.count), p.expert);
+      for (const PickCount& p : documents[d].picks) chosen.insert(chosen.end(), idx(p.count), p.expert);
       shuffle(chosen, philox, Shuffle::Tokens, s, static_cast<std::uint32_t>(d));
       auto next = chosen.begin();
       for (const PickCount& p : documents[d].picks)

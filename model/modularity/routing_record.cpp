@@ -6,6 +6,7 @@
 
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 
 namespace emox {
@@ -20,7 +21,7 @@ void RoutingRecord::add(Context& ctx, std::int64_t layer, TensorView ids) {
                       "routing record: layer {} routes {} tokens, {} were expected", layer, ids.dim(0), tokens_.size());
   if (tokens_.empty()) return;
   const auto picks = ops::to_host<std::int32_t>(ctx, ids);
-  Documents& documents = counts_.at(static_cast<std::size_t>(layer));
+  Documents& documents = counts_.at(idx(layer));
   const std::size_t k = picks.size() / tokens_.size();
   for (std::size_t i = 0; i < picks.size(); ++i) {
     const RoutedToken& t = tokens_[i / k];
@@ -31,7 +32,7 @@ void RoutingRecord::add(Context& ctx, std::int64_t layer, TensorView ids) {
 std::vector<DocumentPicks> RoutingRecord::gather(Communicator& comm, std::int64_t layer,
                                                  const std::vector<std::int32_t>& domains) const {
   std::vector<std::int32_t> mine;
-  for (const auto& [document, cells] : counts_.at(static_cast<std::size_t>(layer)))
+  for (const auto& [document, cells] : counts_.at(idx(layer)))
     for (const auto& [cell, count] : cells)
       for (const std::int32_t value : {document, cell.first, cell.second, count}) mine.push_back(value);
   const std::vector<std::string> rows_of_ranks =
@@ -44,7 +45,7 @@ std::vector<DocumentPicks> RoutingRecord::gather(Communicator& comm, std::int64_
     for (std::size_t at = 0; at < rows.size(); at += sizeof(std::int32_t) * kColumns) {
       std::array<std::int32_t, kColumns> row{};
       std::memcpy(row.data(), rows.data() + at, sizeof row);
-      counts.at(static_cast<std::size_t>(row[0]))[{row[1], row[2]}] += row[3];
+      counts.at(idx(row[0]))[{row[1], row[2]}] += row[3];
     }
   for (std::size_t i = 0; i < domains.size(); ++i) {
     documents.push_back({domains[i], {}});

@@ -9,6 +9,7 @@
 #include "model/modularity/measures.h"
 #include "parallel/comm/communicator.h"
 #include "runtime/core/context.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
@@ -20,7 +21,7 @@ struct RoutedToken {
 
 class RoutingRecord {
  public:
-  explicit RoutingRecord(std::int64_t layers) : counts_(static_cast<std::size_t>(layers)) {}
+  explicit RoutingRecord(std::int64_t layers) : counts_(idx(layers)) {}
 
   /// The tokens of the next forward pass, in its order.
   void expect(std::vector<RoutedToken> tokens) { tokens_ = std::move(tokens); }

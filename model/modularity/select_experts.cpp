@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "runtime/rng/philox.h"
 #include "runtime/telemetry/spans.h"
@@ -15,7 +16,7 @@
 namespace emox {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+std::size_t at(std::int64_t i) { return idx(i); }
 
 using Scores = std::vector<std::vector<double>>;  ///< [layers, experts]
 
@@ -141,7 +142,7 @@ class Choice {
   const std::vector<std::vector<std::int32_t>>& routed() const { return subset_.routed; }
 
   ExpertSubset finish(std::size_t sequences, std::int64_t tokens) {
-    subset_.provenance["method"] = kSelectionMethodNames[static_cast<std::size_t>(request_.method)];
+    subset_.provenance["method"] = kSelectionMethodNames[idx(request_.method)];
     if (request_.method == SelectionMethod::Random) {
       subset_.provenance["seed"] = request_.seed;
     } else {

@@ -1,4 +1,5 @@
 #include "model/moe/balance.h"
+#include "runtime/core/idx.h"
 
 #include <algorithm>
 #include <numeric>
@@ -9,8 +10,8 @@ namespace {
 /// The counts of one layer.
 std::span<const std::int64_t> of_layer(const ModelConfig& config, std::span<const std::int64_t> counts,
                                        std::int64_t layer) {
-  const auto n = static_cast<std::size_t>(config.routed_experts());
-  return counts.subspan(static_cast<std::size_t>(layer) * n, n);
+  const auto n = idx(config.routed_experts());
+  return counts.subspan(idx(layer) * n, n);
 }
 
 }  // namespace

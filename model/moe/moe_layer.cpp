@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/expert_scores.h"
 #include "runtime/ops/experts.h"
@@ -39,7 +40,7 @@ MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore
   store.name(prefix + "gate.weight", router_);
   std::int64_t next = 0;  // place of the next expert that is here
   for (std::int64_t e = 0; e < routed; ++e) {
-    if (next == local || held[static_cast<std::size_t>(next)] != e) {
+    if (next == local || held[idx(next)] != e) {
       for (const Shape& shape : {Shape{f, d}, Shape{f, d}, Shape{d, f}}) store.name_elsewhere(shape);
       continue;
     }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/rng/philox.h"
 
 namespace emox {
@@ -98,10 +99,10 @@ std::vector<std::uint8_t> label_pools(std::int64_t routed_experts, std::int64_t 
       "use at most {} labels, or moe.num_experts with at least {} routed experts",
       routed_experts, labels, labels < 1 ? 0 : routed_experts / labels, routed_top_k, routed_experts / routed_top_k,
       labels * routed_top_k);
-  std::vector<std::uint8_t> pool(static_cast<std::size_t>(labels * routed_experts), 0);
+  std::vector<std::uint8_t> pool(idx(labels * routed_experts), 0);
   for (std::int64_t l = 0; l < labels; ++l)
     for (std::int64_t e = routed_experts * l / labels; e < routed_experts * (l + 1) / labels; ++e)
-      pool[static_cast<std::size_t>(l * routed_experts + e)] = 1;
+      pool[idx(l * routed_experts + e)] = 1;
   return pool;
 }
 

@@ -6,6 +6,7 @@
 
 #include "model/training/training_step.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "runtime/telemetry/log.h"
 
@@ -58,8 +59,8 @@ void TrainingStep::plan_memory(std::optional<double> free_memory) {
                      : fmt::format("all activations are held, {:.0f} MiB a rank", wanted / 1048576));
   }
   const std::int64_t held = needs_all && !recompute_ ? micro_batches_ : 1;
-  arena_ = Arena(ctx_.device, one * static_cast<std::size_t>(held) + scratch, ctx_.activations);
-  activation_bytes_ = (one + one_growing) * static_cast<std::size_t>(held) + scratch + scratch_growing;
+  arena_ = Arena(ctx_.device, one * idx(held) + scratch, ctx_.activations);
+  activation_bytes_ = (one + one_growing) * idx(held) + scratch + scratch_growing;
   for (std::int64_t m = 0; m < held; ++m) {
     slots_.push_back(model_.reserve(arena_, tokens));
     device_batches_.emplace_back(ctx_.device, tokens);

@@ -6,6 +6,7 @@
 
 #include "model/moe/balance.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/balance.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/fault.h"
@@ -136,8 +137,8 @@ void TrainingStep::balance_loss(double divisor) {
 void TrainingStep::make_micro_batches(std::span<const SequenceInput> local) {
   micro_host_.clear();
   for (std::int64_t m = 0; m < micro_batches_; ++m) {
-    const auto begin = std::min(local.size(), static_cast<std::size_t>(m * micro_));
-    const auto end = std::min(local.size(), static_cast<std::size_t>((m + 1) * micro_));
+    const auto begin = std::min(local.size(), idx(m * micro_));
+    const auto end = std::min(local.size(), idx((m + 1) * micro_));
     micro_host_.push_back(make_micro_batch(config_, step_.eos, local.subspan(begin, end - begin)));
   }
 }
@@ -234,7 +235,7 @@ StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const S
 // On every rank the same: the first rank that has one.
 void TrainingStep::throw_faults(const std::vector<double>& gathered) const {
   for (int rank = 0; rank < comm_.size(); ++rank)
-    if (const auto fault = ops::fault_of(gathered[static_cast<std::size_t>(rank * kTotals + kFault)]))
+    if (const auto fault = ops::fault_of(gathered[idx(rank * kTotals + kFault)]))
       fail("{} on rank {}: an index that was made there is wrong, so the step's numbers are. Nothing was updated in it",
            ops::text_of(*fault), rank);
 }
@@ -243,7 +244,7 @@ void TrainingStep::throw_faults(const std::vector<double>& gathered) const {
 // follow the nodes, and after a requeue those are others.
 StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
   std::vector<double> from_host(kTotals - kHost, 0.0);
-  const auto place = [&](std::int64_t total) -> double& { return from_host[static_cast<std::size_t>(total - kHost)]; };
+  const auto place = [&](std::int64_t total) -> double& { return from_host[idx(total - kHost)]; };
   const LateVotes late = votes.late ? votes.late() : LateVotes{};
   place(kStop) = late.stop ? 1 : 0, place(kSave) = late.save ? 1 : 0;
   if (model_.experts() != nullptr) {
@@ -279,7 +280,7 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
   if (!config_.is_moe() || extras[kDocuments] == 0) return r;
   r.dispatch = dispatch_metrics(std::span(total).subspan(kCounters), received);
   const double documents = static_cast<double>(extras[kDocuments]) * static_cast<double>(config_.layers);
-  const auto counts = static_cast<std::size_t>(statistics_.counts.numel());
+  const auto counts = idx(statistics_.counts.numel());
   r.experts_per_document =
       static_cast<double>(std::accumulate(integers.data() + counts, extras, std::int64_t{0})) / documents;
   r.pool_mean = static_cast<double>(extras[kPoolSizes]) / documents;

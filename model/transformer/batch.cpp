@@ -1,6 +1,7 @@
 #include "model/transformer/batch.h"
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 
 namespace emox {
@@ -15,7 +16,7 @@ void append_pools(MicroBatch& out, const SequenceInput& s, std::int32_t eos, Eos
     begin = end;
   };
   for (std::int32_t i = 0; i < n; ++i) {
-    if (s.tokens[static_cast<std::size_t>(i)] != eos) continue;
+    if (s.tokens[idx(i)] != eos) continue;
     if (rule == EosRule::Owner && i + 1 < n) close(i + 1);  // the EOS ends its document
     if (rule == EosRule::Reference && i > 0) close(i);      // the EOS opens the next one
   }
@@ -27,7 +28,7 @@ void append_attention(MicroBatch& out, const SequenceInput& s, std::int32_t eos,
   const auto n = static_cast<std::int32_t>(s.tokens.size());
   if (intra_document)
     for (std::int32_t i = 0; i + 1 < n; ++i)
-      if (s.tokens[static_cast<std::size_t>(i)] == eos) out.attention_segments.push_back(start + i + 1);
+      if (s.tokens[idx(i)] == eos) out.attention_segments.push_back(start + i + 1);
   if (n > 0) out.attention_segments.push_back(start + n);
 }
 
@@ -81,13 +82,13 @@ MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::sp
 
 DeviceBatch::DeviceBatch(Device device, std::int64_t max_tokens)
     : max_tokens_(max_tokens), memory_(device, DType::I32, {3 * padded(max_tokens) + 2 * padded(max_tokens + 1)}) {
-  packed_.reserve(static_cast<std::size_t>(memory_.view().dim(0)));
+  packed_.reserve(idx(memory_.view().dim(0)));
 }
 
 DeviceBatch::Part DeviceBatch::pack(const std::vector<std::int32_t>& values) {
   const Part part{static_cast<std::int64_t>(packed_.size()), static_cast<std::int64_t>(packed_.size() + values.size())};
   packed_.insert(packed_.end(), values.begin(), values.end());
-  packed_.resize(static_cast<std::size_t>(padded(part.end)));
+  packed_.resize(idx(padded(part.end)));
   return part;
 }
 

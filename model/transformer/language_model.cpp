@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/expert_scores.h"
 #include "runtime/ops/layers.h"
@@ -140,7 +141,7 @@ void LanguageModel::keep_experts(Context& ctx, const std::vector<std::vector<std
 }
 
 void LanguageModel::keep_all_experts(Context& ctx) {
-  std::vector<std::int32_t> all(static_cast<std::size_t>(config_.routed_experts()));
+  std::vector<std::int32_t> all(idx(config_.routed_experts()));
   std::iota(all.begin(), all.end(), 0);
   keep_experts(ctx, {blocks_.size(), all});
 }
@@ -152,8 +153,7 @@ TensorView LanguageModel::selection_bias(std::int64_t layer) const {
 // What the layer's experts add, apart from the residual stream, so that its direction can be compared.
 void LanguageModel::observe_outputs(Context& ctx, std::int64_t layer, TensorView y, TensorView normed,
                                     const MoeLayer::Saved& saved, const OutputScores& o) const {
-  const std::int64_t t = y.dim(0), shared = config_.shared_experts,
-                     picks = blocks_[static_cast<std::size_t>(layer)].moe->picks();
+  const std::int64_t t = y.dim(0), shared = config_.shared_experts, picks = blocks_[idx(layer)].moe->picks();
   const auto front = [](const TensorView& x, Shape shape) {
     return x.reshape({x.numel()}).rows(0, shape.numel()).reshape(shape);
   };
@@ -174,7 +174,7 @@ void LanguageModel::forward_blocks(Context& ctx, Activations& a, const DeviceBat
   const Attention::Rope rope{rope_cos_, rope_sin_};
   const auto eps = static_cast<float>(config_.norm_eps);
   ops::embedding(ctx, a.blocks.front().input.rows(0, t), batch.ids(), store_.weight(embedding_));
-  for (std::size_t l = 0; l < static_cast<std::size_t>(observation.blocks); ++l) {
+  for (std::size_t l = 0; l < idx(observation.blocks); ++l) {
     const Block& block = blocks_[l];
     Activations::Block& s = a.blocks[l];
     const auto layer = static_cast<std::int64_t>(l);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
@@ -56,7 +57,7 @@ void ParameterStore::allocate(Device device, bool training, DType weights) {
 }
 
 std::size_t ParameterStore::bytes() const {
-  return static_cast<std::size_t>(size_[0] + size_[1]) * (size_of(weight_type_) + (training_ ? sizeof(float) : 0));
+  return idx(size_[0] + size_[1]) * (size_of(weight_type_) + (training_ ? sizeof(float) : 0));
 }
 
 TensorView ParameterStore::window(const Tensor (&tensors)[2], const ParameterSlot& s) const {

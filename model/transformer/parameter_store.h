@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
@@ -83,7 +84,7 @@ class ParameterStore {
   std::size_t bytes() const;
 
  private:
-  static constexpr std::size_t index(ParameterGroup g) { return static_cast<std::size_t>(g); }
+  static constexpr std::size_t index(ParameterGroup g) { return idx(g); }
   ParameterSlot reserve(Shape shape, ParameterGroup group, bool decay);
   TensorView window(const Tensor (&t)[2], const ParameterSlot& s) const;
   std::int64_t size_[2] = {};

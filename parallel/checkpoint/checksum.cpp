@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/file_error.h"
 #include "runtime/files/files.h"
 
@@ -45,7 +46,7 @@ std::string checksum_of_file(const std::filesystem::path& path) {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_to_read("read", path, errno);
     if (n == 0) return checksum.hex();
-    checksum.update(piece.data(), static_cast<std::size_t>(n));
+    checksum.update(piece.data(), idx(n));
   }
 }
 

@@ -7,6 +7,7 @@
 #include "parallel/checkpoint/hdf5_library.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
@@ -34,7 +35,7 @@ void transfer(const Shape& shape, std::int64_t begin, const TensorView& view, co
     std::copy(box.start.begin(), box.start.end(), start.begin());
     std::copy(box.count.begin(), box.count.end(), count.begin());
     const Handle memory(space_of({box.end - box.begin}), H5Sclose);
-    char* data = static_cast<char*>(view.raw()) + static_cast<std::size_t>(box.begin - begin) * size_of(view.dtype());
+    char* data = static_cast<char*>(view.raw()) + idx(box.begin - begin) * size_of(view.dtype());
     const bool moved = memory.good() &&
                        // All of a scalar is selected already.
                        (shape.rank() == 0 || H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start.data(), nullptr,
@@ -66,7 +67,7 @@ void write_attribute(hid_t dataset, const char* name, const Shape& shape, const 
 /// For people and tools that look at one file; loading goes by the manifest.
 void write_place_in_array(hid_t dataset, const ManifestTensor& entry, const std::string& task) {
   std::array<std::int64_t, Shape::kMaxRank> extents{};
-  for (int i = 0; i < entry.shape.rank(); ++i) extents[static_cast<std::size_t>(i)] = entry.shape[i];
+  for (int i = 0; i < entry.shape.rank(); ++i) extents[idx(i)] = entry.shape[i];
   write_attribute(dataset, "begin", {}, &entry.begin, task);
   write_attribute(dataset, "end", {}, &entry.end, task);
   write_attribute(dataset, "shape", {entry.shape.rank()}, extents.data(), task);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/file_error.h"
 
 namespace emox::hdf5 {
@@ -110,7 +111,7 @@ hid_t file_type(DType t) {
 hid_t space_of(const Shape& shape) {
   if (shape.rank() == 0) return H5Screate(H5S_SCALAR);
   std::array<hsize_t, Shape::kMaxRank> dims{};
-  for (int i = 0; i < shape.rank(); ++i) dims[static_cast<std::size_t>(i)] = static_cast<hsize_t>(shape[i]);
+  for (int i = 0; i < shape.rank(); ++i) dims[idx(i)] = static_cast<hsize_t>(shape[i]);
   return H5Screate_simple(shape.rank(), dims.data(), nullptr);
 }
 

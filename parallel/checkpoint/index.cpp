@@ -14,6 +14,7 @@
 #include "parallel/checkpoint/hdf5_library.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/files.h"
 
 namespace emox {
@@ -127,7 +128,7 @@ std::vector<std::pair<std::string, std::string>> sources_at(hid_t file, const st
     return sources;
   const auto text = [&](auto get, std::size_t i) {
     const ssize_t n = get(properties.get(), i, nullptr, 0);
-    std::string value(n < 0 ? 0 : static_cast<std::size_t>(n) + 1, '\0');
+    std::string value(n < 0 ? 0 : idx(n) + 1, '\0');
     if (n >= 0) get(properties.get(), i, value.data(), value.size());
     if (!value.empty()) value.pop_back();
     return value;

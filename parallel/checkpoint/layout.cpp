@@ -1,4 +1,5 @@
 #include "parallel/checkpoint/layout.h"
+#include "runtime/core/idx.h"
 
 #include <algorithm>
 #include <charconv>
@@ -81,7 +82,7 @@ std::vector<Box> boxes_of(const Shape& shape, std::int64_t begin, std::int64_t e
   std::array<std::int64_t, Shape::kMaxRank> stride{};
   std::int64_t n = 1;
   for (int i = shape.rank() - 1; i >= 0; --i) {
-    stride[static_cast<std::size_t>(i)] = n;
+    stride[idx(i)] = n;
     n *= shape[i];
   }
   std::vector<Box> boxes;
@@ -91,7 +92,7 @@ std::vector<Box> boxes_of(const Shape& shape, std::int64_t begin, std::int64_t e
     std::size_t along = 0;
     while (at % stride[along] != 0 || at + stride[along] > end) ++along;
     Box box{.begin = at};
-    for (std::size_t i = 0; i < static_cast<std::size_t>(shape.rank()); ++i) {
+    for (std::size_t i = 0; i < idx(shape.rank()); ++i) {
       const std::int64_t extent = shape[static_cast<int>(i)];
       box.start[i] = at / stride[i] % extent;
       box.count[i] = i < along ? 1 : extent;

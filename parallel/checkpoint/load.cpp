@@ -25,6 +25,7 @@
 #include "parallel/comm/progress.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/file_error.h"
 #include "runtime/files/files.h"
 
@@ -51,7 +52,7 @@ class FileStream {
       if (!open_) begin_file(f);
       const auto room = static_cast<std::int64_t>(to.size()) - done;
       const std::int64_t n = std::min(room, f.file.bytes - at_);
-      read_exactly(f, to.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(n)));
+      read_exactly(f, to.subspan(idx(done), idx(n)));
       done += n;
       if (at_ < f.file.bytes) break;
       end_file(f);
@@ -85,7 +86,7 @@ class FileStream {
       if (n < 0) fail_to_read("read", path, errno);
       require<DamagedError>(n != 0, "{} is damaged: it ends after {} bytes, the manifest says {}", path.string(),
                             at_ + static_cast<std::int64_t>(done), f.file.bytes);
-      done += static_cast<std::size_t>(n);
+      done += idx(n);
     }
     open_->whole.update(to.data(), to.size());
     check_datasets(f, to);
@@ -98,7 +99,7 @@ class FileStream {
     while (open_->next < f.datasets.size() && f.datasets[open_->next].offset < end) {
       const LoadedDataset& d = f.datasets[open_->next];
       const std::int64_t from = std::max(at_, d.offset), to = std::min(end, d.offset + d.bytes);
-      if (from < to) open_->dataset.update(bytes.data() + (from - at_), static_cast<std::size_t>(to - from));
+      if (from < to) open_->dataset.update(bytes.data() + (from - at_), idx(to - from));
       if (d.offset + d.bytes > end) break;
       const std::string got = open_->dataset.hex();
       if (got != d.checksum && open_->different.empty())
@@ -132,7 +133,7 @@ class FileStream {
 class Exchange {
  public:
   Exchange(Communicator& comm, const LoadPlan& plan, std::span<const CheckpointPiece> pieces)
-      : comm_(comm), plan_(plan), pieces_(pieces), buffers_(static_cast<std::size_t>(comm.size())) {}
+      : comm_(comm), plan_(plan), pieces_(pieces), buffers_(idx(comm.size())) {}
 
   /// The window [begin, begin + bytes.size()) of this rank's stream goes to those that wait for it, and this rank's
   /// memory is filled from the others' windows, which begin there as well.
@@ -146,10 +147,9 @@ class Exchange {
       if (from >= to) continue;
       const std::byte* const source = bytes.data() + (from - begin);
       if (o.to == comm_.rank())
-        std::memcpy(memory_of(o.piece) + o.at + (from - o.begin), source, static_cast<std::size_t>(to - from));
+        std::memcpy(memory_of(o.piece) + o.at + (from - o.begin), source, idx(to - from));
       else
-        buffers_[static_cast<std::size_t>(o.to)].insert(buffers_[static_cast<std::size_t>(o.to)].end(), source,
-                                                        source + (to - from));
+        buffers_[idx(o.to)].insert(buffers_[idx(o.to)].end(), source, source + (to - from));
     }
     if (plan_.exchanges) exchange(begin, end);
   }
@@ -172,17 +172,17 @@ class Exchange {
     std::int64_t sent = 0, received = 0;
     for (std::size_t r = 0; r < ranks; ++r) sent += send[r] = static_cast<std::int64_t>(buffers_[r].size());
     for_incoming(begin, end, [&](const IncomingBytes& i, std::int64_t from, std::int64_t to) {
-      receive[static_cast<std::size_t>(i.from)] += to - from;
+      receive[idx(i.from)] += to - from;
       received += to - from;
     });
-    in_.resize(static_cast<std::size_t>(received));
+    in_.resize(idx(received));
     all_.clear();
     for (const auto& b : buffers_) all_.insert(all_.end(), b.begin(), b.end());
     comm_.all_to_all_v(TensorView(in_.data(), DType::U8, {received}), receive,
                        TensorView(all_.data(), DType::U8, {sent}), send);
     const std::byte* next = in_.data();
     for_incoming(begin, end, [&](const IncomingBytes& i, std::int64_t from, std::int64_t to) {
-      std::memcpy(memory_of(i.piece) + i.at + (from - i.begin), next, static_cast<std::size_t>(to - from));
+      std::memcpy(memory_of(i.piece) + i.at + (from - i.begin), next, idx(to - from));
       next += to - from;
     });
   }
@@ -217,8 +217,7 @@ void find_offsets(Communicator& comm, const fs::path& checkpoint, Manifest& mani
   run_together(comm, [&] {
     std::map<std::string, std::vector<std::size_t>> tensors;
     for (std::size_t i = 0; i < whole.tensors.size(); ++i) tensors[whole.tensors[i].file].push_back(i);
-    for (auto f = static_cast<std::size_t>(comm.rank()); f < whole.files.size();
-         f += static_cast<std::size_t>(comm.size())) {
+    for (auto f = idx(comm.rank()); f < whole.files.size(); f += idx(comm.size())) {
       const ManifestFile& file = whole.files[f];
       if (!looked_at.contains(file.name)) continue;
       check_file(checkpoint, file);
@@ -282,18 +281,18 @@ LoadReport load_checkpoint(Communicator& comm, const CheckpointInfo& found, std:
   });
   FileStream stream(found.path, plan.files);
   Exchange exchange(comm, plan, wanted);
-  const auto window = std::make_unique<std::byte[]>(static_cast<std::size_t>(kWindow));
+  const auto window = std::make_unique<std::byte[]>(idx(kWindow));
   std::exception_ptr failure;  // the others are told at the end: until then they wait for this rank's windows
   for (std::int64_t begin = 0; begin < plan.longest; begin += kWindow) {
     if (!failure) {
       const IoPhase io(comm);
       try {
-        stream.read({window.get(), static_cast<std::size_t>(kWindow)});
+        stream.read({window.get(), idx(kWindow)});
       } catch (const std::exception&) {
         failure = std::current_exception();
       }
     }
-    exchange.window(begin, {window.get(), static_cast<std::size_t>(kWindow)});
+    exchange.window(begin, {window.get(), idx(kWindow)});
     report_progress(comm);
   }
   run_together(comm, [&] {

@@ -8,6 +8,7 @@
 
 #include "parallel/checkpoint/manifest.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -128,9 +129,9 @@ std::vector<std::string> plan_loads(const Manifest& manifest, const std::string&
     for (const Taken& t : of_file) {
       const std::int64_t begin = streams[reader] + t.begin;
       plans[reader]["out"].push_back({begin, t.bytes, t.to, t.piece, t.at});
-      if (static_cast<std::size_t>(t.to) == reader) continue;
+      if (idx(t.to) == reader) continue;
       exchanges = true;
-      plans[static_cast<std::size_t>(t.to)]["in"].push_back({reader, begin, t.bytes, t.piece, t.at});
+      plans[idx(t.to)]["in"].push_back({reader, begin, t.bytes, t.piece, t.at});
     }
     streams[reader] += file.bytes;
   }

@@ -17,6 +17,7 @@
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/comm/communicator.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
@@ -68,7 +69,7 @@ std::pair<std::size_t, std::size_t> share_of_datasets(const std::vector<const Ma
 /// Calls `use` with the view's elements as a span of their type.
 template <typename Use>
 void with_elements(const TensorView& view, const Use& use) {
-  const auto n = static_cast<std::size_t>(view.numel());
+  const auto n = idx(view.numel());
   switch (view.dtype()) {
     case DType::F32:
       return use(std::span<const float>(view.data<float>(), n));

@@ -12,6 +12,7 @@
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/file_error.h"
 
 namespace emox {
@@ -55,7 +56,7 @@ void append(CheckpointSurvey& survey, const Findings& findings) {
 /// Empty if all ranks could read it.
 Findings look_at_manifest(Communicator& comm, const fs::path& checkpoint, Manifest& manifest) {
   Findings here;
-  noting(here, static_cast<std::size_t>(comm.rank()), [&] {
+  noting(here, idx(comm.rank()), [&] {
     const IoPhase io(comm);
     manifest = read_manifest(checkpoint);
     check_step(checkpoint, manifest);
@@ -94,7 +95,7 @@ Findings check_files(Communicator& comm, const fs::path& checkpoint, const Manif
     for (std::size_t i = 0; i < manifest.files.size(); ++i) {
       const ManifestFile& file = manifest.files[i];
       if (!names.contains(file.name)) continue;
-      if (turn++ % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
+      if (turn++ % idx(comm.size()) != idx(comm.rank())) continue;
       noting(here, i, [&] { check_file(checkpoint, file); });
       report_progress(comm);
     }

@@ -10,6 +10,7 @@
 #include "parallel/comm/progress.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/file_error.h"
 #include "runtime/files/files.h"
 #include "runtime/telemetry/log.h"
@@ -103,7 +104,7 @@ Manifest manifest_everywhere(Communicator& comm, const fs::path& path, const Man
 Manifest verify_checkpoint(Communicator& comm, const fs::path& path, Glance glance) {
   Manifest manifest = read_manifest_of(comm, path);
   std::vector<std::string> shares;
-  const auto ranks = static_cast<std::size_t>(comm.size());
+  const auto ranks = idx(comm.size());
   for (std::size_t r = 0; comm.rank() == 0 && r < ranks; ++r) shares.push_back(text_of(manifest.files, r, ranks));
   const std::vector<ManifestFile> own = files_from(scatter_texts(comm, shares));
   const auto for_own_files = [&](const auto& check) {

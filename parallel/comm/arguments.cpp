@@ -1,6 +1,7 @@
 #include "parallel/comm/arguments.h"
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -40,8 +41,8 @@ void check_ranges(std::string_view op, const TensorView& x, std::span<const RowR
 
 /// The sum of one rank's row counts, which must be the rows of its tensor.
 void check_rows(std::string_view what, const TensorView& t, std::span<const std::int64_t> rows, int size) {
-  require<ShapeError>(rows.size() == static_cast<std::size_t>(size), "all_to_all_v: {} row counts for {} ranks ({})",
-                      rows.size(), size, what);
+  require<ShapeError>(rows.size() == idx(size), "all_to_all_v: {} row counts for {} ranks ({})", rows.size(), size,
+                      what);
   std::int64_t total = 0;
   for (const std::int64_t n : rows) {
     require<ShapeError>(n >= 0, "all_to_all_v: a row count of {} ({})", n, what);
@@ -90,7 +91,7 @@ void check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> rec
   check_dtypes("all_to_all_v", out, in);
   check_rows("send", in, send_rows, size);
   check_rows("receive", out, recv_rows, size);
-  const auto self = static_cast<std::size_t>(rank);
+  const auto self = idx(rank);
   require<ShapeError>(send_rows[self] == recv_rows[self], "all_to_all_v: {} rows sent to oneself, {} expected",
                       send_rows[self], recv_rows[self]);
   require<ShapeError>(in.shape().tail() == out.shape().tail(), "all_to_all_v: rows of {} into rows of {}",

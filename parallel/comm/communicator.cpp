@@ -5,17 +5,18 @@
 
 #include "parallel/comm/arguments.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
 int Communicator::node_size() const {
   const std::vector<int>& all = nodes();
-  return static_cast<int>(std::count(all.begin(), all.end(), all[static_cast<std::size_t>(rank())]));
+  return static_cast<int>(std::count(all.begin(), all.end(), all[idx(rank())]));
 }
 
 int Communicator::node_rank() const {
   const std::vector<int>& all = nodes();
-  return static_cast<int>(std::count(all.begin(), all.begin() + rank(), all[static_cast<std::size_t>(rank())]));
+  return static_cast<int>(std::count(all.begin(), all.begin() + rank(), all[idx(rank())]));
 }
 
 void Communicator::require_idle(std::string_view op) const {

@@ -5,14 +5,13 @@
 #include <span>
 #include <vector>
 
+#include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
 
 /// Bytes of one row of x[n, ...].
-inline std::size_t row_bytes(const TensorView& x) {
-  return static_cast<std::size_t>(x.shape().tail().numel()) * size_of(x.dtype());
-}
+inline std::size_t row_bytes(const TensorView& x) { return idx(x.shape().tail().numel()) * size_of(x.dtype()); }
 
 /// Communicator::nodes() from one name a rank: equal names are one node.
 std::vector<int> number_nodes(std::span<const int> names);

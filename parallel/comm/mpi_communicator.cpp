@@ -7,6 +7,7 @@
 #include "parallel/comm/layout.h"
 #include "parallel/comm/reduce.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -50,7 +51,7 @@ class MpiCommunicator final : public Communicator {
     // Inside a node the order is that of the ranks: its first rank is the lowest.
     int first = rank_;
     MPI_CHECK(MPI_Bcast(&first, 1, MPI_INT, 0, node.get()));
-    std::vector<int> firsts(static_cast<std::size_t>(size_));
+    std::vector<int> firsts(idx(size_));
     MPI_CHECK(MPI_Allgather(&first, 1, MPI_INT, firsts.data(), 1, MPI_INT, comm_.get()));
     nodes_ = number_nodes(firsts);
   }
@@ -85,9 +86,7 @@ class MpiCommunicator final : public Communicator {
                    std::size_t round, std::size_t stride);
   /// Every member gets the parts of all.
   void gather(TensorView x, const ShareStage& stage);
-  bool on_this_node(int rank) const {
-    return nodes_[static_cast<std::size_t>(rank)] == nodes_[static_cast<std::size_t>(rank_)];
-  }
+  bool on_this_node(int rank) const { return nodes_[idx(rank)] == nodes_[idx(rank_)]; }
   std::byte* staging(std::size_t round, std::size_t member, std::size_t members, std::size_t stride) {
     return staging_.data() + (round % 2 * members + member) * stride;
   }
@@ -105,7 +104,7 @@ class MpiCommunicator final : public Communicator {
 };
 
 void MpiCommunicator::sum_in_rank_order(TensorView x) {
-  const std::size_t ranks = static_cast<std::size_t>(size_), block = x.bytes();
+  const std::size_t ranks = idx(size_), block = x.bytes();
   if (ranks * block > tuning_.reduce_piece) {  // more than everybody should receive from everybody
     std::vector<std::int64_t> cuts;
     for (int r = 0; r <= size_; ++r) cuts.push_back(x.numel() * r / size_);
@@ -131,7 +130,7 @@ void MpiCommunicator::do_all_reduce(TensorView x, ReduceOp op) {
   const std::size_t bytes = std::min(kAllReducePiece, 16 * tuning_.reduce_piece);
   const auto piece = static_cast<std::int64_t>(std::max<std::size_t>(1, bytes / size_of(x.dtype())));
   for (std::int64_t begin = 0; begin < x.numel(); begin += piece) {
-    std::byte* p = bytes_of(x) + static_cast<std::size_t>(begin) * size_of(x.dtype());
+    std::byte* p = bytes_of(x) + idx(begin) * size_of(x.dtype());
     const int count = static_cast<int>(std::min(piece, x.numel() - begin));
     MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, p, count, type_of(x.dtype()), op == ReduceOp::Sum ? MPI_SUM : MPI_MAX,
                             comm_.get()));
@@ -140,7 +139,7 @@ void MpiCommunicator::do_all_reduce(TensorView x, ReduceOp op) {
 
 void MpiCommunicator::do_all_gather(TensorView out, TensorView in) {
   const std::size_t block = in.bytes();
-  std::byte* mine = bytes_of(out) + static_cast<std::size_t>(rank_) * block;
+  std::byte* mine = bytes_of(out) + idx(rank_) * block;
   copy_bytes(mine, in.raw(), block);
   if (out.bytes() <= tuning_.max_message) {
     const int n = static_cast<int>(block);
@@ -149,7 +148,7 @@ void MpiCommunicator::do_all_gather(TensorView out, TensorView in) {
   }
   for (int step = 1; step < size_; ++step) {
     const int from = peer(size_ - step);
-    exchange_.receive(bytes_of(out) + static_cast<std::size_t>(from) * block, block, from);
+    exchange_.receive(bytes_of(out) + idx(from) * block, block, from);
   }
   for (int step = 1; step < size_; ++step) exchange_.send(mine, block, peer(step));
   exchange_.wait();
@@ -244,25 +243,23 @@ void MpiCommunicator::start_rows(const RowExchange& e) {
   // Point to point instead of MPI_Alltoallv: its int displacements overflow, and whether to cut must be agreed by each
   // pair only, not by all ranks.
   const std::size_t row = row_bytes(e.in);
-  const std::size_t ranks = static_cast<std::size_t>(size_);
+  const std::size_t ranks = idx(size_);
   std::vector<std::size_t> recv_at(ranks), send_at(ranks);
   for (std::size_t r = 1; r < ranks; ++r) {
-    recv_at[r] = recv_at[r - 1] + static_cast<std::size_t>(e.recv_rows[r - 1]) * row;
-    send_at[r] = send_at[r - 1] + static_cast<std::size_t>(e.send_rows[r - 1]) * row;
+    recv_at[r] = recv_at[r - 1] + idx(e.recv_rows[r - 1]) * row;
+    send_at[r] = send_at[r - 1] + idx(e.send_rows[r - 1]) * row;
   }
   for (int step = 1; step < size_; ++step) {
-    const auto from = static_cast<std::size_t>(peer(size_ - step));
-    exchange_.receive(bytes_of(e.out) + recv_at[from], static_cast<std::size_t>(e.recv_rows[from]) * row,
-                      static_cast<int>(from));
+    const auto from = idx(peer(size_ - step));
+    exchange_.receive(bytes_of(e.out) + recv_at[from], idx(e.recv_rows[from]) * row, static_cast<int>(from));
   }
   for (int step = 1; step < size_; ++step) {
-    const auto to = static_cast<std::size_t>(peer(step));
-    exchange_.send(bytes_of(e.in) + send_at[to], static_cast<std::size_t>(e.send_rows[to]) * row, static_cast<int>(to));
+    const auto to = idx(peer(step));
+    exchange_.send(bytes_of(e.in) + send_at[to], idx(e.send_rows[to]) * row, static_cast<int>(to));
   }
-  const auto self = static_cast<std::size_t>(rank_);
+  const auto self = idx(rank_);
   if (e.send_rows[self] != 0)
-    copy_bytes(bytes_of(e.out) + recv_at[self], bytes_of(e.in) + send_at[self],
-               static_cast<std::size_t>(e.send_rows[self]) * row);
+    copy_bytes(bytes_of(e.out) + recv_at[self], bytes_of(e.in) + send_at[self], idx(e.send_rows[self]) * row);
 }
 
 }  // namespace

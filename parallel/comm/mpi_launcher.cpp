@@ -8,6 +8,7 @@
 
 #include "parallel/comm/mpi_support.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -28,7 +29,7 @@ std::string mpi_name() {
   char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length = 0;
   MPI_Get_library_version(text, &length);  // allowed before MPI_Init
-  const std::string_view version(text, static_cast<std::size_t>(length));
+  const std::string_view version(text, idx(length));
   return std::string(version.substr(0, version.find_first_of(",\n")));
 }
 

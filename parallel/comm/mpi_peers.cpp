@@ -1,4 +1,5 @@
 #include "parallel/comm/mpi_peers.h"
+#include "runtime/core/idx.h"
 
 #include <unistd.h>
 
@@ -77,7 +78,7 @@ std::vector<std::optional<RankStatus>> MpiPeers::ask(const std::vector<int>& ran
     }
     const auto place = std::find(ranks.begin(), ranks.end(), from);
     if (reply.number != number || place == ranks.end()) continue;  // late answer to an earlier question
-    replies[static_cast<std::size_t>(place - ranks.begin())] = reply.status;
+    replies[idx(place - ranks.begin())] = reply.status;
     --missing;
   }
   return replies;

@@ -1,4 +1,5 @@
 #include "parallel/comm/shares.h"
+#include "runtime/core/idx.h"
 
 #include <algorithm>
 
@@ -14,7 +15,7 @@ struct Grid {
 Grid grid_of(std::span<const int> nodes) {
   Grid grid;
   for (std::size_t r = 0; r < nodes.size(); ++r) {
-    const auto node = static_cast<std::size_t>(nodes[r]);
+    const auto node = idx(nodes[r]);
     if (grid.ranks.size() <= node) grid.ranks.resize(node + 1);
     grid.place.push_back(static_cast<int>(grid.ranks[node].size()));
     grid.ranks[node].push_back(static_cast<int>(r));
@@ -22,35 +23,32 @@ Grid grid_of(std::span<const int> nodes) {
   return grid;
 }
 
-bool same_node(std::span<const int> nodes, int a, int b) {
-  return nodes[static_cast<std::size_t>(a)] == nodes[static_cast<std::size_t>(b)];
-}
+bool same_node(std::span<const int> nodes, int a, int b) { return nodes[idx(a)] == nodes[idx(b)]; }
 
 std::size_t index_in(const std::vector<int>& members, int rank) {
-  return static_cast<std::size_t>(std::find(members.begin(), members.end(), rank) - members.begin());
+  return idx(std::find(members.begin(), members.end(), rank) - members.begin());
 }
 
 /// Inside `rank`'s node: a member has what the ranks at its place of any node own.
 ShareStage node_stage(std::span<const RowRange> ranges, std::span<const int> nodes, const Grid& grid, int rank) {
   ShareStage stage;
-  stage.members = grid.ranks[static_cast<std::size_t>(nodes[static_cast<std::size_t>(rank)])];
+  stage.members = grid.ranks[idx(nodes[idx(rank)])];
   stage.self = index_in(stage.members, rank);
   stage.parts.resize(stage.members.size());
-  for (const RowRange& range : ranges)
-    stage.parts[static_cast<std::size_t>(grid.place[static_cast<std::size_t>(range.owner)])].push_back(range);
+  for (const RowRange& range : ranges) stage.parts[idx(grid.place[idx(range.owner)])].push_back(range);
   return stage;
 }
 
 /// Among the ranks at `rank`'s place of each node: a member has its own rows.
 ShareStage place_stage(std::span<const RowRange> ranges, std::span<const int> nodes, const Grid& grid, int rank) {
-  const int place = grid.place[static_cast<std::size_t>(rank)];
+  const int place = grid.place[idx(rank)];
   ShareStage stage;
-  for (const auto& node : grid.ranks) stage.members.push_back(node[static_cast<std::size_t>(place)]);
+  for (const auto& node : grid.ranks) stage.members.push_back(node[idx(place)]);
   stage.self = index_in(stage.members, rank);
   stage.parts.resize(stage.members.size());
   for (const RowRange& range : ranges) {
-    const auto owner = static_cast<std::size_t>(range.owner);
-    if (grid.place[owner] == place) stage.parts[static_cast<std::size_t>(nodes[owner])].push_back(range);
+    const auto owner = idx(range.owner);
+    if (grid.place[owner] == place) stage.parts[idx(nodes[owner])].push_back(range);
   }
   return stage;
 }
@@ -74,9 +72,9 @@ bool adds_up_nodes(std::span<const int> nodes) {
 ShareStage flat_stage(std::span<const RowRange> ranges, std::size_t ranks, int rank) {
   ShareStage stage;
   for (std::size_t r = 0; r < ranks; ++r) stage.members.push_back(static_cast<int>(r));
-  stage.self = static_cast<std::size_t>(rank);
+  stage.self = idx(rank);
   stage.parts.resize(ranks);
-  for (const RowRange& range : ranges) stage.parts[static_cast<std::size_t>(range.owner)].push_back(range);
+  for (const RowRange& range : ranges) stage.parts[idx(range.owner)].push_back(range);
   return stage;
 }
 
@@ -97,8 +95,8 @@ std::vector<SharePiece> pieces_of(std::span<const RowRange> part, std::size_t ro
   const std::size_t most = std::max<std::size_t>(piece / item, 1) * item;
   std::vector<SharePiece> pieces;
   for (const RowRange& range : part) {
-    const std::size_t end = static_cast<std::size_t>(range.end) * row_bytes;
-    for (std::size_t at = static_cast<std::size_t>(range.begin) * row_bytes; at < end; at += most)
+    const std::size_t end = idx(range.end) * row_bytes;
+    for (std::size_t at = idx(range.begin) * row_bytes; at < end; at += most)
       pieces.push_back({at, std::min(most, end - at)});
   }
   return pieces;

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -21,7 +22,7 @@ std::string describe(const ThreadCall& c) {
 
 std::vector<int> all_ranks(int size) {
   require<CommError>(size >= 1, "a world of {} ranks", size);
-  std::vector<int> all(static_cast<std::size_t>(size));
+  std::vector<int> all(idx(size));
   std::iota(all.begin(), all.end(), 0);
   return all;
 }
@@ -33,7 +34,7 @@ ThreadBoard::ThreadBoard(int size) : world_(all_ranks(size)) {}
 void ThreadBoard::meet(ThreadGroup& group, int rank, const ThreadCall& call) {
   std::unique_lock lock(mutex_);
   if (failure_.empty()) {
-    group.calls[static_cast<std::size_t>(rank)] = call;
+    group.calls[idx(rank)] = call;
     const std::uint64_t meeting = group.meetings;
     if (++group.arrived == static_cast<int>(group.calls.size())) {
       if (std::string text = mismatch(group); !text.empty()) {
@@ -113,17 +114,15 @@ std::string ThreadBoard::row_mismatch(const ThreadGroup& group) const {
 
 void ThreadBoard::make_parts(ThreadGroup& group) {
   std::map<int, std::vector<int>> members;  // color -> ranks, ordered by (key, rank)
-  for (int r = 0; r < static_cast<int>(group.calls.size()); ++r)
-    members[group.calls[static_cast<std::size_t>(r)].color].push_back(r);
+  for (int r = 0; r < static_cast<int>(group.calls.size()); ++r) members[group.calls[idx(r)].color].push_back(r);
   for (auto& [color, ranks] : members) {
-    std::stable_sort(ranks.begin(), ranks.end(), [&](int a, int b) {
-      return group.calls[static_cast<std::size_t>(a)].key < group.calls[static_cast<std::size_t>(b)].key;
-    });
+    std::stable_sort(ranks.begin(), ranks.end(),
+                     [&](int a, int b) { return group.calls[idx(a)].key < group.calls[idx(b)].key; });
     std::vector<int> world_ranks;
-    for (const int r : ranks) world_ranks.push_back(group.world_ranks[static_cast<std::size_t>(r)]);
+    for (const int r : ranks) world_ranks.push_back(group.world_ranks[idx(r)]);
     parts_.push_back(std::make_unique<ThreadGroup>(std::move(world_ranks)));
     for (std::size_t i = 0; i < ranks.size(); ++i) {
-      ThreadCall& call = group.calls[static_cast<std::size_t>(ranks[i])];
+      ThreadCall& call = group.calls[idx(ranks[i])];
       call.part = parts_.back().get();
       call.part_rank = static_cast<int>(i);
     }

@@ -9,6 +9,7 @@
 #include "parallel/comm/thread_board.h"
 #include "parallel/comm/watchdog.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -24,7 +25,7 @@ void copy_memory(void* to, const void* from, std::size_t bytes) {
 std::size_t offset_of(std::span<const std::int64_t> rows, std::size_t i, std::size_t row_bytes) {
   std::int64_t before = 0;
   for (const std::int64_t n : rows.first(i)) before += n;
-  return static_cast<std::size_t>(before) * row_bytes;
+  return idx(before) * row_bytes;
 }
 
 std::vector<int> nodes_of(const ThreadGroup& group, int ranks_per_node) {
@@ -62,11 +63,9 @@ class ThreadCommunicator final : public Communicator {
 
   /// The tensor that a member of a stage has handed in.
   const void* given_by(const ShareStage& stage, std::size_t member) const {
-    return group_.calls[static_cast<std::size_t>(stage.members[member])].in;
+    return group_.calls[idx(stage.members[member])].in;
   }
-  bool on_this_node(int rank) const {
-    return nodes_[static_cast<std::size_t>(rank)] == nodes_[static_cast<std::size_t>(rank_)];
-  }
+  bool on_this_node(int rank) const { return nodes_[idx(rank)] == nodes_[idx(rank_)]; }
 
   ThreadBoard& board_;
   ThreadGroup& group_;
@@ -83,8 +82,7 @@ void ThreadCommunicator::do_all_reduce(TensorView x, ReduceOp op) {
   const std::int64_t end = x.numel() * (rank_ + 1) / size();
   if (begin != end) {
     std::vector<void*> slices;
-    for (const ThreadCall& call : group_.calls)
-      slices.push_back(at(call.out, static_cast<std::size_t>(begin) * size_of(x.dtype())));
+    for (const ThreadCall& call : group_.calls) slices.push_back(at(call.out, idx(begin) * size_of(x.dtype())));
     reduce_in_rank_order(std::vector<const void*>(slices.begin(), slices.end()), slices, end - begin, x.dtype(), op);
   }
   board_.part(group_);
@@ -136,7 +134,7 @@ void ThreadCommunicator::do_reduce_scatter(TensorView x, std::span<const RowRang
 
 void ThreadCommunicator::do_broadcast(TensorView x, int root) {
   board_.meet(group_, rank_, {.op = "broadcast", .bytes = x.bytes(), .dtype = x.dtype(), .root = root, .in = x.raw()});
-  copy_memory(x.raw(), group_.calls[static_cast<std::size_t>(root)].in, x.bytes());
+  copy_memory(x.raw(), group_.calls[idx(root)].in, x.bytes());
   board_.part(group_);
 }
 
@@ -152,10 +150,9 @@ void ThreadCommunicator::exchange_rows(const RowExchange& e) {
   std::size_t offset = 0;
   for (std::size_t r = 0; r < group_.calls.size(); ++r) {
     const ThreadCall& from = group_.calls[r];
-    const std::size_t bytes = static_cast<std::size_t>(e.recv_rows[r]) * row;
+    const std::size_t bytes = idx(e.recv_rows[r]) * row;
     if (bytes == 0) continue;
-    copy_memory(at(e.out.raw(), offset), at(from.in, offset_of(from.send_rows, static_cast<std::size_t>(rank_), row)),
-                bytes);
+    copy_memory(at(e.out.raw(), offset), at(from.in, offset_of(from.send_rows, idx(rank_), row)), bytes);
     offset += bytes;
   }
   board_.part(group_);
@@ -164,7 +161,7 @@ void ThreadCommunicator::exchange_rows(const RowExchange& e) {
 std::unique_ptr<Communicator> ThreadCommunicator::do_split(int color, int key) {
   board_.meet(group_, rank_, {.op = "split", .color = color, .key = key});
   // This rank's own line, which only this rank overwrites, in its next call: no parting is needed.
-  const ThreadCall& call = group_.calls[static_cast<std::size_t>(rank_)];
+  const ThreadCall& call = group_.calls[idx(rank_)];
   return std::make_unique<ThreadCommunicator>(board_, *call.part, call.part_rank, ranks_per_node_);
 }
 
@@ -176,7 +173,7 @@ class ThreadPeers final : public WatchdogPeers {
   void answer() override {}
   std::vector<std::optional<RankStatus>> ask(const std::vector<int>& ranks, std::uint64_t comm_id, double) override {
     std::vector<std::optional<RankStatus>> replies;
-    for (const int r : ranks) replies.push_back(logs_[static_cast<std::size_t>(r)]->status(comm_id));
+    for (const int r : ranks) replies.push_back(logs_[idx(r)]->status(comm_id));
     return replies;
   }
   int ranks() const override { return static_cast<int>(logs_.size()); }
@@ -206,8 +203,7 @@ ThreadWorld::ThreadWorld(int size, ThreadWorldOptions options) : impl_(std::make
   for (int r = 0; r < size; ++r) {
     impl_->peers.push_back(std::make_unique<ThreadPeers>(r, impl_->board, impl_->logs));
     impl_->watchdogs.push_back(std::make_unique<Watchdog>(r, WatchdogLimits{options.watchdog_s, options.io_watchdog_s},
-                                                          *impl_->logs[static_cast<std::size_t>(r)],
-                                                          *impl_->peers.back()));
+                                                          *impl_->logs[idx(r)], *impl_->peers.back()));
   }
 }
 
@@ -219,7 +215,7 @@ std::unique_ptr<Communicator> ThreadWorld::communicator(int rank) {
   require<CommError>(rank >= 0 && rank < size(), "rank {} of {}", rank, size());
   auto comm =
       std::make_unique<ThreadCommunicator>(impl_->board, impl_->board.world(), rank, impl_->options.ranks_per_node);
-  if (!impl_->logs.empty()) watch(*comm, *impl_->logs[static_cast<std::size_t>(rank)]);
+  if (!impl_->logs.empty()) watch(*comm, *impl_->logs[idx(rank)]);
   return comm;
 }
 

@@ -7,6 +7,7 @@
 
 #include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/file_error.h"
 
 namespace emox {
@@ -20,7 +21,7 @@ void copy_text(const TensorView& to, const std::string& text) {
 
 std::string text_at(const TensorView& from, std::int64_t offset, std::int64_t length) {
   if (length == 0) return "";
-  return {reinterpret_cast<const char*>(from.data<std::uint8_t>()) + offset, static_cast<std::size_t>(length)};
+  return {reinterpret_cast<const char*>(from.data<std::uint8_t>()) + offset, idx(length)};
 }
 
 /// What is thrown again elsewhere, by its weight: damage comes first, so that it is said only where no rank failed
@@ -111,7 +112,7 @@ std::string first_text(Communicator& comm, const std::string& text) {
 }
 
 std::vector<std::string> gather_texts(Communicator& comm, const std::string& text) {
-  const auto ranks = static_cast<std::size_t>(comm.size());
+  const auto ranks = idx(comm.size());
   const Tensor length({}, DType::I64, {1});
   const Tensor lengths({}, DType::I64, {comm.size()});
   *length.view().data<std::int64_t>() = static_cast<std::int64_t>(text.size());
@@ -132,7 +133,7 @@ std::vector<std::string> gather_texts(Communicator& comm, const std::string& tex
 }
 
 std::string scatter_texts(Communicator& comm, const std::vector<std::string>& texts) {
-  const auto ranks = static_cast<std::size_t>(comm.size());
+  const auto ranks = idx(comm.size());
   const bool root = comm.rank() == 0;
   std::vector<std::int64_t> send(ranks, 0), receive(ranks, 0), one(ranks, root ? 1 : 0), first(ranks, 0);
   first[0] = 1;

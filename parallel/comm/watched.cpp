@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "parallel/comm/watchdog.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -48,7 +49,7 @@ class WatchedCalls final : public CollectiveObserver {
 };
 
 std::shared_ptr<CollectiveObserver> WatchedCalls::part(Communicator& part, int color) {
-  std::vector<int> members(static_cast<std::size_t>(part.size()));
+  std::vector<int> members(idx(part.size()));
   std::int32_t mine = world_rank_;
   part.all_gather(TensorView(members.data(), DType::I32, {part.size()}), TensorView(&mine, DType::I32, {1}));
   const int nth = ++splits_;
@@ -60,7 +61,7 @@ std::shared_ptr<CollectiveObserver> WatchedCalls::part(Communicator& part, int c
 }  // namespace
 
 void watch(Communicator& comm, ActivityLog& log, std::string name) {
-  std::vector<int> members(static_cast<std::size_t>(comm.size()));
+  std::vector<int> members(idx(comm.size()));
   std::iota(members.begin(), members.end(), 0);
   const std::uint64_t id = id_of(name);
   comm.observe(std::make_shared<WatchedCalls>(log, std::move(name), id, std::move(members), comm.rank()));

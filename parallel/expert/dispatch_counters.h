@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/core/idx.h"
+
 namespace emox {
 
 /// Sums over the layers and micro-batches of a step, forward and backward. Doubles, so that one sum over ranks carries
@@ -33,7 +35,7 @@ struct DispatchCounters {
   /// items[ranks] of so many bytes leave rank `self`: to ranks of its node (nodes[ranks]), or to others.
   void count_sent(const std::vector<int>& nodes, int self, const std::vector<std::int64_t>& items,
                   std::size_t item_bytes) {
-    const auto me = static_cast<std::size_t>(self);
+    const auto me = idx(self);
     for (std::size_t r = 0; r < items.size(); ++r) {
       if (r == me) continue;
       values[nodes[r] == nodes[me] ? BytesIntra : BytesInter] +=

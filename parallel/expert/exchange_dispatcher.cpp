@@ -9,6 +9,7 @@
 #include "parallel/expert/plan_numbers.h"
 #include "parallel/expert/reach.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/dispatch_plan.h"
 #include "runtime/ops/moe.h"
@@ -36,7 +37,7 @@ struct ExchangeHandle final : DispatchHandle {
 
 int largest_node(const std::vector<int>& nodes) {
   std::vector<int> size(nodes.size(), 0);
-  for (const int n : nodes) ++size[static_cast<std::size_t>(n)];
+  for (const int n : nodes) ++size[idx(n)];
   return *std::max_element(size.begin(), size.end());
 }
 
@@ -148,15 +149,13 @@ ExchangeDispatcher::ExchangeDispatcher(DispatchKind kind, Communicator& comm, co
   max_picks_here_ = std::min<std::int64_t>(top_k, local_experts_);
   nodes_ = *std::max_element(nodes.begin(), nodes.end()) + 1;
   maps_.assign(rank_of.begin(), rank_of.end());
-  for (const std::int32_t r : rank_of) maps_.push_back(nodes[static_cast<std::size_t>(r)]);
+  for (const std::int32_t r : rank_of) maps_.push_back(nodes[idx(r)]);
   maps_.resize(3 * rank_of.size(), -1);
-  for (std::size_t i = 0; i < here.size(); ++i)
-    maps_[2 * rank_of.size() + static_cast<std::size_t>(here[i])] = static_cast<std::int32_t>(i);
+  for (std::size_t i = 0; i < here.size(); ++i) maps_[2 * rank_of.size() + idx(here[i])] = static_cast<std::int32_t>(i);
   const bool by_node = kind == DispatchKind::TwoLevel;
   gateway_ = gateways(rank_of, nodes, comm.rank());
-  gateway_of_node_.assign(static_cast<std::size_t>(nodes_), -1);
-  for (std::size_t e = 0; e < rank_of.size(); ++e)
-    gateway_of_node_[static_cast<std::size_t>(maps_[rank_of.size() + e])] = gateway_[e];
+  gateway_of_node_.assign(idx(nodes_), -1);
+  for (std::size_t e = 0; e < rank_of.size(); ++e) gateway_of_node_[idx(maps_[rank_of.size() + e])] = gateway_[e];
   if (by_node) {
     // A gateway is told how many rows it gets, and how many of them go to each rank of its node.
     Reach reach = gateway_reach(rank_of, nodes, comm.rank());
@@ -223,11 +222,11 @@ void ExchangeDispatcher::plan(Context& ctx, DispatchHandle& base, TensorView ids
     ops::pool_reach(ctx, c.rank_limit, c.ranks_reached, pools.pool, pools.segments, h.maps[0], pools.free_tokens);
     ops::pool_reach(ctx, c.node_limit, c.nodes_reached, pools.pool, pools.segments, h.maps[1], pools.free_tokens);
   }
-  numbers_.resize(static_cast<std::size_t>(h.numbers.numel()));
+  numbers_.resize(idx(h.numbers.numel()));
   ops::copy_to_host(ctx, numbers_.data(), h.numbers);  // the only wait for the device
   read_ = PlanNumbers<std::span<const std::int64_t>>::of(
       comm_.size(), nodes_, [rest = std::span<const std::int64_t>(numbers_)](auto n) mutable {
-        const auto part = rest.first(static_cast<std::size_t>(n));
+        const auto part = rest.first(idx(n));
         rest = rest.subspan(part.size());
         return part;
       });
@@ -249,7 +248,7 @@ void ExchangeDispatcher::plan(Context& ctx, DispatchHandle& base, TensorView ids
   h.grown += h.slots->ensure(last.arrived);
   std::vector<std::int64_t>& from = messages_;
   from = last.output_splits;
-  from[static_cast<std::size_t>(comm_.rank())] = last.arrived - last.arrived_away;
+  from[idx(comm_.rank())] = last.arrived - last.arrived_away;
   ops::copy_from_host(ctx, h.source_rows, from.data());
 }
 
@@ -272,14 +271,14 @@ void ExchangeDispatcher::set_flat_counts(Context& ctx, ExchangeHandle& h) {
 // the sum of what its sources have for that rank. So both hops are known before any row travels.
 void ExchangeDispatcher::set_two_level_counts(Context& ctx, ExchangeHandle& h) {
   const std::vector<int>& nodes = comm_.nodes();
-  const auto ranks = nodes.size(), me = static_cast<std::size_t>(comm_.rank());
+  const auto ranks = nodes.size(), me = idx(comm_.rank());
   const auto by_rank = read_.by_rank, by_node = read_.by_node;
   CountExchange &out = count_exchanges_[0], &inside = count_exchanges_[1];
   RankCounts onward(2 * ranks, 0);  // of rows that this rank passes on
   sends_.assign(2 * ranks, 0);
   for (std::size_t n = 0; n < gateway_of_node_.size(); ++n) {
     if (gateway_of_node_[n] < 0) continue;  // no experts there
-    const auto g = static_cast<std::size_t>(gateway_of_node_[n]);
+    const auto g = idx(gateway_of_node_[n]);
     sends_[2 * g] = by_node[2 * n], sends_[2 * g + 1] = by_node[2 * n + 1];
   }
   messages_.clear();

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/moe.h"
 #include "runtime/telemetry/spans.h"
@@ -22,7 +23,7 @@ std::int64_t sum(const std::vector<std::int64_t>& v) { return std::accumulate(v.
 std::int64_t split_column(std::vector<std::int64_t>& out, const RankCounts& counts, std::size_t column, int self) {
   out.resize(counts.size() / 2);
   for (std::size_t r = 0; r < out.size(); ++r) out[r] = counts[2 * r + column];
-  return std::exchange(out[static_cast<std::size_t>(self)], 0);
+  return std::exchange(out[idx(self)], 0);
 }
 
 }  // namespace
@@ -115,7 +116,7 @@ void ExchangeHop::dispatch_start(Context& ctx, const HopPlan& p, TensorView in, 
   const Exposed exposed(ctx, counters_);
   comm_.all_to_all_v_start(transfers);
   count_bytes(p.input_pick_splits, sizeof(std::int32_t) + sizeof(float));
-  count_bytes(p.input_splits, static_cast<std::size_t>(in.dim(1)) * sizeof(float));
+  count_bytes(p.input_splits, idx(in.dim(1)) * sizeof(float));
 }
 
 ExchangeHop::Arrived ExchangeHop::dispatch_finish(Context& ctx, const HopPlan& p) {
@@ -131,7 +132,7 @@ void ExchangeHop::send_start(Context& ctx, const HopPlan& p, TensorView in) {
   const Exposed exposed(ctx, counters_);
   comm_.all_to_all_v_start(staging_.arrive[index_]->rows(p.arrived_away), p.output_splits,
                            staging_.send->rows(p.sent_away), p.input_splits);
-  count_bytes(p.input_splits, static_cast<std::size_t>(in.dim(1)) * sizeof(float));
+  count_bytes(p.input_splits, idx(in.dim(1)) * sizeof(float));
 }
 
 TensorView ExchangeHop::send_finish(Context& ctx, const HopPlan& p) {
@@ -145,7 +146,7 @@ void ExchangeHop::return_start(Context& ctx, const HopPlan& p, TensorView rows, 
   ops::combine_rows(ctx, out, rows, slots.rows(0, p.arrived_away), 0.0F);
   ops::combine_rows(ctx, back.rows(p.sent_away, p.sent), rows, slots.rows(p.arrived_away, p.arrived), 0.0F);
   const RowTransfer transfer{back.rows(0, p.sent_away), p.input_splits, out, p.output_splits};
-  count_bytes(p.output_splits, static_cast<std::size_t>(rows.dim(1)) * sizeof(float));
+  count_bytes(p.output_splits, idx(rows.dim(1)) * sizeof(float));
   if (!pick_values) {
     const Exposed exposed(ctx, counters_);
     comm_.all_to_all_v_start({&transfer, 1});
@@ -174,7 +175,7 @@ void ExchangeHop::take_pick_values(Context& ctx, const HopPlan& p, TensorView ou
 
 const std::vector<std::int64_t>& CountExchange::run(Context& ctx, const std::vector<std::int64_t>& out,
                                                     DispatchCounters& counters) {
-  in_.resize(static_cast<std::size_t>(sum(expected_)));
+  in_.resize(idx(sum(expected_)));
   const auto view = [](const std::vector<std::int64_t>& v) {  // what is sent is read only
     return TensorView(v.empty() ? nullptr : const_cast<std::int64_t*>(v.data()), DType::I64,
                       {static_cast<std::int64_t>(v.size())});

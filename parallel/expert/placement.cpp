@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/rng/philox.h"
 
 namespace emox {
@@ -37,18 +38,16 @@ ExpertPlacement ExpertPlacement::block(std::int64_t layers, std::int64_t experts
 ExpertPlacement ExpertPlacement::random(std::int64_t layers, std::int64_t experts, int ranks, std::uint64_t seed) {
   check_sizes(experts, ranks);
   ExpertPlacement p(experts, ranks);
-  p.table_.resize(static_cast<std::size_t>(layers * experts));
+  p.table_.resize(idx(layers * experts));
   const Philox philox(seed, RngPurpose::Placement);
-  std::vector<std::int64_t> order(static_cast<std::size_t>(experts));
+  std::vector<std::int64_t> order(idx(experts));
   for (std::int64_t l = 0; l < layers; ++l) {
     std::iota(order.begin(), order.end(), std::int64_t{0});
     for (std::int64_t i = experts - 1; i > 0; --i) {  // Fisher-Yates
       const std::int64_t j = philox.uniform_int(0, i, {static_cast<std::uint32_t>(l), static_cast<std::uint32_t>(i)});
-      std::swap(order[static_cast<std::size_t>(i)], order[static_cast<std::size_t>(j)]);
+      std::swap(order[idx(i)], order[idx(j)]);
     }
-    for (std::int64_t i = 0; i < experts; ++i)
-      p.table_[static_cast<std::size_t>(l * experts + order[static_cast<std::size_t>(i)])] =
-          block_of(i, experts, ranks);
+    for (std::int64_t i = 0; i < experts; ++i) p.table_[idx(l * experts + order[idx(i)])] = block_of(i, experts, ranks);
   }
   return p;
 }
@@ -77,12 +76,12 @@ ExpertPlacement ExpertPlacement::from_json(const nlohmann::json& json, const std
     require<UsageError>(static_cast<std::int64_t>(table[l].size()) == experts,
                         "{}: layer {} places {} experts, the model has {} routed ones", source, l, table[l].size(),
                         experts);
-    std::vector<std::int64_t> held(static_cast<std::size_t>(ranks), 0);
+    std::vector<std::int64_t> held(idx(ranks), 0);
     for (std::size_t e = 0; e < table[l].size(); ++e) {
       const std::int64_t r = table[l][e];
       require<UsageError>(r >= 0 && r < ranks, "{}: layer {} places expert {} on rank {}, there are {} ranks", source,
                           l, e, r, ranks);
-      ++held[static_cast<std::size_t>(r)];
+      ++held[idx(r)];
       p.table_.push_back(static_cast<std::int32_t>(r));
     }
     const auto [least, most] = std::minmax_element(held.begin(), held.end());
@@ -117,7 +116,7 @@ std::vector<std::int32_t> ExpertPlacement::experts_of(std::int64_t layer, int ra
   std::vector<std::int32_t> held;
   const auto row = of_layer(layer);
   for (std::int64_t e = 0; e < experts_; ++e)
-    if (row[static_cast<std::size_t>(e)] == rank) held.push_back(static_cast<std::int32_t>(e));
+    if (row[idx(e)] == rank) held.push_back(static_cast<std::int32_t>(e));
   return held;
 }
 

@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "runtime/core/idx.h"
+
 namespace emox {
 
 class ExpertPlacement {
@@ -32,7 +34,7 @@ class ExpertPlacement {
   int ranks() const { return ranks_; }
   /// [experts] rank of each expert of a layer.
   std::span<const std::int32_t> of_layer(std::int64_t layer) const {
-    return std::span(table_).subspan(static_cast<std::size_t>(layer * experts_), static_cast<std::size_t>(experts_));
+    return std::span(table_).subspan(idx(layer * experts_), idx(experts_));
   }
   /// The experts of a rank, rising: the order of their weights in its memory.
   std::vector<std::int32_t> experts_of(std::int64_t layer, int rank) const;

@@ -1,12 +1,13 @@
 #include "parallel/expert/planned_exchange.h"
 
 #include "runtime/core/context.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/dispatch_plan.h"
 
 namespace emox {
 namespace {
 
-std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+std::size_t size(std::int64_t n) { return idx(n); }
 
 template <typename T>
 TensorView view(std::vector<T>& v) {

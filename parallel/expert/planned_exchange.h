@@ -7,6 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "runtime/core/idx.h"
+
 namespace emox {
 
 /// ops::RowPicks
@@ -59,15 +61,15 @@ void arriving(std::vector<T>& out, std::span<const SendPlan> plans, std::span<co
               Counts&& counts) {
   out.clear();
   const auto append = [&](int from) {
-    const std::vector<std::int64_t>& n = counts(plans[static_cast<std::size_t>(from)]);
+    const std::vector<std::int64_t>& n = counts(plans[idx(from)]);
     // In send order `from` itself comes last, everybody else by number.
     std::int64_t begin = 0;
     const int ranks = static_cast<int>(n.size());
     const int stop = self == from ? ranks : self;
     for (int r = 0; r < stop; ++r)
-      if (r != from) begin += n[static_cast<std::size_t>(r)];
-    const auto first = values[static_cast<std::size_t>(from)].begin() + begin;
-    out.insert(out.end(), first, first + n[static_cast<std::size_t>(self)]);
+      if (r != from) begin += n[idx(r)];
+    const auto first = values[idx(from)].begin() + begin;
+    out.insert(out.end(), first, first + n[idx(self)]);
   };
   for (int r = 0; r < static_cast<int>(plans.size()); ++r)
     if (r != self) append(r);
@@ -77,7 +79,7 @@ void arriving(std::vector<T>& out, std::span<const SendPlan> plans, std::span<co
 /// Rows that `self` receives from each rank.
 inline std::vector<std::int64_t> arriving_rows(std::span<const SendPlan> plans, int self) {
   std::vector<std::int64_t> rows;
-  for (const SendPlan& p : plans) rows.push_back(p.rows[static_cast<std::size_t>(self)]);
+  for (const SendPlan& p : plans) rows.push_back(p.rows[idx(self)]);
   return rows;
 }
 

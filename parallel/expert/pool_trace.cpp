@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 
 namespace emox {
@@ -44,7 +45,7 @@ int ranks_of_part(const std::string& text) {
   unsigned part = 0, ranks = 0;
   int used = 0;
   const bool fits = std::sscanf(text.c_str(), "%9u-of-%9u%n", &part, &ranks, &used) == 2;
-  return fits && static_cast<std::size_t>(used) == text.size() ? static_cast<int>(ranks) : 0;
+  return fits && idx(used) == text.size() ? static_cast<int>(ranks) : 0;
 }
 
 std::size_t pick_bytes(std::uint32_t experts) { return experts <= 256 ? 1 : 2; }
@@ -151,7 +152,7 @@ void PoolTraceWriter::write(Context& ctx, std::int64_t step, std::int64_t layer,
   require<ShapeError>(pools.free_tokens.null() || header_.free_tokens,
                       "a recording without free tokens was given some of layer {}", layer);
   if (header_.free_tokens) {
-    std::vector<std::uint8_t> flags(static_cast<std::size_t>(ids.dim(0)), 0);
+    std::vector<std::uint8_t> flags(idx(ids.dim(0)), 0);
     if (!pools.free_tokens.null()) ops::copy_to_host(ctx, flags.data(), pools.free_tokens);
     append_bits(bytes_, flags.data(), flags.size());
   }

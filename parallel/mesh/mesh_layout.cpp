@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -75,10 +76,8 @@ MeshLayout::MeshLayout(std::vector<int> nodes, std::int64_t expert_parallel)
   check_expert_parallel(ranks(), expert_parallel, std::max<std::int64_t>(ranks(), expert_parallel));
   expert_parallel_ = static_cast<int>(expert_parallel);
   std::iota(order_.begin(), order_.end(), 0);
-  std::stable_sort(order_.begin(), order_.end(), [&](int a, int b) {
-    return nodes_[static_cast<std::size_t>(a)] < nodes_[static_cast<std::size_t>(b)];
-  });
-  for (int p = 0; p < ranks(); ++p) positions_[static_cast<std::size_t>(order_[static_cast<std::size_t>(p)])] = p;
+  std::stable_sort(order_.begin(), order_.end(), [&](int a, int b) { return nodes_[idx(a)] < nodes_[idx(b)]; });
+  for (int p = 0; p < ranks(); ++p) positions_[idx(order_[idx(p)])] = p;
 }
 
 std::vector<int> MeshLayout::expert_group(int rank) const {
@@ -95,7 +94,7 @@ std::vector<int> MeshLayout::replica_group(int rank) const {
 
 std::vector<int> MeshLayout::nodes_of(const std::vector<int>& ranks) const {
   std::vector<int> nodes;
-  for (const int r : ranks) nodes.push_back(nodes_[static_cast<std::size_t>(r)]);
+  for (const int r : ranks) nodes.push_back(nodes_[idx(r)]);
   return nodes;
 }
 

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/core/idx.h"
+
 namespace emox {
 
 /// The node of each rank where the ranks fill one node of `ranks_per_node` after another.
@@ -25,7 +27,7 @@ class MeshLayout {
   int expert_index(int rank) const { return position_of(rank) % expert_parallel_; }
   int replica_index(int rank) const { return position_of(rank) / expert_parallel_; }
   int rank_at(int replica_index, int expert_index) const {
-    return order_[static_cast<std::size_t>(replica_index * expert_parallel_ + expert_index)];
+    return order_[idx(replica_index * expert_parallel_ + expert_index)];
   }
   /// The ranks of this rank's replica, which together hold all experts, ordered by expert coordinate.
   std::vector<int> expert_group(int rank) const;
@@ -37,7 +39,7 @@ class MeshLayout {
   bool in_order() const;
 
  private:
-  int position_of(int rank) const { return positions_[static_cast<std::size_t>(rank)]; }
+  int position_of(int rank) const { return positions_[idx(rank)]; }
 
   std::vector<int> nodes_;  // by rank
   int expert_parallel_ = 1;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -19,7 +20,7 @@ Arena::Arena(Device device, std::size_t bytes, DType activations)
     : device_(device), activations_(activations), buffer_(device, bytes) {}
 
 TensorView Arena::allocate(DType dtype, Shape shape) {
-  const std::size_t bytes = (static_cast<std::size_t>(shape.numel()) * size_of(dtype) + kAlign - 1) / kAlign * kAlign;
+  const std::size_t bytes = (idx(shape.numel()) * size_of(dtype) + kAlign - 1) / kAlign * kAlign;
   const std::size_t begin = used_;
   require(measuring_ || begin + bytes <= buffer_.bytes(), "the arena of {} bytes is full: {} in use, {} wanted for {}",
           buffer_.bytes(), begin, bytes, shape.str());
@@ -30,7 +31,7 @@ TensorView Arena::allocate(DType dtype, Shape shape) {
 }
 
 GrowingTensor* Arena::growing(DType dtype, Shape shape) {
-  growing_bytes_ += static_cast<std::size_t>(shape.numel()) * size_of(dtype);
+  growing_bytes_ += idx(shape.numel()) * size_of(dtype);
   growing_.push_back(std::make_unique<GrowingTensor>(device_, dtype, measuring_ ? shape.with_rows(0) : shape));
   return growing_.back().get();
 }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
@@ -23,7 +24,7 @@ class GrowingTensor {
   std::size_t ensure(std::int64_t rows);
 
   std::int64_t capacity() const { return shape_[0]; }
-  std::size_t bytes() const { return static_cast<std::size_t>(shape_.numel()) * size_of(dtype_); }
+  std::size_t bytes() const { return idx(shape_.numel()) * size_of(dtype_); }
 
  private:
   Device device_;

@@ -1,6 +1,7 @@
 #include "runtime/core/shape.h"
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
@@ -8,7 +9,7 @@ Shape::Shape(std::initializer_list<std::int64_t> dims) {
   require<ShapeError>(dims.size() <= kMaxRank, "a shape has at most {} extents, got {}", kMaxRank, dims.size());
   for (std::int64_t d : dims) {
     require<ShapeError>(d >= 0, "extent {} of a shape is {}; extents are not negative", rank_, d);
-    dims_[static_cast<std::size_t>(rank_++)] = d;
+    dims_[idx(rank_++)] = d;
   }
 }
 
@@ -21,7 +22,7 @@ std::int64_t Shape::numel() const {
 Shape Shape::tail() const {
   require<ShapeError>(rank_ > 0, "a shape of rank 0 has no rows");
   Shape s;
-  for (int i = 1; i < rank_; ++i) s.dims_[static_cast<std::size_t>(s.rank_++)] = (*this)[i];
+  for (int i = 1; i < rank_; ++i) s.dims_[idx(s.rank_++)] = (*this)[i];
   return s;
 }
 

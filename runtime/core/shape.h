@@ -6,6 +6,8 @@
 #include <initializer_list>
 #include <string>
 
+#include "runtime/core/idx.h"
+
 namespace emox {
 
 class Shape {
@@ -15,7 +17,7 @@ class Shape {
   Shape(std::initializer_list<std::int64_t> dims);
 
   int rank() const { return rank_; }
-  std::int64_t operator[](int i) const { return dims_[static_cast<std::size_t>(i)]; }
+  std::int64_t operator[](int i) const { return dims_[idx(i)]; }
   /// Number of elements; 1 for rank 0.
   std::int64_t numel() const;
   /// The shape without its first extent.

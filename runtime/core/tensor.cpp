@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -77,8 +78,8 @@ void Buffer::release() noexcept {
 TensorView TensorView::rows(std::int64_t begin, std::int64_t end) const {
   require<ShapeError>(rank() > 0 && 0 <= begin && begin <= end && end <= shape_[0], "rows [{}, {}) of a tensor {}",
                       begin, end, shape_.str());
-  const std::size_t stride = static_cast<std::size_t>(shape_.tail().numel()) * size_of(dtype_);
-  auto* start = data_ == nullptr ? nullptr : static_cast<char*>(data_) + static_cast<std::size_t>(begin) * stride;
+  const std::size_t stride = idx(shape_.tail().numel()) * size_of(dtype_);
+  auto* start = data_ == nullptr ? nullptr : static_cast<char*>(data_) + idx(begin) * stride;
   return {start, dtype_, shape_.with_rows(end - begin), device_};
 }
 
@@ -95,7 +96,6 @@ void TensorView::check_dtype(DType wanted) const {
 }
 
 Tensor::Tensor(Device device, DType dtype, Shape shape)
-    : buffer_(device, static_cast<std::size_t>(shape.numel()) * size_of(dtype)),
-      view_(buffer_.data(), dtype, shape, device) {}
+    : buffer_(device, idx(shape.numel()) * size_of(dtype)), view_(buffer_.data(), dtype, shape, device) {}
 
 }  // namespace emox

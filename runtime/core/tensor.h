@@ -9,6 +9,7 @@
 
 #include "runtime/core/device.h"
 #include "runtime/core/dtype.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/shape.h"
 
 namespace emox {
@@ -77,7 +78,7 @@ class TensorView {
   int rank() const { return shape_.rank(); }
   /// 0 for a view of nothing.
   std::int64_t numel() const { return null() && rank() == 0 ? 0 : shape_.numel(); }
-  std::size_t bytes() const { return static_cast<std::size_t>(numel()) * size_of(dtype_); }
+  std::size_t bytes() const { return idx(numel()) * size_of(dtype_); }
   DType dtype() const { return dtype_; }
   Device device() const { return device_; }
   /// True for a view of nothing (an optional argument that was left out).

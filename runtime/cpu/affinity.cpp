@@ -1,4 +1,5 @@
 #include "runtime/cpu/affinity.h"
+#include "runtime/core/idx.h"
 
 #include <sched.h>
 
@@ -17,8 +18,8 @@ CoreMask allowed_cores() {
   const bool known = sched_getaffinity(0, bytes, set.get()) == 0;
   const auto all = static_cast<int>(std::thread::hardware_concurrency());
   for (int core = 0; core < kCores; ++core)
-    if (known ? CPU_ISSET_S(static_cast<std::size_t>(core), bytes, set.get()) : core < all)
-      mask[static_cast<std::size_t>(core / 8)] |= static_cast<std::uint8_t>(1U << (core % 8));
+    if (known ? CPU_ISSET_S(idx(core), bytes, set.get()) : core < all)
+      mask[idx(core / 8)] |= static_cast<std::uint8_t>(1U << (core % 8));
   return mask;
 }
 

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "runtime/core/idx.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
 #include "runtime/cpu/stream_copy.h"
@@ -49,7 +50,7 @@ void fill(Context& ctx, TensorView x, float value) {
 void zero(Context& ctx, TensorView x) {
   auto* p = static_cast<char*>(x.raw());
   parallel_pieces(ctx, static_cast<std::int64_t>(x.bytes()), kGrain * 4, [&](std::int64_t b, std::int64_t e, int) {
-    if (e > b) std::memset(p + b, 0, static_cast<std::size_t>(e - b));
+    if (e > b) std::memset(p + b, 0, idx(e - b));
   });
 }
 
@@ -60,9 +61,9 @@ void copy(Context& ctx, TensorView dst, TensorView src) {
   parallel_pieces(ctx, n, kGrain * 4, [&](std::int64_t b, std::int64_t e, int) {
     if (e <= b) return;
     if (n >= kStreamedCopy)
-      stream_copy(d + b, s + b, static_cast<std::size_t>(e - b));
+      stream_copy(d + b, s + b, idx(e - b));
     else
-      std::memcpy(d + b, s + b, static_cast<std::size_t>(e - b));
+      std::memcpy(d + b, s + b, idx(e - b));
   });
 }
 

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/cpu/kernels.h"
 
 namespace emox::cpu {
@@ -24,11 +25,11 @@ thread_local std::vector<std::int32_t> g_destinations;
 class Seen {
  public:
   Seen(std::vector<std::int64_t>& stamps, std::int64_t destinations) : stamps_(stamps) {
-    stamps_.assign(static_cast<std::size_t>(destinations), -1);
+    stamps_.assign(idx(destinations), -1);
   }
   /// True the first time that `row` asks for d.
   bool first(std::int32_t d, std::int64_t row) {
-    std::int64_t& stamp = stamps_[static_cast<std::size_t>(d)];
+    std::int64_t& stamp = stamps_[idx(d)];
     if (stamp == row) return false;
     stamp = row;
     return true;
@@ -72,12 +73,12 @@ void plan_send(Context&, const ops::SendOrder& out, const ops::RowPicks& in, Ten
   auto* const packed = out.packed.data<std::int32_t>();
   auto* const slots = out.slots.data<std::int32_t>();
   std::vector<std::int64_t>&next_row = g_next_row, &next_pick = g_next_pick;
-  next_row.resize(static_cast<std::size_t>(destinations));
-  next_pick.resize(static_cast<std::size_t>(destinations));
+  next_row.resize(idx(destinations));
+  next_pick.resize(idx(destinations));
   std::int64_t row_at = 0, pick_at = 0;
   in_send_order(destinations, self, [&](std::int64_t d) {
-    next_row[static_cast<std::size_t>(d)] = row_at;
-    next_pick[static_cast<std::size_t>(d)] = pick_at;
+    next_row[idx(d)] = row_at;
+    next_pick[idx(d)] = pick_at;
     row_at += count[2 * d];
     pick_at += count[2 * d + 1];
   });
@@ -87,7 +88,7 @@ void plan_send(Context&, const ops::SendOrder& out, const ops::RowPicks& in, Ten
   std::fill_n(slots, out.slots.numel(), -1);
   Seen seen(g_stamps, destinations);
   std::vector<std::int32_t>& of_row = g_destinations;  // rising
-  of_row.resize(static_cast<std::size_t>(width));
+  of_row.resize(idx(width));
   for (std::int64_t i = 0; i < in.rows(); ++i) {
     std::int32_t* const places = slots + i * width;
     std::int64_t count_of_row = 0;
@@ -96,17 +97,17 @@ void plan_send(Context&, const ops::SendOrder& out, const ops::RowPicks& in, Ten
       const bool is_first = seen.first(d, i);
       if (is_first) {
         require<ShapeError>(count_of_row < width, "row {} goes to more than {} ranks", i, width);
-        const std::int64_t place = next_row[static_cast<std::size_t>(d)]++;
+        const std::int64_t place = next_row[idx(d)]++;
         row[place] = static_cast<std::int32_t>(i);
         std::int64_t j = count_of_row++;  // insertion: a row has few destinations
-        for (; j > 0 && of_row[static_cast<std::size_t>(j - 1)] > d; --j) {
-          of_row[static_cast<std::size_t>(j)] = of_row[static_cast<std::size_t>(j - 1)];
+        for (; j > 0 && of_row[idx(j - 1)] > d; --j) {
+          of_row[idx(j)] = of_row[idx(j - 1)];
           places[j] = places[j - 1];
         }
-        of_row[static_cast<std::size_t>(j)] = d;
+        of_row[idx(j)] = d;
         places[j] = static_cast<std::int32_t>(place);
       }
-      const std::int64_t q = next_pick[static_cast<std::size_t>(d)]++;
+      const std::int64_t q = next_pick[idx(d)]++;
       pick[q] = p;
       packed[q] = 2 * expert + (is_first ? 1 : 0);
     }
@@ -159,7 +160,7 @@ void plan_experts(Context&, const ops::ExpertOrder& out, const ops::RowPicks& in
       require<ShapeError>(first[i + 1] - first[i] <= width, "an arrived row is for {} experts, at most {} can be",
                           first[i + 1] - first[i], width);
       for (std::int32_t p = first[i]; p < first[i + 1]; ++p) {
-        const std::int64_t place = next[static_cast<std::size_t>(local(experts[p]))]++;
+        const std::int64_t place = next[idx(local(experts[p]))]++;
         row[place] = static_cast<std::int32_t>(i);
         pick[place] = p;
         slots[i * width + p - first[i]] = static_cast<std::int32_t>(place);

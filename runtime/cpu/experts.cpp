@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "runtime/core/idx.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
 #include "runtime/cpu/segments.h"
@@ -32,7 +33,7 @@ void each_expert(const Context& ctx, const std::vector<std::int64_t>& order, Bod
   alone.telemetry = nullptr;
   parallel_tasks(ctx, static_cast<std::int64_t>(order.size()), [&](std::int64_t task) {
     Context own = alone;
-    body(own, order[static_cast<std::size_t>(task)]);
+    body(own, order[idx(task)]);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
 #include "runtime/cpu/prefetch.h"
@@ -65,7 +66,7 @@ void rms_norm_backward_add(Context& ctx, TensorView dx, TensorView dscale, Tenso
   auto *pdx = dx.data<float>(), *pds = dscale.data<float>();
   // One partial sum of dscale a thread, added in thread order afterwards. Kept from call to call.
   thread_local std::vector<float> partial;
-  partial.assign(static_cast<std::size_t>(width * ctx.threads), 0.0F);
+  partial.assign(idx(width * ctx.threads), 0.0F);
   float* const sums = partial.data();
   parallel_pieces(ctx, x.dim(0), 16, [&](std::int64_t b, std::int64_t e, int thread) {
     float* ds = sums + thread * width;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/cpu/gemm.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/loss_blocks.h"
@@ -73,7 +74,7 @@ void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorVi
   auto* total = sums.data<double>();
   float* losses = token_loss.null() ? nullptr : token_loss.data<float>();
   thread_local std::vector<RowLoss> row_losses;
-  row_losses.resize(static_cast<std::size_t>(rows));
+  row_losses.resize(idx(rows));
   RowLoss* const row_loss = row_losses.data();
   const std::int64_t width = x.dim(1);
   const auto *px = x.data<float>(), *w = weight.data<float>();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/cpu/indices.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
@@ -46,7 +47,7 @@ void top_k(std::int32_t* ids, const float* score, const std::uint8_t* allowed, s
   std::vector<float> many;
   float* values = best;
   if (k > 64) {
-    many.resize(static_cast<std::size_t>(k));
+    many.resize(idx(k));
     values = many.data();
   }
   std::int64_t found = 0;
@@ -83,7 +84,7 @@ void document_scores(Context& ctx, TensorView scores, TensorView p, TensorView s
   parallel_tasks(ctx, scores.dim(0), [&](std::int64_t doc) {
     // Double sums: a long document must not let rounding decide who is in its pool.
     thread_local std::vector<double> sum;
-    sum.assign(static_cast<std::size_t>(n), 0.0);
+    sum.assign(idx(n), 0.0);
     double* const s = sum.data();
     for (std::int64_t t = at[doc]; t < at[doc + 1]; ++t) {
 #pragma omp simd
@@ -106,7 +107,7 @@ void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView
       return;
     }
     thread_local std::vector<std::int32_t> order;
-    order.resize(static_cast<std::size_t>(n));
+    order.resize(idx(n));
     std::iota(order.begin(), order.end(), 0);
     const auto value = [&](std::int32_t i) { return std::max(kMinusInfinity, score[i]); };  // NaN: the lowest
     const auto higher = [&](std::int32_t a, std::int32_t b) {
@@ -115,7 +116,7 @@ void document_pools(Context& ctx, TensorView pool, TensorView scores, TensorView
     const std::int64_t d = std::max<std::int64_t>(size[doc], 0);
     std::nth_element(order.begin(), order.begin() + d, order.end(), higher);
     std::fill_n(mask, n, std::uint8_t{0});
-    for (std::int64_t i = 0; i < d; ++i) mask[order[static_cast<std::size_t>(i)]] = 1;
+    for (std::int64_t i = 0; i < d; ++i) mask[order[idx(i)]] = 1;
   });
 }
 
@@ -138,7 +139,7 @@ void masked_topk(Context& ctx, TopkResult out, TensorView logits, TensorView poo
   auto* ids = out.ids.data<std::int32_t>();
   parallel_pieces(ctx, tokens, 64, [&](std::int64_t begin, std::int64_t end, int) {
     thread_local std::vector<float> score;
-    score.resize(static_cast<std::size_t>(n));
+    score.resize(idx(n));
     float* const s = score.data();
     std::int64_t doc =
         mask == nullptr ? 0 : std::upper_bound(at, at + docs + 1, static_cast<std::int32_t>(begin)) - at - 1;
@@ -230,11 +231,11 @@ void document_experts(Context& ctx, TensorView sum, TensorView ids, TensorView s
   const std::int64_t k = ids.dim(1);
   // seen[i]: one more than the last document that picked expert i.
   thread_local std::vector<std::int64_t> seen;
-  seen.assign(static_cast<std::size_t>(experts), 0);
+  seen.assign(idx(experts), 0);
   std::int64_t total = 0;
   for (std::int64_t doc = 0; doc + 1 < segments.numel(); ++doc)
     for (std::int64_t i = at[doc] * k; i < at[doc + 1] * k; ++i) {
-      std::int64_t& last = seen[static_cast<std::size_t>(id[i])];
+      std::int64_t& last = seen[idx(id[i])];
       total += last != doc + 1 ? 1 : 0;
       last = doc + 1;
     }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/file_error.h"
 #include "runtime/files/files.h"
 
@@ -58,7 +59,7 @@ void AtomicFile::write_out(std::span<const std::byte> bytes) {
     if (n < 0 && errno == EINTR) continue;
     require<IoError>(n > 0, "cannot write {}: {}; check the free space of its file system", path_.string(),
                      n < 0 ? system_reason(errno) : "nothing was written");
-    bytes = bytes.subspan(static_cast<std::size_t>(n));
+    bytes = bytes.subspan(idx(n));
   }
 }
 

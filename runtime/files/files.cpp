@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/file_error.h"
 
 namespace emox {
@@ -27,7 +28,7 @@ int read_all(int fd, std::string& text) {
     const ssize_t n = read(fd, piece.data(), piece.size());
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return n < 0 ? errno : 0;
-    text.append(piece.data(), static_cast<std::size_t>(n));
+    text.append(piece.data(), idx(n));
   }
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/core/context.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
 #include "runtime/rng/philox.h"
 
@@ -39,7 +40,7 @@ void copy_from_host(Context& ctx, TensorView dst, const void* src);
 template <typename T>
 std::vector<T> to_host(Context& ctx, TensorView src) {
   (void)src.template data<T>();  // checks the dtype
-  std::vector<T> v(static_cast<std::size_t>(src.numel()));
+  std::vector<T> v(idx(src.numel()));
   copy_to_host(ctx, v.data(), src);
   return v;
 }

@@ -1,5 +1,6 @@
 #include "runtime/ops/loss.h"
 
+#include "runtime/core/idx.h"
 #include "runtime/cpu/loss_blocks.h"
 #include "runtime/ops/check.h"
 #include "runtime/ops/dispatch.h"
@@ -9,7 +10,7 @@ namespace emox::ops {
 std::size_t lm_head_loss_scratch(std::int64_t tokens, std::int64_t width, std::int64_t vocab, int threads) {
   (void)width;
   (void)threads;
-  return static_cast<std::size_t>(cpu::loss_scratch_floats(tokens, vocab)) * sizeof(float);
+  return idx(cpu::loss_scratch_floats(tokens, vocab)) * sizeof(float);
 }
 
 void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorView dx, TensorView dweight, TensorView x,

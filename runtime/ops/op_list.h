@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "runtime/core/idx.h"
+
 // clang-format off
 #define EMOX_OPS(OP) \
   OP(fill) OP(zero) OP(copy) OP(convert) OP(add) OP(random_truncated_normal) OP(copy_to_host) OP(copy_from_host) \
@@ -37,6 +39,6 @@ inline constexpr std::string_view kOpNames[] = {
 #undef EMOX_NAME
 };
 
-constexpr std::string_view name_of(Op op) { return kOpNames[static_cast<std::size_t>(op)]; }
+constexpr std::string_view name_of(Op op) { return kOpNames[idx(op)]; }
 
 }  // namespace emox::ops

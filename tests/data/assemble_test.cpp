@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "runtime/core/idx.h"
 #include "tests/data/data_support.h"
 
 namespace emox::test {
@@ -126,7 +127,7 @@ TEST(Division, CapsTheBytesAndTheHeldOutDocuments) {
 TEST(Division, HoldsOutDocumentsOfAsManySourcesAsThereAre) {
   Parts parts;
   parts.train.push_back({made_text(0, 300), 99});
-  for (int i = 0; i < 60; ++i) parts.tune.push_back({made_text(i, 300), i < 40 ? 0u : static_cast<std::size_t>(i) / 2});
+  for (int i = 0; i < 60; ++i) parts.tune.push_back({made_text(i, 300), i < 40 ? 0u : idx(i) / 2});
   cap(parts, 1000, 0.5);
   std::map<std::size_t, int> of_source;
   for (const Document& d : parts.tune) ++of_source[d.group];

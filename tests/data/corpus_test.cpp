@@ -14,6 +14,7 @@
 #include "data/format/token_file.h"
 #include "data/loader/heldout.h"
 #include "data/loader/loader.h"
+#include "runtime/core/idx.h"
 #include "runtime/telemetry/log.h"
 #include "tests/data/data_support.h"
 
@@ -118,7 +119,7 @@ TEST_F(CorpusTest, BuildsWhatTheLoaderReads) {
   const TokenFile train(fs::path(sources[1].path) / "train.npy", tokenizer->vocab_size());
   EXPECT_EQ(train.size(), report.domains[1].train.bytes + report.domains[1].train.documents);
   const auto offsets = read_document_index(train.path(), train.size());
-  std::vector<std::int32_t> first(static_cast<std::size_t>(offsets[1]));
+  std::vector<std::int32_t> first(idx(offsets[1]));
   train.read(0, offsets[1], first.data());
   EXPECT_EQ(first.back(), kByteEos);
   EXPECT_TRUE(tokenizer->decode(first).starts_with("Page ")) << tokenizer->decode(first);
@@ -136,7 +137,7 @@ TEST_F(CorpusTest, BuildsWhatTheLoaderReads) {
   for (std::size_t i = 0; i < pages.files.size(); ++i) {
     const std::string title = tokenizer->decode(pages.documents[i]).substr(0, 8);  // "Page 12\n"
     const std::string number = title.substr(5, title.find('\n') - 5);
-    EXPECT_EQ(names.at(static_cast<std::size_t>(pages.files[i])), "usr/share/p/" + number + ".html");
+    EXPECT_EQ(names.at(idx(pages.files[i])), "usr/share/p/" + number + ".html");
   }
 }
 
@@ -147,7 +148,7 @@ std::vector<std::string> read_part(const fs::path& directory, const std::string&
   const auto offsets = read_document_index(file.path(), file.size());
   std::vector<std::string> documents;
   for (std::size_t i = 1; i < offsets.size(); ++i) {
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(offsets[i] - offsets[i - 1]));
+    std::vector<std::int32_t> ids(idx(offsets[i] - offsets[i - 1]));
     file.read(offsets[i - 1], static_cast<std::int64_t>(ids.size()), ids.data());
     documents.push_back(tokenizer->decode(ids));
   }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "data/format/npy.h"
+#include "runtime/core/idx.h"
 #include "tests/data/data_support.h"
 
 namespace emox::test {
@@ -32,7 +33,7 @@ class LoaderStartTest : public ::testing::Test {
     const Loader loader(c);
     for (std::int64_t step = first; step <= last; ++step)
       for (const Sequence& s : loader.read(step, 0, c.sequences_per_step))
-        seen[c.sources[static_cast<std::size_t>(s.label)].label].push_back(s.tokens[0]);
+        seen[c.sources[idx(s.label)].label].push_back(s.tokens[0]);
   }
   TemporaryDirectory directory_;
 };

@@ -6,6 +6,7 @@
 
 #include "data/format/npy.h"
 #include "data/loader/heldout.h"
+#include "runtime/core/idx.h"
 #include "tests/data/data_support.h"
 
 namespace emox::test {
@@ -19,7 +20,7 @@ class LoaderTest : public ::testing::Test {
   SourceSpec source(const std::string& label, double weight, int windows, int base, int extra = 0) {
     std::vector<std::uint16_t> tokens;
     for (int i = 0; i < windows * kLength; ++i) tokens.push_back(static_cast<std::uint16_t>(base + i / kLength));
-    tokens.insert(tokens.end(), static_cast<std::size_t>(extra), 59999);
+    tokens.insert(tokens.end(), idx(extra), 59999);
     const auto path = directory_.path() / (label + ".npy");
     write_npy(path, std::span<const std::uint16_t>(tokens));
     return {label, weight, path.string()};
@@ -54,7 +55,7 @@ TEST_F(LoaderTest, EveryEpochVisitsEveryWindowOnceInAnotherOrder) {
   }
   const std::vector<std::size_t> windows = {37, 11, 1};
   for (int label = 0; label < 3; ++label) {
-    const std::size_t n = windows[static_cast<std::size_t>(label)];
+    const std::size_t n = windows[idx(label)];
     const auto& seen = visits[label];
     ASSERT_GE(seen.size(), 3 * n);
     for (std::size_t epoch = 0; epoch + 1 < seen.size() / n; ++epoch) {

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "data/loader/permutation.h"
+#include "runtime/core/idx.h"
 #include "tests/data/data_support.h"
 
 namespace emox::test {
@@ -26,9 +27,8 @@ TEST(Mixture, CountsMatchCountingOneByOne) {
     const Mixture mixture({1, 2.5, 0.01, 7}, offset);
     std::vector<std::int64_t> counts(4, 0);
     for (std::int64_t g = 0; g < 20000; ++g) {
-      for (int s = 0; s < 4; ++s)
-        ASSERT_EQ(mixture.count_before(g, s), counts[static_cast<std::size_t>(s)]) << g << " " << s;
-      ++counts[static_cast<std::size_t>(mixture.source_of(g))];
+      for (int s = 0; s < 4; ++s) ASSERT_EQ(mixture.count_before(g, s), counts[idx(s)]) << g << " " << s;
+      ++counts[idx(mixture.source_of(g))];
     }
   }
 }
@@ -55,7 +55,7 @@ TEST(Mixture, EveryStretchHasTheProportionsOfTheWeights) {
     for (const std::int64_t length : {20, 100, 1000, 100000}) {
       for (int s = 0; s < 4; ++s) {
         const std::int64_t got = mixture.count_before(begin + length, s) - mixture.count_before(begin, s);
-        const double want = weights[static_cast<std::size_t>(s)] / 10 * static_cast<double>(length);
+        const double want = weights[idx(s)] / 10 * static_cast<double>(length);
         EXPECT_NEAR(static_cast<double>(got), want, 4) << begin << " " << length << " " << s;
       }
     }

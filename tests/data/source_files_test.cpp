@@ -7,6 +7,7 @@
 #include "data/format/npy.h"
 #include "data/loader/calibration.h"
 #include "data/loader/identity.h"
+#include "runtime/core/idx.h"
 #include "tests/data/data_support.h"
 
 namespace emox::test {
@@ -96,7 +97,7 @@ TEST_F(SourceFilesTest, FilesAreOneStream) {
   const LoaderConfig config{{{"a", 1, (directory_.path() / "p").string()}}, 4, 4, 100, 1};
   std::vector<std::int32_t> seen;
   for (const Sequence& s : Loader(config).read(1, 0, 4)) {
-    for (int i = 1; i < 4; ++i) EXPECT_EQ(s.tokens[static_cast<std::size_t>(i)], s.tokens[0] + i);
+    for (int i = 1; i < 4; ++i) EXPECT_EQ(s.tokens[idx(i)], s.tokens[0] + i);
     seen.push_back(s.tokens[0]);
   }
   std::sort(seen.begin(), seen.end());
@@ -117,7 +118,7 @@ TEST_F(SourceFilesTest, ThousandsOfFiles) {
   std::set<std::int32_t> seen;
   for (const Sequence& s : loader.read(1, 0, kFiles)) seen.insert(s.tokens[0]);
   EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
-  EXPECT_EQ(seen.size(), static_cast<std::size_t>(kFiles));
+  EXPECT_EQ(seen.size(), idx(kFiles));
 }
 
 TEST_F(SourceFilesTest, DocumentsToChooseByComeFromAllFiles) {

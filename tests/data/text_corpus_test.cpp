@@ -17,6 +17,7 @@
 #include "data/format/token_file.h"
 #include "data/loader/heldout.h"
 #include "data/loader/loader.h"
+#include "runtime/core/idx.h"
 #include "runtime/telemetry/log.h"
 #include "tests/data/data_support.h"
 
@@ -54,10 +55,10 @@ class TextCorpusTest : public ::testing::Test {
     const auto sources = read_npy_integers(document_files_path(file.path()));
     std::vector<std::pair<std::string, std::string>> documents;
     for (std::size_t i = 1; i < offsets.size(); ++i) {
-      std::vector<std::int32_t> ids(static_cast<std::size_t>(offsets[i] - offsets[i - 1]));
+      std::vector<std::int32_t> ids(idx(offsets[i] - offsets[i - 1]));
       file.read(offsets[i - 1], static_cast<std::int64_t>(ids.size()), ids.data());
       EXPECT_EQ(ids.back(), kByteEos);
-      documents.emplace_back(tokenizer->decode(ids), names.at(static_cast<std::size_t>(sources.at(i - 1))));
+      documents.emplace_back(tokenizer->decode(ids), names.at(idx(sources.at(i - 1))));
     }
     return documents;
   }

@@ -1,5 +1,6 @@
 #include "data/format/token_file.h"
 
+#include "runtime/core/idx.h"
 #include "tests/data/data_support.h"
 
 namespace emox::test {
@@ -14,7 +15,7 @@ class TokenFileTest : public ::testing::Test {
     return path_;
   }
   static Ids read_all(const TokenFile& tokens) {
-    Ids ids(static_cast<std::size_t>(tokens.size()));
+    Ids ids(idx(tokens.size()));
     tokens.read(0, tokens.size(), ids.data());
     return ids;
   }

@@ -1,5 +1,6 @@
 #include "data/tokenize/tokenizer.h"
 
+#include "runtime/core/idx.h"
 #include "tests/data/data_support.h"
 
 namespace emox::test {
@@ -11,7 +12,7 @@ TEST(ByteTokenizer, EveryByteIsItsOwnId) {
   for (int b = 0; b < 256; ++b) all += static_cast<char>(b);
   const std::vector<std::int32_t> ids = tokenizer->encode(all);
   ASSERT_EQ(ids.size(), 256u);
-  for (int b = 0; b < 256; ++b) EXPECT_EQ(ids[static_cast<std::size_t>(b)], b);
+  for (int b = 0; b < 256; ++b) EXPECT_EQ(ids[idx(b)], b);
   EXPECT_EQ(tokenizer->decode(ids), all);
   EXPECT_EQ(tokenizer->vocab_size(), 257);
   EXPECT_EQ(tokenizer->eos(), 256);

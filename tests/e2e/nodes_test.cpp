@@ -13,6 +13,7 @@
 #include <regex>
 #include <stdexcept>
 
+#include "runtime/core/idx.h"
 #include "tests/e2e/mpi_job.h"
 #include "tests/support/checkpoints.h"
 
@@ -52,7 +53,7 @@ class Nodes : public test::MpiJob {
     Traffic t;
     t.link = number(output, "link: ");
     const auto steps = test::read_metrics(run(name));
-    EXPECT_EQ(steps.size(), static_cast<std::size_t>(kSteps));
+    EXPECT_EQ(steps.size(), idx(kSteps));
     for (const auto& step : steps) {
       t.inter += step.at("bytes_inter_node").get<double>();
       t.intra += step.at("bytes_intra_node").get<double>();

@@ -7,6 +7,7 @@
 
 #include "data/format/npy.h"
 #include "data/format/token_file.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/files.h"
 #include "tests/e2e/mpi_job.h"
 
@@ -63,7 +64,7 @@ TEST_F(StopMpi, ASignalToOneRankStopsAll) {
 TEST_F(StopMpi, UnevenDocumentsAreNoHang) {
   const fs::path file = fs::path(recipe_.data.source[0].substr(recipe_.data.source[0].rfind(':') + 1)) / "heldout.npy";
   const std::vector<std::int64_t> offsets{0, 300000, 300051};
-  std::vector<std::uint16_t> text(static_cast<std::size_t>(offsets.back()), 97);
+  std::vector<std::uint16_t> text(idx(offsets.back()), 97);
   text[299999] = text.back() = 256;
   write_npy(file, std::span<const std::uint16_t>(text));
   write_npy(document_index_path(file), std::span<const std::int64_t>(offsets));

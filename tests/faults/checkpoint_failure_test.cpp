@@ -6,6 +6,7 @@
 
 #include "parallel/checkpoint/inspect.h"
 #include "parallel/checkpoint/saver.h"
+#include "runtime/core/idx.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {
@@ -46,8 +47,7 @@ std::vector<std::string> failed_save(const fs::path& directory, std::int64_t row
   test::run_ranks(2, [&](Communicator& comm) {
     const Tensor a = test::random_tensor({rows0, 1024}, 1), b = test::random_tensor({rows1, 1024}, 2);
     const CheckpointPiece mine = comm.rank() == 0 ? test::whole("a.weight", a) : test::whole("b.weight", b);
-    texts[static_cast<std::size_t>(comm.rank())] =
-        io_error_of([&] { save_checkpoint(comm, directory, 2, std::span(&mine, 1), {}); });
+    texts[idx(comm.rank())] = io_error_of([&] { save_checkpoint(comm, directory, 2, std::span(&mine, 1), {}); });
     comm.barrier();
   });
   return texts;

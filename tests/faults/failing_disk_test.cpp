@@ -11,6 +11,7 @@
 
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/saver.h"
+#include "runtime/core/idx.h"
 #include "tests/faults/faulty_disk.h"
 #include "tests/parallel/checkpoint_model.h"
 
@@ -85,7 +86,7 @@ class FailingDisk : public ::testing::Test {
           saver.save(n, test::some_meta());
         }
       } catch (const IoError& e) {
-        texts[static_cast<std::size_t>(comm.rank())] = e.message();
+        texts[idx(comm.rank())] = e.message();
       }
     });
     return texts;

@@ -1,4 +1,5 @@
 #include "tests/faults/faulty_disk.h"
+#include "runtime/core/idx.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -88,7 +89,7 @@ std::string path_of(int descriptor) {
   std::array<char, PATH_MAX> path{};
   const std::string link = "/proc/self/fd/" + std::to_string(descriptor);
   const ssize_t n = readlink(link.c_str(), path.data(), path.size());
-  return n < 0 ? "" : std::string(path.data(), static_cast<std::size_t>(n));
+  return n < 0 ? "" : std::string(path.data(), idx(n));
 }
 
 std::string path_at(int directory, const char* path) {
@@ -145,7 +146,7 @@ int opened(const char* function, int directory, const char* path, int flags, con
 std::string_view name_of(DiskCallKind kind) {
   constexpr std::array<std::string_view, 8> names = {"open", "read",   "write", "truncate",
                                                      "sync", "rename", "mkdir", "link"};
-  return names[static_cast<std::size_t>(kind)];
+  return names[idx(kind)];
 }
 
 FaultyDisk::FaultyDisk(const std::filesystem::path& directory, std::optional<DiskFault> fault) {

@@ -18,6 +18,7 @@
 #include "launch/run/trainer.h"
 #include "parallel/comm/communicator.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/files.h"
 #include "tests/faults/faulty_disk.h"
 #include "tests/support/ranks.h"
@@ -85,7 +86,7 @@ TEST(StuckSave, TheMessageComesBeforeTheWait) {
   std::thread job([&] {
     ThreadWorld world(2);
     test::run_ranks(world, [&](Communicator& comm) {
-      const auto rank = static_cast<std::size_t>(comm.rank());
+      const auto rank = idx(comm.rank());
       try {
         Session session(comm.split(0, comm.rank()), 1);
         train(session, recipe, {"test"});

@@ -8,6 +8,7 @@
 
 #include "launch/run/sharding.h"
 #include "model/transformer/language_model.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/matmul.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_model.h"
@@ -72,9 +73,9 @@ class Inference {
     into.logits.put(0, comm_.rank(), ref::doubles(logits_));
     note_routers(into);
     // Rank after rank takes a prompt; in the last round some ranks may have none.
-    const std::size_t ranks = static_cast<std::size_t>(comm_.size());
+    const std::size_t ranks = idx(comm_.size());
     for (std::size_t first = 0; first < in_.prompts.size(); first += ranks)
-      continue_greedily(first + static_cast<std::size_t>(comm_.rank()), into);
+      continue_greedily(first + idx(comm_.rank()), into);
   }
 
  private:
@@ -102,7 +103,7 @@ class Inference {
     std::int64_t layer = 0;
     for (const NamedParameter& p : model_.parameters().named()) {
       if (p.name.find(".mlp.gate.weight") == std::string::npos) continue;
-      const Activations::Block& block = activations_.blocks[static_cast<std::size_t>(layer)];
+      const Activations::Block& block = activations_.blocks[idx(layer)];
       const Tensor logits({}, DType::F32, {block.normed.dim(0), in_.config.num_experts});
       ops::matmul_nt(ctx_, logits, block.normed, model_.parameters().weight(p.slot));
       into.router_logits.put(layer, comm_.rank(), ref::doubles(logits));

@@ -9,6 +9,7 @@
 #include "launch/run/sharding.h"
 #include "model/training/training_step.h"
 #include "model/transformer/language_model.h"
+#include "runtime/core/idx.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_ranks.h"
 #include "tests/support/reference.h"
@@ -28,11 +29,10 @@ struct Inputs {
     const std::vector<std::int64_t> draws = c.integers("draws.npy");  // [L,docs]
     c.expect_exact("segments.npy", golden_segments(batch, config.sequence_length));
     const std::size_t docs = batch.documents.size();
-    if (draws.size() != static_cast<std::size_t>(config.layers) * docs)
-      throw std::runtime_error("a draw for every layer and segment");
+    if (draws.size() != idx(config.layers) * docs) throw std::runtime_error("a draw for every layer and segment");
     for (std::size_t i = 0; i < docs; ++i) {
       std::vector<std::int64_t> sizes;
-      for (std::int64_t l = 0; l < config.layers; ++l) sizes.push_back(draws[static_cast<std::size_t>(l) * docs + i]);
+      for (std::int64_t l = 0; l < config.layers; ++l) sizes.push_back(draws[idx(l) * docs + i]);
       pools.record(0, batch.documents[i], sizes);
     }
   }
@@ -49,7 +49,7 @@ struct Results {
       : logits(1, ranks),
         ids(layers, ranks),
         gates(layers, ranks),
-        ce(static_cast<std::size_t>(ranks)),
+        ce(idx(ranks)),
         z(ce.size()),
         gradients(ce.size()) {}
   ByRank<double> logits;
@@ -91,7 +91,7 @@ class ByHand {
   }
 
   void run(Results& into) {
-    const auto rank = static_cast<std::size_t>(comm_.rank());
+    const auto rank = idx(comm_.rank());
     DeviceBatch batch(ctx_.device, host_.tokens);
     batch.upload(ctx_, host_);
     const RoutingStatistics statistics{counts_, p_sum_, z_sum_, used_};
@@ -199,7 +199,7 @@ void run_on(GoldenCase& c, const ModelConfig& config, const Inputs& in, const Go
   const auto sequences = static_cast<std::int64_t>(in.sequences.size());
   const bool steps = c.integer("divisor") == sequences * (config.sequence_length - 1);
   Results results(config.layers, mesh.ranks);
-  StepResults stepped{{}, std::vector<GoldenTensors>(static_cast<std::size_t>(mesh.ranks))};
+  StepResults stepped{{}, std::vector<GoldenTensors>(idx(mesh.ranks))};
   run_on_mesh(mesh, [&](Context& ctx, Communicator& comm) {
     Sharding sharding(comm, config, mesh.parallel());
     LanguageModel model(config, ctx, true, sharding.experts());
@@ -213,7 +213,7 @@ void run_on(GoldenCase& c, const ModelConfig& config, const Inputs& in, const Go
                       &in.pools, 0);
     const StepMetrics m = step.compute_gradients(0, part_of(sequences, comm).of(in.sequences));
     step.optimizer().gather_gradients(ctx);
-    stepped.gradients[static_cast<std::size_t>(comm.rank())] = golden_gradients(model.parameters());
+    stepped.gradients[idx(comm.rank())] = golden_gradients(model.parameters());
     if (comm.rank() == 0) stepped.metrics = m;
   });
   expect_results(c, config, results);

@@ -10,6 +10,7 @@
 
 #include "launch/run/sharding.h"
 #include "model/moe/moe_layer.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_ranks.h"
@@ -46,7 +47,7 @@ template <typename T>
 std::vector<T> transposed(const std::vector<T>& v, std::int64_t rows, std::int64_t columns) {
   std::vector<T> out;
   for (std::int64_t c = 0; c < columns; ++c)
-    for (std::int64_t r = 0; r < rows; ++r) out.push_back(v[static_cast<std::size_t>(r * columns + c)]);
+    for (std::int64_t r = 0; r < rows; ++r) out.push_back(v[idx(r * columns + c)]);
   return out;
 }
 
@@ -108,12 +109,7 @@ struct Inputs {
 // What the ranks leave, in the order of the case's tokens.
 struct Results {
   explicit Results(int ranks)
-      : kept(1, ranks),
-        ids(1, ranks),
-        gates(1, ranks),
-        y(1, ranks),
-        dx(1, ranks),
-        gradients(static_cast<std::size_t>(ranks)) {}
+      : kept(1, ranks), ids(1, ranks), gates(1, ranks), y(1, ranks), dx(1, ranks), gradients(idx(ranks)) {}
   ByRank<std::int64_t> kept, ids;
   ByRank<double> gates, y, dx;
   double balance_loss = 0, router_z = 0;
@@ -178,7 +174,7 @@ void run_rank(const Inputs& in, Context& ctx, Communicator& comm, const Parallel
   const Tensor balance_gradient = tensor_of(balance.gradient, {n});
   layer.backward(ctx, dx, dy, x, saved, scratch, {balance_gradient, static_cast<float>(in.b / in.divisor)}, store);
   into.dx.put(0, comm.rank(), ref::doubles(dx));
-  into.gradients[static_cast<std::size_t>(comm.rank())] = golden_gradients(store);
+  into.gradients[idx(comm.rank())] = golden_gradients(store);
 }
 
 void expect_weight_gradients(GoldenCase& c, const ModelConfig& config, const GoldenTensors& gradients) {

@@ -10,6 +10,7 @@
 
 #include "launch/run/sharding.h"
 #include "model/modularity/select_experts.h"
+#include "runtime/core/idx.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_model.h"
 #include "tests/support/golden_ranks.h"
@@ -106,7 +107,7 @@ std::vector<double> flat(const std::vector<std::vector<double>>& layers) {
 using Choice = std::pair<SelectionMethod, std::int64_t>;
 
 std::string file_stem(const Choice& choice) {
-  std::string name = kSelectionMethodNames[static_cast<std::size_t>(choice.first)];
+  std::string name = kSelectionMethodNames[idx(choice.first)];
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 }
@@ -120,14 +121,14 @@ void run_selection(GoldenCase& c) {
   ASSERT_FALSE(choices.empty());
   for (const GoldenMesh& mesh : golden_meshes(in.config)) {
     SCOPED_TRACE(mesh.text());
-    const auto ranks = static_cast<std::size_t>(mesh.ranks);
+    const auto ranks = idx(mesh.ranks);
     std::vector<std::map<Choice, ExpertSubset>> chosen(ranks);
     std::map<Choice, ByRank<double>> pruned;
     for (const Choice& choice : choices) pruned.emplace(choice, ByRank<double>(1, mesh.ranks));
     ByRank<double> full(1, mesh.ranks);
     run_on_mesh(mesh, [&](Context& ctx, Communicator& comm) {
       Selection selection(in, ctx, comm, mesh.parallel());
-      auto& mine = chosen[static_cast<std::size_t>(comm.rank())];
+      auto& mine = chosen[idx(comm.rank())];
       for (const Choice& choice : choices) {
         mine[choice] = selection.select(choice.first, choice.second);
         pruned.at(choice).put(0, comm.rank(), selection.logits(&mine[choice].routed));

@@ -7,6 +7,7 @@
 #include "model/optim/schedule.h"
 #include "model/training/training_step.h"
 #include "model/transformer/language_model.h"
+#include "runtime/core/idx.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_ranks.h"
 #include "tests/support/reference.h"
@@ -35,8 +36,7 @@ struct Trajectory {
 
   std::vector<SequenceInput> sequences(std::int64_t step) const {
     const std::int64_t n = train.batch_sequences * model.sequence_length;
-    return golden_sequences(std::span(ids).subspan(static_cast<std::size_t>(step * n), static_cast<std::size_t>(n)),
-                            model.sequence_length);
+    return golden_sequences(std::span(ids).subspan(idx(step * n), idx(n)), model.sequence_length);
   }
 
   ModelConfig model;
@@ -56,8 +56,7 @@ struct Trajectory {
     for (std::int64_t s = 0; s < steps; ++s) {
       const std::vector<SequenceInput> all = sequences(s);
       for (std::int64_t m = 0; m < micro; ++m) {
-        const MicroBatch batch = make_micro_batch(
-            model, eos, std::span(all).subspan(static_cast<std::size_t>(m * rows), static_cast<std::size_t>(rows)));
+        const MicroBatch batch = make_micro_batch(model, eos, std::span(all).subspan(idx(m * rows), idx(rows)));
         const std::vector<std::int64_t> found = golden_segments(batch, model.sequence_length);
         for (std::size_t i = 0; i < batch.documents.size(); ++i) {
           segments.insert(segments.end(), {s, m, found[3 * i], found[3 * i + 1], found[3 * i + 2]});
@@ -163,8 +162,7 @@ class Rank {
   }
 
   std::span<const SequenceInput> micro_batch(const Share& share, std::size_t m) const {
-    const std::size_t size = static_cast<std::size_t>(share.micro_batch),
-                      begin = std::min(m * size, share.local.size());
+    const std::size_t size = idx(share.micro_batch), begin = std::min(m * size, share.local.size());
     return std::span(share.local).subspan(begin, std::min(size, share.local.size() - begin));
   }
   std::int64_t tokens_of(const Share& share, std::size_t m) const {
@@ -177,7 +175,7 @@ class Rank {
     const PoolPlan pools{t_.model.pool == PoolMode::Off ? nullptr : &t_.pools, nullptr, s + 1};
     // As many passes as the rank with the most sequences: experts may be on other ranks.
     const std::int64_t most = (t_.micro * t_.rows + comm_.size() - 1) / comm_.size();
-    const auto count = static_cast<std::size_t>((most + share.micro_batch - 1) / share.micro_batch);
+    const auto count = idx((most + share.micro_batch - 1) / share.micro_batch);
     for (std::size_t m = 0; m < count; ++m) {
       const MicroBatch batch = make_micro_batch(t_.model, t_.eos, micro_batch(share, m));
       DeviceBatch device_batch(ctx_.device, batch.tokens);
@@ -225,7 +223,7 @@ class Rank {
 
 Result empty_result(const Trajectory& t) {
   Result r;
-  if (t.model.is_moe()) r.topk_ids.assign(t.ids.size() * static_cast<std::size_t>(t.model.layers * t.model.top_k), -1);
+  if (t.model.is_moe()) r.topk_ids.assign(t.ids.size() * idx(t.model.layers * t.model.top_k), -1);
   return r;
 }
 
@@ -250,11 +248,11 @@ void expect_same_bits(const GoldenTensors& a, const GoldenTensors& b) {
 
 Result run_on(const Trajectory& t, const GoldenMesh& mesh, MicroBatchMemory memory) {
   Result r = empty_result(t);
-  std::vector<GoldenTensors> weights(static_cast<std::size_t>(mesh.ranks));
+  std::vector<GoldenTensors> weights(idx(mesh.ranks));
   run_on_mesh(mesh, [&](Context& ctx, Communicator& comm) {
     Rank rank(ctx, t, comm, memory, mesh.parallel());
     rank.run(r);
-    weights[static_cast<std::size_t>(comm.rank())] = rank.weights();
+    weights[idx(comm.rank())] = rank.weights();
   });
   r.weights = union_over_ranks(weights);
   return r;

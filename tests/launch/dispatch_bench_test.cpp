@@ -10,6 +10,7 @@
 
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/support/support.h"
 
 namespace emox {
@@ -18,7 +19,7 @@ namespace {
 // The mean over all choices of k experts of a pool, one by one.
 double counted_ranks(const std::vector<std::int64_t>& held, std::int64_t k) {
   std::vector<std::size_t> rank_of;
-  for (std::size_t r = 0; r < held.size(); ++r) rank_of.insert(rank_of.end(), static_cast<std::size_t>(held[r]), r);
+  for (std::size_t r = 0; r < held.size(); ++r) rank_of.insert(rank_of.end(), idx(held[r]), r);
   std::int64_t choices = 0, ranks = 0;
   for (unsigned chosen = 0; chosen < 1U << rank_of.size(); ++chosen) {
     if (__builtin_popcount(chosen) != k) continue;

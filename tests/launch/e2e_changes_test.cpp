@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/checkpoint/manifest.h"
+#include "runtime/core/idx.h"
 #include "tests/launch/tiny_program.h"
 
 namespace emox {
@@ -73,8 +74,7 @@ TEST_F(ProgramChanges, AWantedChangeIsMadeAndRecorded) {
   const auto lines = test::read_metrics(run());
   ASSERT_EQ(lines.size(), 12U);
   for (std::int64_t i = 0; i < 12; ++i) {
-    EXPECT_EQ(lines[static_cast<std::size_t>(i)].at("tokens"),
-              i < 8 ? (i + 1) * 12 * 64 : (12 * 8 + (i - 7) * 24) * 64);
+    EXPECT_EQ(lines[idx(i)].at("tokens"), i < 8 ? (i + 1) * 12 * 64 : (12 * 8 + (i - 7) * 24) * 64);
   }
   EXPECT_NEAR(lines[8].at("lr").get<double>(), 0.002 * (0.1 + 0.9 * (1 + std::cos(std::acos(-1.0) * 9 / 12)) / 2),
               1e-10);
@@ -106,8 +106,7 @@ TEST_F(ProgramChanges, AnAnnealNeedsItsRun) {
   const auto lines = test::read_metrics(run());
   ASSERT_EQ(lines.size(), 12U);
   for (std::int64_t i = 8; i < 12; ++i)
-    EXPECT_NEAR(lines[static_cast<std::size_t>(i)].at("lr").get<double>(), 0.001 * static_cast<double>(11 - i) / 4,
-                1e-11);
+    EXPECT_NEAR(lines[idx(i)].at("lr").get<double>(), 0.001 * static_cast<double>(11 - i) / 4, 1e-11);
 }
 
 // A misspelt run.dir is not a new run, and the list of changes is none.

@@ -13,6 +13,7 @@
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/checkpoint/layout.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
@@ -146,7 +147,7 @@ TEST_F(CheckpointTool, InfoFitsAScreenAndItsNumbersAreRight) {
 TEST_F(CheckpointTool, InfoShowsADeadAndAnExplodingExpert) {
   const Arrays arrays = load(6);
   for (const CheckpointPiece& p : arrays.pieces)
-    for (float& x : std::span(p.view.data<float>(), static_cast<std::size_t>(p.view.numel()))) {
+    for (float& x : std::span(p.view.data<float>(), idx(p.view.numel()))) {
       if (p.name.starts_with("model.layers.0.mlp.experts.5.") && p.role == "exp_avg_sq") x = 0;
       if (p.name.starts_with("model.layers.1.mlp.experts.2.") && p.role == "weight") x *= 100;
     }

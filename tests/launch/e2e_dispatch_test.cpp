@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/expert/pool_trace.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/files.h"
 #include "tests/launch/tiny_program.h"
 
@@ -41,7 +42,7 @@ TEST_F(DispatchCommands, ARecordingHoldsEveryDecisionOnce) {
       documents += static_cast<std::int64_t>(record->segments.size()) - 1;
       for (std::size_t d = 0; d + 1 < record->segments.size(); ++d)
         for (std::int32_t i = 2 * record->segments[d]; i < 2 * record->segments[d + 1]; ++i)
-          outside += record->pools[d * 8 + static_cast<std::size_t>(record->ids[static_cast<std::size_t>(i)])] == 0;
+          outside += record->pools[d * 8 + idx(record->ids[idx(i)])] == 0;
     }
     EXPECT_EQ(outside, 0);  // every pick lies in its document's pool
     EXPECT_GT(documents, 3 * 2 * 12);

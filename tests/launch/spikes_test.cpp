@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/launch/tiny_program.h"
 
 namespace emox {
@@ -78,8 +79,7 @@ TEST(SpikeGuard, GoesOnFromItsState) {
     SpikeGuard first(1.5, 16), second(1.5, 16);
     for (int i = 0; i < cut; ++i) (void)judge(first, i);
     second.restore(nlohmann::json::parse(first.state().dump()), "manifest.json");
-    for (int i = cut; i < 60; ++i)
-      EXPECT_EQ(judge(second, i), expected[static_cast<std::size_t>(i)]) << cut << " " << i;
+    for (int i = cut; i < 60; ++i) EXPECT_EQ(judge(second, i), expected[idx(i)]) << cut << " " << i;
     EXPECT_EQ(second.state(), whole.state());
   }
   EXPECT_GT(whole.skipped(), 1);

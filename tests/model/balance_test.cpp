@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "runtime/core/idx.h"
 #include "runtime/ops/balance.h"
 #include "tests/support/support.h"
 
@@ -35,7 +36,7 @@ Balance balance(std::int64_t layers, const std::vector<std::int64_t>& counts, co
 TEST(Balance, EvenRoutingCostsItsWeight) {
   constexpr std::int64_t kTokens = 48;
   for (const auto& [layers, n, k] : {std::tuple{1, 4, 2}, {3, 8, 1}, {2, 6, 6}}) {
-    const std::vector<std::int64_t> counts(static_cast<std::size_t>(layers * n), kTokens * k / n);
+    const std::vector<std::int64_t> counts(idx(layers * n), kTokens * k / n);
     const std::vector<double> p_sum(counts.size(), static_cast<double>(kTokens) / n);
     EXPECT_NEAR(balance(layers, counts, p_sum, k, kTokens).loss, 0.25, 1e-12);
   }

@@ -3,6 +3,7 @@
 
 #include "model/transformer/batch.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "runtime/telemetry/spans.h"
 #include "tests/support/support.h"
@@ -78,7 +79,7 @@ TEST(MicroBatch, DocumentsKnowTheirPlaces) {
     const MicroBatch b = batch_of({{1, 9, 3, 4}, {9, 6, 9}, {1, 2}}, rule);
     std::int32_t begin = 0;
     for (std::size_t d = 0; d < b.documents.size(); ++d) {
-      EXPECT_EQ(b.documents[d].position, b.positions[static_cast<std::size_t>(begin)]);
+      EXPECT_EQ(b.documents[d].position, b.positions[idx(begin)]);
       EXPECT_EQ(b.documents[d].tokens, b.pool_segments[d + 1] - begin);
       begin = b.pool_segments[d + 1];
     }
@@ -140,8 +141,7 @@ TEST(DeviceBatch, IsUploadedInOneCopy) {
     Telemetry telemetry;
     ctx.telemetry = &telemetry;
     DeviceBatch device({}, tokens);
-    const MicroBatch host =
-        batch_of({Ids(static_cast<std::size_t>(tokens), kEos)}, EosRule::Owner);  // segments are longest
+    const MicroBatch host = batch_of({Ids(idx(tokens), kEos)}, EosRule::Owner);  // segments are longest
     device.upload(ctx, host);
     EXPECT_EQ(telemetry.totals().at("copy_from_host").calls, 1);
     for (const auto& [part, want] : {std::pair(device.ids(), host.ids),

@@ -15,6 +15,7 @@
 
 #include "launch/run/run_start.h"
 #include "model/training/training_step.h"
+#include "runtime/core/idx.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
 
@@ -56,11 +57,11 @@ class Objective {
     const std::int64_t n = recipe_.model.routed_experts(), k = recipe_.model.routed_top_k();
     std::vector<int> all;
     for (std::int64_t l = 0; recipe_.model.is_moe() && l < recipe_.model.layers; ++l) {
-      const auto& route = step_.activations(0).blocks[static_cast<std::size_t>(l)].moe.route;
+      const auto& route = step_.activations(0).blocks[idx(l)].moe.route;
       const std::size_t from = all.size();
       const std::vector<float> p = test::values_of<float>(route.p);
-      for (std::size_t row = 0; row < p.size(); row += static_cast<std::size_t>(recipe_.model.num_experts))
-        for (std::int64_t i = 0; i < n; ++i) all.push_back(p[row + static_cast<std::size_t>(i)] > 0 ? 1 : 0);
+      for (std::size_t row = 0; row < p.size(); row += idx(recipe_.model.num_experts))
+        for (std::int64_t i = 0; i < n; ++i) all.push_back(p[row + idx(i)] > 0 ? 1 : 0);
       const auto ids = test::values_of<std::int32_t>(route.ids);
       for (std::size_t i = 0; i < ids.size(); ++i) all[from + i / k * n + ids[i]] = 2;
     }
@@ -131,8 +132,7 @@ void check_gradients(const Recipe& recipe) {
     const std::vector<float>& g = gradients[i];
     const auto largest =
         std::max_element(g.begin(), g.end(), [](float a, float b) { return std::abs(a) < std::abs(b); });
-    for (const std::size_t element :
-         {static_cast<std::size_t>(largest - g.begin()), gen() % g.size(), gen() % g.size()}) {
+    for (const std::size_t element : {idx(largest - g.begin()), gen() % g.size(), gen() % g.size()}) {
       const auto want = objective.difference(p, static_cast<std::int64_t>(element));
       skipped += want ? 0 : 1;
       if (!want) continue;

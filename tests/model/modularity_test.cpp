@@ -11,6 +11,7 @@
 #include "model/modularity/measures.h"
 #include "model/modularity/student.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -85,12 +86,11 @@ std::vector<DocumentPicks> draw_independent(std::mt19937_64& random, int documen
                                             int experts) {
   std::vector<DocumentPicks> all;
   for (int i = 0; i < documents; ++i) {
-    std::vector<std::int64_t> cells(static_cast<std::size_t>(tokens * experts), 0);
+    std::vector<std::int64_t> cells(idx(tokens * experts), 0);
     for (int p = 0; p < length; ++p) ++cells[random() % cells.size()];
     DocumentPicks d{i % domains, {}};
     for (int c = 0; c < tokens * experts; ++c)
-      if (cells[static_cast<std::size_t>(c)] > 0)
-        d.picks.push_back({c / experts, c % experts, cells[static_cast<std::size_t>(c)]});
+      if (cells[idx(c)] > 0) d.picks.push_back({c / experts, c % experts, cells[idx(c)]});
     all.push_back(std::move(d));
   }
   return all;

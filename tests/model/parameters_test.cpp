@@ -12,6 +12,7 @@
 #include "model/layers/feed_forward.h"
 #include "model/moe/moe_layer.h"
 #include "model/transformer/language_model.h"
+#include "runtime/core/idx.h"
 #include "tests/support/support.h"
 
 namespace emox {
@@ -74,10 +75,9 @@ TEST(Parameters, CoverTheFlatBufferOnce) {
   Context ctx;
   const LanguageModel model(small(), ctx, false);
   for (const ParameterGroup group : kParameterGroups) {
-    std::vector<int> owners(static_cast<std::size_t>(model.parameters().flat_size(group)));
+    std::vector<int> owners(idx(model.parameters().flat_size(group)));
     for (const NamedParameter& p : model.parameters().named())
-      for (std::int64_t i = 0; p.slot.group == group && i < p.slot.shape.numel(); ++i)
-        ++owners[static_cast<std::size_t>(p.slot.offset + i)];
+      for (std::int64_t i = 0; p.slot.group == group && i < p.slot.shape.numel(); ++i) ++owners[idx(p.slot.offset + i)];
     int gap = 0;
     for (const int n : owners) {
       ASSERT_LE(n, 1);

@@ -7,6 +7,7 @@
 
 #include "model/moe/pools.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -164,16 +165,16 @@ TEST(PoolSizes, UniformDrawsAreUniform) {
 TEST(LabelPools, DivideTheExperts) {
   for (const auto& [experts, labels] : {std::pair<std::int64_t, std::int64_t>{12, 4}, {13, 4}, {127, 10}, {7, 1}}) {
     const auto pools = label_pools(experts, 2, labels);
-    ASSERT_EQ(pools.size(), static_cast<std::size_t>(experts * labels));
-    std::vector<int> owners(static_cast<std::size_t>(experts));
+    ASSERT_EQ(pools.size(), idx(experts * labels));
+    std::vector<int> owners(idx(experts));
     for (std::int64_t l = 0; l < labels; ++l) {
       const auto row = pools.begin() + l * experts;
       const auto size = std::accumulate(row, row + experts, std::int64_t{0});
       EXPECT_GE(size, experts / labels);
       EXPECT_LE(size, (experts + labels - 1) / labels);
-      for (std::int64_t e = 0; e < experts; ++e) owners[static_cast<std::size_t>(e)] += row[e];
+      for (std::int64_t e = 0; e < experts; ++e) owners[idx(e)] += row[e];
     }
-    EXPECT_EQ(owners, std::vector<int>(static_cast<std::size_t>(experts), 1));  // each expert belongs to one label
+    EXPECT_EQ(owners, std::vector<int>(idx(experts), 1));  // each expert belongs to one label
   }
 }
 

@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "parallel/checkpoint/verify.h"
+#include "runtime/core/idx.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {
@@ -64,7 +65,7 @@ TEST_F(CheckpointCost, EveryFileIsReadOnce) {
     EXPECT_LE(cost([](std::int64_t) { return std::vector<CheckpointPiece>{}; }), file_bytes_ + kSlack) << ranks;
     for (const auto* tensor : {&x_, &y_}) {
       const std::string name = tensor == &x_ ? "x.weight" : "y.weight";
-      const auto all = [&](std::int64_t rank) { return whole(name, got[static_cast<std::size_t>(rank)]); };
+      const auto all = [&](std::int64_t rank) { return whole(name, got[idx(rank)]); };
       EXPECT_LE(cost([&](std::int64_t rank) { return std::vector{all(rank)}; }), file_bytes_ + kSlack) << ranks;
       for (const Tensor& t : got) EXPECT_TRUE(test::same_bits(t, *tensor)) << "all of it on every rank";
       // Windows that overlap.

@@ -5,6 +5,7 @@
 
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/manifest.h"
+#include "runtime/core/idx.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {
@@ -19,8 +20,8 @@ class CheckpointCoverage : public ::testing::Test {
   /// One list a rank. All ranks must fail with this text, and leave nothing.
   void expect_refused(const std::vector<Pieces>& ranks, const std::string& text) const {
     test::run_ranks(static_cast<int>(ranks.size()), [&](Communicator& comm) {
-      const std::string got = test::io_error_of(
-          [&] { save_checkpoint(comm, directory_.path(), 1, ranks[static_cast<std::size_t>(comm.rank())], {}); });
+      const std::string got =
+          test::io_error_of([&] { save_checkpoint(comm, directory_.path(), 1, ranks[idx(comm.rank())], {}); });
       EXPECT_NE(got.find(text), std::string::npos) << got;
     });
     EXPECT_TRUE(std::filesystem::is_empty(directory_.path()));

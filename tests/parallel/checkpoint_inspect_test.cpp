@@ -10,6 +10,7 @@
 
 #include "parallel/checkpoint/open_files.h"
 #include "parallel/checkpoint/verify.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/atomic_file.h"
 #include "runtime/files/files.h"
 #include "tests/parallel/checkpoint_model.h"
@@ -139,7 +140,7 @@ TEST(CheckpointShares, CoverEverythingOnceAndAreEven) {
 /// 1, 2, ..., n; larger than a block, so that blocks must join.
 TEST(CheckpointStatistics, AreTheClosedForms) {
   const std::int64_t n = kBlockBytes / 4 + 12345;
-  std::vector<double> numbers(static_cast<std::size_t>(n));
+  std::vector<double> numbers(idx(n));
   for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<double>(i + 1);
   const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
   const Tensor rising = tensor_of(numbers, {n}), odd = tensor_of<float>({0, -3, nan, 4, -inf, 0}, {2, 3});

@@ -6,6 +6,7 @@
 
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/shard.h"
+#include "runtime/core/idx.h"
 #include "tests/parallel/checkpoint_model.h"
 
 namespace emox {
@@ -45,7 +46,7 @@ Pieces exact_cut(const Pieces& arrays, int ranks, int mine, unsigned seed) {
   }
   // Nobody has to give them in order.
   for (std::size_t i = pieces.size(); i > 1; --i)
-    std::swap(pieces[i - 1], pieces[static_cast<std::size_t>(dice.below(static_cast<std::int64_t>(i)))]);
+    std::swap(pieces[i - 1], pieces[idx(dice.below(static_cast<std::int64_t>(i)))]);
   return pieces;
 }
 
@@ -54,8 +55,7 @@ Pieces free_cut(const Pieces& arrays, unsigned seed) {
   Dice dice(seed);
   Pieces pieces;
   for (std::int64_t i = dice.below(40); i > 0; --i) {
-    const CheckpointPiece& array =
-        arrays[static_cast<std::size_t>(dice.below(static_cast<std::int64_t>(arrays.size())))];
+    const CheckpointPiece& array = arrays[idx(dice.below(static_cast<std::int64_t>(arrays.size())))];
     const std::int64_t begin = dice.below(array.end + 1);
     pieces.push_back(part_of(array, begin, begin + dice.below(array.end - begin + 1)));
   }

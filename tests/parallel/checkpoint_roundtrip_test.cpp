@@ -7,6 +7,7 @@
 
 #include "parallel/checkpoint/layout.h"
 #include "parallel/checkpoint/manifest.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/version.h"
 #include "tests/parallel/checkpoint_model.h"
 
@@ -34,7 +35,7 @@ TEST(Checkpoint, RoundTripAcrossRankCounts) {
     const TemporaryDirectory directory;
     const auto path = save_model(directory.path(), 12, 5, writers);
     EXPECT_EQ(path, directory.path() / "step-00000012");
-    EXPECT_EQ(test::names_in(path).size(), static_cast<std::size_t>(writers) + 2);  // index and manifest
+    EXPECT_EQ(test::names_in(path).size(), idx(writers) + 2);  // index and manifest
     for (const int readers : {1, 2, 4}) expect_loads(path, readers, 5);
   }
 }

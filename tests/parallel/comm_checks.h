@@ -16,6 +16,7 @@
 
 #include "parallel/comm/communicator.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
 
 namespace emox::test {
@@ -43,8 +44,8 @@ void expect_values(const std::vector<T>& got, const char* what, const Want& want
 
 template <typename T>
 std::vector<T> contribution(int rank, std::int64_t n) {
-  std::vector<T> v(static_cast<std::size_t>(n));
-  for (std::int64_t i = 0; i < n; ++i) v[static_cast<std::size_t>(i)] = value_at<T>(rank, i);
+  std::vector<T> v(idx(n));
+  for (std::int64_t i = 0; i < n; ++i) v[idx(i)] = value_at<T>(rank, i);
   return v;
 }
 
@@ -66,7 +67,7 @@ void check_all_reduce_of(Communicator& comm, std::int64_t n) {
 template <typename T>
 void check_all_gather_of(Communicator& comm, std::int64_t n) {
   std::vector<T> mine = contribution<T>(comm.rank(), n);
-  std::vector<T> all(static_cast<std::size_t>(n * comm.size()));
+  std::vector<T> all(idx(n * comm.size()));
   comm.all_gather(view_of(all), view_of(mine));
   expect_values(all, "all_gather", [&](std::int64_t i) { return value_at<T>(static_cast<int>(i / n), i % n); });
 
@@ -94,7 +95,7 @@ inline std::vector<std::vector<std::int64_t>> block_cuts(int ranks, std::int64_t
 template <typename T>
 void check_blocks_of(Communicator& comm, std::int64_t scale, std::int64_t width) {
   for (const std::vector<std::int64_t>& cuts : block_cuts(comm.size(), scale)) {
-    const auto self = static_cast<std::size_t>(comm.rank());
+    const auto self = idx(comm.rank());
     const std::int64_t n = cuts.back(), begin = cuts[self] * width, end = cuts[self + 1] * width;
     std::vector<T> x = contribution<T>(comm.rank(), n * width);
     comm.reduce_scatter(TensorView(x.data(), dtype_of<T>(), {n, width}), ranges_of(cuts));
@@ -102,7 +103,7 @@ void check_blocks_of(Communicator& comm, std::int64_t scale, std::int64_t width)
     expect_values(mine, "reduce_scatter", [&](std::int64_t i) { return sum_at<T>(comm.size(), begin + i); });
 
     std::fill(x.begin(), x.end(), T{77});
-    for (std::int64_t i = begin; i < end; ++i) x[static_cast<std::size_t>(i)] = value_at<T>(comm.rank(), i);
+    for (std::int64_t i = begin; i < end; ++i) x[idx(i)] = value_at<T>(comm.rank(), i);
     comm.all_gather_v(TensorView(x.data(), dtype_of<T>(), {n, width}), ranges_of(cuts));
     expect_values(x, "all_gather_v", [&](std::int64_t i) {
       const auto block = std::upper_bound(cuts.begin(), cuts.end(), i / width) - cuts.begin() - 1;
@@ -155,7 +156,7 @@ T sum_by_nodes(const std::vector<int>& nodes, std::int64_t i) {
   std::size_t used = 0;
   T flat{};
   for (int r = 0; r < static_cast<int>(nodes.size()); ++r) {
-    const auto node = static_cast<std::size_t>(nodes[static_cast<std::size_t>(r)]);
+    const auto node = idx(nodes[idx(r)]);
     used = std::max(used, node + 1);
     const T value = uneven_value<T>(r, i);
     of_node[node] = count[node]++ == 0 ? value : of_node[node] + value;
@@ -179,7 +180,7 @@ void check_ranges_of(Communicator& comm, std::int64_t scale, std::int64_t width,
   const TensorView view(x.data(), dtype_of<T>(), {n, width});
   const std::int64_t stride = n * width < 10000 ? 1 : 97;
   const auto expect = [&](const char* what, std::int64_t i, T want) {
-    const T got = x[static_cast<std::size_t>(i)];
+    const T got = x[idx(i)];
     if (got != want) throw std::runtime_error(fmt::format("{}: element {} is {}, expected {}", what, i, got, want));
   };
   const auto expect_sums = [&](const char* what, const RowRange& r) {
@@ -202,7 +203,7 @@ void check_ranges_of(Communicator& comm, std::int64_t scale, std::int64_t width,
   for (std::int64_t i = at * width; i < n * width; ++i) expect("the rest", i, uneven_value<T>(comm.rank(), i));
   if (!default_pieces) return;
   Traffic counted = before;
-  const std::size_t row = static_cast<std::size_t>(width) * sizeof(T);
+  const std::size_t row = idx(width) * sizeof(T);
   counted += traffic_of_sum(ranges, comm.nodes(), comm.rank(), row, sizeof(T));
   counted += traffic_of_gather(ranges, comm.nodes(), comm.rank(), row);
   if (comm.size() > 1 && !(comm.traffic() == counted))
@@ -266,13 +267,13 @@ void check_all_to_all_of(Communicator& comm, std::int64_t scale, std::int64_t wi
   } else {
     comm.all_to_all_v(to, recv, from, send);
   }
-  expect_values(out, "all_to_all_v", [&](std::int64_t i) { return want[static_cast<std::size_t>(i)]; });
+  expect_values(out, "all_to_all_v", [&](std::int64_t i) { return want[idx(i)]; });
 }
 
 /// Between start and finish this communicator refuses everything, and stays usable; others work.
 inline void check_open_exchange(Communicator& comm) {
   const auto part = comm.split(0, -comm.rank());
-  std::vector<float> x(static_cast<std::size_t>(comm.size()));
+  std::vector<float> x(idx(comm.size()));
   const TensorView view = view_of(x);
   const std::vector<std::int64_t> ones(x.size(), 1);
   std::vector<std::int64_t> cuts(x.size() + 1);
@@ -314,7 +315,7 @@ void check_type(Communicator& comm, std::int64_t n) {
 
 /// Twice the same sums of values that round: the same bits, and on every rank.
 inline void check_repeatable(Communicator& comm, std::int64_t n) {
-  std::vector<float> x(static_cast<std::size_t>(n));
+  std::vector<float> x(idx(n));
   for (std::size_t i = 0; i < x.size(); ++i)
     x[i] = 1.0F / (1.0F + static_cast<float>(comm.rank()) * 0.7F + static_cast<float>(i % 1013)) *
            (i % 3 == 0 ? 1e4F : 1.0F);
@@ -346,7 +347,7 @@ inline void check_split(Communicator& comm) {
 /// bf16 moves bit by bit, and is never added.
 inline void check_bf16(Communicator& comm) {
   const auto row = [](int rank) { return std::vector<Bf16>{Bf16(0.1F + static_cast<float>(rank)), Bf16(-3e38F)}; };
-  std::vector<Bf16> want, mine = row(comm.rank()), all(2 * static_cast<std::size_t>(comm.size()));
+  std::vector<Bf16> want, mine = row(comm.rank()), all(2 * idx(comm.size()));
   for (int r = 0; r < comm.size(); ++r)
     for (const Bf16 x : row(r)) want.push_back(x);
   comm.all_gather(view_of(all), view_of(mine));
@@ -354,7 +355,7 @@ inline void check_bf16(Communicator& comm) {
   std::fill(all.begin(), all.end(), Bf16());
   std::vector<Bf16> same = all;  // the same row to everybody
   for (std::size_t i = 0; i < same.size(); ++i) same[i] = mine[i % 2];
-  const std::vector<std::int64_t> ones(static_cast<std::size_t>(comm.size()), 1);
+  const std::vector<std::int64_t> ones(idx(comm.size()), 1);
   const Shape rows{comm.size(), 2};
   comm.all_to_all_v(view_of(all).reshape(rows), ones, view_of(same).reshape(rows), ones);
   if (all != want) throw std::runtime_error("all_to_all_v of bf16: other bits");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/support/ranks.h"
 
 namespace emox::test {
@@ -15,12 +16,12 @@ inline bool contains(const std::string& text, std::string_view part) { return te
 
 /// What each rank's CommError says; "" for a rank that threw none.
 inline std::vector<std::string> comm_errors(ThreadWorld& world, const std::function<void(Communicator&)>& body) {
-  std::vector<std::string> errors(static_cast<std::size_t>(world.size()));
+  std::vector<std::string> errors(idx(world.size()));
   run_ranks(world, [&](Communicator& comm) {
     try {
       body(comm);
     } catch (const CommError& e) {
-      errors[static_cast<std::size_t>(comm.rank())] = e.message();
+      errors[idx(comm.rank())] = e.message();
     }
   });
   return errors;

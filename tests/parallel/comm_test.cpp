@@ -6,6 +6,7 @@
 #include "parallel/comm/mpi_world.h"
 #include "parallel/comm/thread_world.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/parallel/comm_checks.h"
 #include "tests/parallel/comm_errors.h"
 #include "tests/support/ranks.h"
@@ -71,14 +72,14 @@ TEST(ThreadWorld, SixtyFourRanksReceiveAShareFromEachNode) {
   run_ranks(
       world,
       [&](Communicator& comm) {
-        std::vector<float> x(static_cast<std::size_t>(n), static_cast<float>(comm.rank()));
+        std::vector<float> x(idx(n), static_cast<float>(comm.rank()));
         comm.reduce_scatter(view_of(x), ranges);
         const Traffic sum = comm.traffic();
         EXPECT_EQ(sum.bytes_inter_node, 7 * n / kRanks * 4);  // the other nodes' sums of its share
         EXPECT_EQ(sum.messages_inter_node, 7 * 2);
         EXPECT_EQ(sum.bytes_intra_node, 7 * n / kNode * 4);  // its neighbours' parts of what its place owns
         EXPECT_EQ(sum.messages_intra_node, 7 * 16);
-        const auto mine = static_cast<std::size_t>(cuts[static_cast<std::size_t>(comm.rank())]);
+        const auto mine = idx(cuts[idx(comm.rank())]);
         EXPECT_EQ(x[mine], static_cast<float>(kRanks * (kRanks - 1) / 2));
       },
       120);
@@ -95,7 +96,7 @@ TEST(ThreadWorld, SimulatesNodes) {
     EXPECT_EQ(even->node_rank(), 0);
     const auto node = comm.split(comm.rank() / 2, comm.rank());
     EXPECT_EQ(node->size(), node->node_size());
-    EXPECT_EQ(node->nodes(), std::vector<int>(static_cast<std::size_t>(node->size()), 0));
+    EXPECT_EQ(node->nodes(), std::vector<int>(idx(node->size()), 0));
     // World ranks 4 2 3 0 1: numbered in the order of this communicator's ranks.
     const int key[] = {3, 4, 1, 2, 0};
     const auto mixed = comm.split(0, key[comm.rank()]);
@@ -135,7 +136,7 @@ TEST(ThreadWorld, RowCountsThatDoNotMeetFailOnAllRanks) {
   ThreadWorld world(2);
   const auto errors = comm_errors(world, [](Communicator& comm) {
     const std::vector<std::int64_t> send{1, 1}, recv{1, comm.rank() == 0 ? 2 : 1};
-    std::vector<float> in(2), out(static_cast<std::size_t>(recv[0] + recv[1]));
+    std::vector<float> in(2), out(idx(recv[0] + recv[1]));
     comm.all_to_all_v(view_of(out), recv, view_of(in), send);
   });
   for (const std::string& e : errors) EXPECT_TRUE(contains(e, "rank 1 calls all_to_all_v with 1 rows for rank 0")) << e;

@@ -12,6 +12,7 @@
 #include "parallel/expert/planned_exchange.h"
 #include "parallel/expert/reach.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -28,9 +29,7 @@ struct Problem {
   std::vector<std::vector<std::int32_t>> segments;  ///< [ranks][docs + 1]
   std::vector<std::vector<std::uint8_t>> pools;     ///< [ranks][docs * experts]
   int ranks() const { return static_cast<int>(nodes.size()); }
-  std::int64_t tokens(int rank) const {
-    return static_cast<std::int64_t>(ids[static_cast<std::size_t>(rank)].size()) / top_k;
-  }
+  std::int64_t tokens(int rank) const { return static_cast<std::int64_t>(ids[idx(rank)].size()) / top_k; }
 };
 
 std::vector<int> ranks_on_nodes(int ranks, int per_node) {
@@ -50,12 +49,12 @@ Problem documents(std::string name, std::int64_t experts, std::int64_t top_k, st
     std::vector<std::int32_t> ids, segments{0};
     std::vector<std::uint8_t> pools;
     for (const int length : of_rank) {
-      std::vector<std::int32_t> all(static_cast<std::size_t>(experts));
+      std::vector<std::int32_t> all(idx(experts));
       std::iota(all.begin(), all.end(), 0);
       std::shuffle(all.begin(), all.end(), gen);
-      all.resize(static_cast<std::size_t>(pool_size(doc++)));
-      std::vector<std::uint8_t> mask(static_cast<std::size_t>(experts), 0);
-      for (const std::int32_t e : all) mask[static_cast<std::size_t>(e)] = 1;
+      all.resize(idx(pool_size(doc++)));
+      std::vector<std::uint8_t> mask(idx(experts), 0);
+      for (const std::int32_t e : all) mask[idx(e)] = 1;
       pools.insert(pools.end(), mask.begin(), mask.end());
       for (int t = 0; t < length; ++t) {
         std::shuffle(all.begin(), all.end(), gen);
@@ -69,7 +68,7 @@ Problem documents(std::string name, std::int64_t experts, std::int64_t top_k, st
 }
 
 std::vector<std::vector<int>> same_lengths(int ranks, std::vector<int> lengths) {
-  return std::vector<std::vector<int>>(static_cast<std::size_t>(ranks), std::move(lengths));
+  return std::vector<std::vector<int>>(idx(ranks), std::move(lengths));
 }
 
 std::vector<Problem> problems() {
@@ -121,12 +120,11 @@ Arrived naive(const Problem& p, const ExpertPlacement& placement, int self, cons
   Arrived a;
   a.offsets.push_back(0);
   for (std::int64_t e = 0; e < p.experts; ++e) {
-    if (placement.of_layer(0)[static_cast<std::size_t>(e)] != self) continue;
+    if (placement.of_layer(0)[idx(e)] != self) continue;
     for (const int s : source_order)
       for (int t = 0; t < p.tokens(s); ++t)
         for (int j = 0; j < p.top_k; ++j)
-          if (p.ids[static_cast<std::size_t>(s)][static_cast<std::size_t>(t * p.top_k + j)] == e)
-            a.rows.emplace_back(s, t, j);
+          if (p.ids[idx(s)][idx(t * p.top_k + j)] == e) a.rows.emplace_back(s, t, j);
     a.offsets.push_back(static_cast<std::int64_t>(a.rows.size()));
   }
   return a;
@@ -135,7 +133,7 @@ Arrived naive(const Problem& p, const ExpertPlacement& placement, int self, cons
 template <typename T>
 std::vector<T> permuted(const std::vector<T>& v, const std::vector<std::int32_t>& index) {
   std::vector<T> out;
-  for (const std::int32_t i : index) out.push_back(v[static_cast<std::size_t>(i)]);
+  for (const std::int32_t i : index) out.push_back(v[idx(i)]);
   return out;
 }
 
@@ -151,7 +149,7 @@ Planned start(const Problem& p) {
   Planned s;
   for (int r = 0; r < p.ranks(); ++r) {
     RowPicks rows;
-    picks_of_tokens(rows, p.ids[static_cast<std::size_t>(r)], p.top_k);
+    picks_of_tokens(rows, p.ids[idx(r)], p.top_k);
     s.rows.push_back(rows);
     std::vector<Row> names;
     std::vector<Pick> picks;
@@ -167,12 +165,12 @@ Planned start(const Problem& p) {
 
 template <typename Destination>
 std::vector<SendPlan> hop(Planned& s, int ranks, std::int64_t max_destinations, Destination destination) {
-  std::vector<SendPlan> plans(static_cast<std::size_t>(ranks));
+  std::vector<SendPlan> plans(idx(ranks));
   std::vector<std::vector<Row>> rows;
   std::vector<std::vector<Pick>> picks;
   std::vector<std::vector<std::int32_t>> packed_of;
   for (int r = 0; r < ranks; ++r) {
-    const auto i = static_cast<std::size_t>(r);
+    const auto i = idx(r);
     plan_send(plans[i], s.rows[i], destination(r), r, ranks, max_destinations);
     rows.push_back(permuted(s.row_names[i], plans[i].row));
     picks.push_back(permuted(s.pick_names[i], plans[i].pick));
@@ -200,10 +198,10 @@ std::vector<SendPlan> hop(Planned& s, int ranks, std::int64_t max_destinations, 
 }
 
 Arrived sorted(const Planned& s, const ExpertPlacement& placement, int self, std::int64_t top_k) {
-  const auto i = static_cast<std::size_t>(self);
+  const auto i = idx(self);
   const std::vector<std::int32_t> held = placement.experts_of(0, self);
-  std::vector<std::int32_t> local(static_cast<std::size_t>(placement.experts()), -1);
-  for (std::size_t e = 0; e < held.size(); ++e) local[static_cast<std::size_t>(held[e])] = static_cast<std::int32_t>(e);
+  std::vector<std::int32_t> local(idx(placement.experts()), -1);
+  for (std::size_t e = 0; e < held.size(); ++e) local[idx(held[e])] = static_cast<std::int32_t>(e);
   ExpertOrder order;
   const auto experts = static_cast<std::int64_t>(held.size());
   plan_experts(order, s.rows[i], s.arrived_from[i], self, local, experts, std::min(top_k, experts));
@@ -211,14 +209,11 @@ Arrived sorted(const Planned& s, const ExpertPlacement& placement, int self, std
   for (std::size_t row = 0; row < a.tokens.size(); ++row) {
     a.held.emplace_back();
     for (std::int64_t j = 0; j < order.max_experts; ++j)
-      if (const std::int32_t h =
-              order.slots[row * static_cast<std::size_t>(order.max_experts) + static_cast<std::size_t>(j)];
-          h >= 0)
-        a.held.back().push_back(h);
+      if (const std::int32_t h = order.slots[row * idx(order.max_experts) + idx(j)]; h >= 0) a.held.back().push_back(h);
   }
   // The row of each expert row is the token of its pick.
   for (std::size_t k = 0; k < order.row.size(); ++k)
-    EXPECT_EQ(a.tokens[static_cast<std::size_t>(order.row[k])], Row(std::get<0>(a.rows[k]), std::get<1>(a.rows[k])));
+    EXPECT_EQ(a.tokens[idx(order.row[k])], Row(std::get<0>(a.rows[k]), std::get<1>(a.rows[k])));
   return a;
 }
 
@@ -227,7 +222,7 @@ void expect_held(const Arrived& a) {
   for (std::size_t row = 0; row < a.held.size(); ++row)
     for (const int h : a.held[row]) {
       EXPECT_TRUE(all.insert(h).second);
-      const Pick& pick = a.rows[static_cast<std::size_t>(h)];
+      const Pick& pick = a.rows[idx(h)];
       EXPECT_EQ(Row(std::get<0>(pick), std::get<1>(pick)), a.tokens[row]);
     }
   EXPECT_EQ(all.size(), a.rows.size());
@@ -237,35 +232,34 @@ void expect_held(const Arrived& a) {
 void expect_sent_once(const Problem& p, const Planned& before, const std::vector<SendPlan>& plans,
                       const std::vector<std::vector<std::int32_t>>& destination) {
   for (int s = 0; s < p.ranks(); ++s) {
-    const auto i = static_cast<std::size_t>(s);
+    const auto i = idx(s);
     const SendPlan& plan = plans[i];
     std::vector<int> order;
     for (int r = 0; r < p.ranks(); ++r)
       if (r != s) order.push_back(r);
     order.push_back(s);
     std::vector<std::int32_t> rows;
-    std::vector<std::vector<std::pair<int, int>>> places(static_cast<std::size_t>(before.rows[i].rows()));
+    std::vector<std::vector<std::pair<int, int>>> places(idx(before.rows[i].rows()));
     for (const int d : order) {
       std::int64_t sent = 0, picks = 0;
       for (std::int64_t row = 0; row < before.rows[i].rows(); ++row) {
         std::int64_t here = 0;
-        for (std::int32_t q = before.rows[i].first[static_cast<std::size_t>(row)];
-             q < before.rows[i].first[static_cast<std::size_t>(row + 1)]; ++q)
-          here += destination[i][static_cast<std::size_t>(before.rows[i].experts[static_cast<std::size_t>(q)])] == d;
+        for (std::int32_t q = before.rows[i].first[idx(row)]; q < before.rows[i].first[idx(row + 1)]; ++q)
+          here += destination[i][idx(before.rows[i].experts[idx(q)])] == d;
         if (here == 0) continue;
-        places[static_cast<std::size_t>(row)].emplace_back(d, static_cast<int>(rows.size()));
+        places[idx(row)].emplace_back(d, static_cast<int>(rows.size()));
         rows.push_back(static_cast<std::int32_t>(row));
         ++sent, picks += here;
       }
-      EXPECT_EQ(plan.rows[static_cast<std::size_t>(d)], sent);
-      EXPECT_EQ(plan.picks[static_cast<std::size_t>(d)], picks);
+      EXPECT_EQ(plan.rows[idx(d)], sent);
+      EXPECT_EQ(plan.picks[idx(d)], picks);
     }
     EXPECT_EQ(plan.row, rows);
     for (std::size_t row = 0; row < places.size(); ++row) {
       std::sort(places[row].begin(), places[row].end());
       for (std::int64_t f = 0; f < plan.max_destinations; ++f) {
-        const auto j = static_cast<std::size_t>(f);
-        EXPECT_EQ(plan.slots[row * static_cast<std::size_t>(plan.max_destinations) + j],
+        const auto j = idx(f);
+        EXPECT_EQ(plan.slots[row * idx(plan.max_destinations) + j],
                   j < places[row].size() ? places[row][j].second : -1);
       }
     }
@@ -281,8 +275,8 @@ TEST(DispatchPlans, OneHopIsTheNaivePlan) {
       const Planned before = start(p);
       Planned s = before;
       const auto plans = hop(s, p.ranks(), std::min<std::int64_t>(p.top_k, p.ranks()), [&](int) { return rank_of; });
-      expect_sent_once(p, before, plans, std::vector(static_cast<std::size_t>(p.ranks()), rank_of));
-      std::vector<int> sources(static_cast<std::size_t>(p.ranks()));
+      expect_sent_once(p, before, plans, std::vector(idx(p.ranks()), rank_of));
+      std::vector<int> sources(idx(p.ranks()));
       std::iota(sources.begin(), sources.end(), 0);
       for (int r = 0; r < p.ranks(); ++r) {
         const Arrived got = sorted(s, placement, r, p.top_k), want = naive(p, placement, r, sources);
@@ -303,27 +297,26 @@ TEST(DispatchPlans, TwoHopsBringTheSameRows) {
       for (int r = 0; r < p.ranks(); ++r) gateway.push_back(gateways(rank_of, p.nodes, r));
       const Planned before = start(p);
       Planned s = before;
-      const auto first = hop(s, p.ranks(), p.top_k, [&](int r) { return gateway[static_cast<std::size_t>(r)]; });
+      const auto first = hop(s, p.ranks(), p.top_k, [&](int r) { return gateway[idx(r)]; });
       expect_sent_once(p, before, first, gateway);
       for (int r = 0; r < p.ranks(); ++r) {
         std::set<std::pair<int, int>> nodes;  // (token, node): one row each
         for (int d = 0; d < p.ranks(); ++d)
-          for (int t = 0, n = static_cast<int>(first[static_cast<std::size_t>(r)].rows[static_cast<std::size_t>(d)]);
-               t < n; ++t)
-            nodes.emplace(d, p.nodes[static_cast<std::size_t>(d)]);
+          for (int t = 0, n = static_cast<int>(first[idx(r)].rows[idx(d)]); t < n; ++t)
+            nodes.emplace(d, p.nodes[idx(d)]);
         std::set<int> distinct;
         for (const auto& [d, node] : nodes) EXPECT_TRUE(distinct.insert(node).second) << "two gateways of one node";
       }
       const Planned between = s;
       const auto second = hop(s, p.ranks(), p.top_k, [&](int) { return rank_of; });
-      expect_sent_once(p, between, second, std::vector(static_cast<std::size_t>(p.ranks()), rank_of));
+      expect_sent_once(p, between, second, std::vector(idx(p.ranks()), rank_of));
       for (int r = 0; r < p.ranks(); ++r) {
         for (int d = 0; d < p.ranks(); ++d)  // the second hop stays inside the node
-          if (p.nodes[static_cast<std::size_t>(d)] != p.nodes[static_cast<std::size_t>(r)]) {
-            EXPECT_EQ(second[static_cast<std::size_t>(r)].rows[static_cast<std::size_t>(d)], 0);
+          if (p.nodes[idx(d)] != p.nodes[idx(r)]) {
+            EXPECT_EQ(second[idx(r)].rows[idx(d)], 0);
           }
         Arrived got = sorted(s, placement, r, p.top_k);
-        std::vector<int> sources(static_cast<std::size_t>(p.ranks()));
+        std::vector<int> sources(idx(p.ranks()));
         std::iota(sources.begin(), sources.end(), 0);
         Arrived want = naive(p, placement, r, sources);
         expect_held(got);
@@ -342,25 +335,25 @@ TEST(DispatchPlans, PoolsLimitWhatARankCanBeSent) {
     const ExpertPlacement placement = ExpertPlacement::random(1, p.experts, p.ranks(), 6);
     const auto rank_of = placement.of_layer(0);
     for (int r = 0; r < p.ranks(); ++r) {
-      const auto i = static_cast<std::size_t>(r);
+      const auto i = idx(r);
       PoolReach reach;
       pool_reach(reach, p.pools[i], p.segments[i], rank_of, p.ranks());
-      std::vector<std::int64_t> limit(static_cast<std::size_t>(p.ranks()), 0);
+      std::vector<std::int64_t> limit(idx(p.ranks()), 0);
       std::int64_t ranks = 0, nodes = 0;
       for (std::size_t doc = 0; doc + 1 < p.segments[i].size(); ++doc) {
         std::set<int> reached, reached_nodes;
         for (std::int64_t e = 0; e < p.experts; ++e)
-          if (p.pools[i][doc * static_cast<std::size_t>(p.experts) + static_cast<std::size_t>(e)] != 0) {
-            reached.insert(rank_of[static_cast<std::size_t>(e)]);
-            reached_nodes.insert(p.nodes[static_cast<std::size_t>(rank_of[static_cast<std::size_t>(e)])]);
+          if (p.pools[i][doc * idx(p.experts) + idx(e)] != 0) {
+            reached.insert(rank_of[idx(e)]);
+            reached_nodes.insert(p.nodes[idx(rank_of[idx(e)])]);
           }
         ranks += static_cast<std::int64_t>(reached.size()), nodes += static_cast<std::int64_t>(reached_nodes.size());
-        for (const int d : reached) limit[static_cast<std::size_t>(d)] += p.segments[i][doc + 1] - p.segments[i][doc];
+        for (const int d : reached) limit[idx(d)] += p.segments[i][doc + 1] - p.segments[i][doc];
       }
       EXPECT_EQ(reach.limit, limit);
       EXPECT_EQ(reach.reached, ranks);
       std::vector<std::int32_t> node_of;
-      for (const std::int32_t d : rank_of) node_of.push_back(p.nodes[static_cast<std::size_t>(d)]);
+      for (const std::int32_t d : rank_of) node_of.push_back(p.nodes[idx(d)]);
       pool_reach(reach, p.pools[i], p.segments[i], node_of, p.ranks());
       EXPECT_EQ(reach.reached, nodes);
       RowPicks rows;

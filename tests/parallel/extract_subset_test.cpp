@@ -13,6 +13,7 @@
 #include "model/transformer/inference_memory.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "tests/support/agreement.h"
 #include "tests/support/checkpoints.h"
@@ -70,7 +71,7 @@ class ExtractSubset : public testing::Test {
     load_checkpoint(*comm, checkpoint, owned_pieces(ParameterShards(model.parameters(), mesh)));
     if (kept != nullptr) model.keep_experts(ctx, *kept);
     InferenceMemory memory(ctx, model, r.model.sequence_length);
-    std::vector<std::int32_t> tokens(static_cast<std::size_t>(r.model.sequence_length));
+    std::vector<std::int32_t> tokens(idx(r.model.sequence_length));
     for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(i * 37 % 256);
     const std::vector<SequenceInput> inputs{{tokens, {}, 0, 0}};
     const MicroBatch micro = make_micro_batch(r.model, r.data.eos_id(), inputs);
@@ -110,7 +111,7 @@ TEST_F(ExtractSubset, IsTheModelWithTheseExpertsKept) {
     const auto rows = array(small, "model.layers.0.mlp.gate.weight", role, {4, m.d_model});
     const auto all = array(checkpoint_, "model.layers.0.mlp.gate.weight", role, {9, m.d_model});
     for (std::int64_t i = 0; i < 4; ++i) {
-      const auto begin = all.begin() + std::vector<std::int64_t>{1, 2, 6, 8}[static_cast<std::size_t>(i)] * m.d_model;
+      const auto begin = all.begin() + std::vector<std::int64_t>{1, 2, 6, 8}[idx(i)] * m.d_model;
       EXPECT_TRUE(std::equal(begin, begin + m.d_model, rows.begin() + i * m.d_model)) << i;
     }
   }

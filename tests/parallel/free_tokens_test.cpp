@@ -12,6 +12,7 @@
 #include "parallel/expert/planned_exchange.h"
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/support/agreement.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
@@ -197,11 +198,11 @@ TEST_F(FreeTokensTraining, ResumeAndRecording) {
   for (; auto r = reader.next(); ++records)
     for (std::size_t doc = 0; doc + 1 < r->segments.size(); ++doc)
       for (std::int32_t t = r->segments[doc]; t < r->segments[doc + 1]; ++t) {
-        const bool is_free = r->free_tokens[static_cast<std::size_t>(t)] != 0;
+        const bool is_free = r->free_tokens[idx(t)] != 0;
         ++tokens, free += is_free;
         for (std::uint32_t k = 0; k < reader.header().top_k; ++k) {
-          const auto e = r->ids[static_cast<std::size_t>(t) * reader.header().top_k + k];
-          const bool inside = r->pools[doc * reader.header().experts + static_cast<std::size_t>(e)] != 0;
+          const auto e = r->ids[idx(t) * reader.header().top_k + k];
+          const bool inside = r->pools[doc * reader.header().experts + idx(e)] != 0;
           ASSERT_TRUE(inside || is_free) << "token " << t << " of step " << r->step;
           outside += !inside;
         }

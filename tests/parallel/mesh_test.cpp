@@ -6,6 +6,7 @@
 
 #include "parallel/mesh/process_mesh.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/support/ranks.h"
 
 namespace emox::test {
@@ -14,7 +15,7 @@ namespace {
 /// The world ranks of a group, in its order.
 std::vector<int> members(Communicator& group, int world_rank) {
   std::int32_t rank = world_rank;
-  std::vector<std::int32_t> all(static_cast<std::size_t>(group.size()));
+  std::vector<std::int32_t> all(idx(group.size()));
   group.all_gather(TensorView(all.data(), DType::I32, {group.size()}), TensorView(&rank, DType::I32, {1}));
   return {all.begin(), all.end()};
 }
@@ -38,16 +39,15 @@ void check_layout(const std::vector<int>& nodes, int expert_parallel) {
   EXPECT_EQ(layout.nodes(), nodes);
   EXPECT_EQ(layout.in_order(), std::is_sorted(order.begin(), order.end()));
   for (int p = 0; p < ranks; ++p) {
-    const int rank = order[static_cast<std::size_t>(p)];
+    const int rank = order[idx(p)];
     const int replica = p / expert_parallel, expert = p % expert_parallel;
     EXPECT_EQ(layout.expert_index(rank), expert);
     EXPECT_EQ(layout.replica_index(rank), replica);
     EXPECT_EQ(layout.rank_at(replica, expert), rank);
     std::vector<int> row, column, row_nodes;
-    for (int e = 0; e < expert_parallel; ++e)
-      row.push_back(order[static_cast<std::size_t>(replica * expert_parallel + e)]);
-    for (int d = 0; d < replicas; ++d) column.push_back(order[static_cast<std::size_t>(d * expert_parallel + expert)]);
-    for (const int r : row) row_nodes.push_back(nodes[static_cast<std::size_t>(r)]);
+    for (int e = 0; e < expert_parallel; ++e) row.push_back(order[idx(replica * expert_parallel + e)]);
+    for (int d = 0; d < replicas; ++d) column.push_back(order[idx(d * expert_parallel + expert)]);
+    for (const int r : row) row_nodes.push_back(nodes[idx(r)]);
     EXPECT_EQ(layout.expert_group(rank), row);
     EXPECT_EQ(layout.replica_group(rank), column);
     EXPECT_EQ(layout.nodes_of(row), row_nodes);
@@ -186,8 +186,7 @@ TEST(ExpertParallel, AcceptsExactlyTheDivisorsThatTheExpertsAllow) {
 TEST(ExpertParallel, AutoFillsANodeAndDividesTheRanks) {
   const auto nodes = [](std::vector<int> sizes) {
     std::vector<int> all;
-    for (std::size_t n = 0; n < sizes.size(); ++n)
-      all.insert(all.end(), static_cast<std::size_t>(sizes[n]), static_cast<int>(n));
+    for (std::size_t n = 0; n < sizes.size(); ++n) all.insert(all.end(), idx(sizes[n]), static_cast<int>(n));
     return all;
   };
   EXPECT_EQ(auto_expert_parallel(nodes({1}), 31), 1);

@@ -15,6 +15,7 @@
 #include "parallel/comm/mpi_world.h"
 #include "parallel/comm/progress.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/parallel/comm_checks.h"
 #include "tests/parallel/mpi_messages.h"
 
@@ -35,15 +36,14 @@ void check_nodes(Communicator& comm) {
   if (comm.node_rank() != comm.rank() % 2 || comm.node_size() != (comm.rank() >= last ? 1 : 2))
     throw std::runtime_error(fmt::format("place {} of {} on the node", comm.node_rank(), comm.node_size()));
   for (int r = 0; r < comm.size(); ++r) {
-    if (comm.nodes()[static_cast<std::size_t>(r)] != r / 2)
-      throw std::runtime_error("ranks 2 k and 2 k + 1 share node k");
+    if (comm.nodes()[idx(r)] != r / 2) throw std::runtime_error("ranks 2 k and 2 k + 1 share node k");
   }
   const auto across = comm.split(comm.rank() % 2, 0);
   if (across->node_size() != 1) throw std::runtime_error("one rank a node expected");
   const auto reversed = comm.split(0, -comm.rank());  // numbered anew: the last rank names node 0
   for (int r = 0; r < comm.size(); ++r) {
     const int world_rank = comm.size() - 1 - r;
-    if (reversed->nodes()[static_cast<std::size_t>(r)] != (comm.size() - 1) / 2 - world_rank / 2)
+    if (reversed->nodes()[idx(r)] != (comm.size() - 1) / 2 - world_rank / 2)
       throw std::runtime_error("nodes are numbered in the order of the ranks");
   }
 }
@@ -58,9 +58,9 @@ void expect_messages(const MessageCount& before, std::int64_t sent, std::int64_t
 /// Rows travel from each rank to the next one only: one message out, one in, whatever the number of ranks.
 void check_messages(Communicator& comm) {
   const int ranks = comm.size(), next = (comm.rank() + 1) % ranks, previous = (comm.rank() + ranks - 1) % ranks;
-  std::vector<std::int64_t> send(static_cast<std::size_t>(ranks)), recv = send;
-  send[static_cast<std::size_t>(next)] = 3;
-  recv[static_cast<std::size_t>(previous)] = 3;
+  std::vector<std::int64_t> send(idx(ranks)), recv = send;
+  send[idx(next)] = 3;
+  recv[idx(previous)] = 3;
   std::vector<float> in = contribution<float>(comm.rank(), 3), out(3);
   MessageCount before = message_count();
   comm.all_to_all_v_start(view_of(out), recv, view_of(in), send);
@@ -69,13 +69,13 @@ void check_messages(Communicator& comm) {
   expect_messages(before, 1, 1);
   expect_values(out, "rows of the rank before", [&](std::int64_t i) { return value_at<float>(previous, i); });
 
-  const std::vector<std::int64_t> none(static_cast<std::size_t>(ranks), 0);
+  const std::vector<std::int64_t> none(idx(ranks), 0);
   before = message_count();
   comm.all_to_all_v(TensorView(nullptr, DType::F32, {0, 5}), none, TensorView(nullptr, DType::F32, {0, 5}), none);
   expect_messages(before, 0, 0);
 
   // All rows of a sum on rank 0: it receives from everybody, the others send once.
-  std::vector<std::int64_t> cuts(static_cast<std::size_t>(ranks) + 1, 8);
+  std::vector<std::int64_t> cuts(idx(ranks) + 1, 8);
   cuts[0] = 0;
   std::vector<float> x(8, 1);
   before = message_count();
@@ -86,7 +86,7 @@ void check_messages(Communicator& comm) {
 /// Rank 0 abandons an exchange before rank 1's rows are sent: they must not reach the memory that they were meant for.
 void check_abandon(Communicator& comm) {
   const auto part = comm.split(0, 0);
-  const std::vector<std::int64_t> none(static_cast<std::size_t>(comm.size()), 0);
+  const std::vector<std::int64_t> none(idx(comm.size()), 0);
   std::vector<std::int64_t> rows = none;
   rows[comm.rank() == 0 ? 1 : 0] = 1000;
   std::vector<float> in(1000, 1.0F), out(1000, 0.0F);
@@ -111,7 +111,7 @@ void misbehave(Communicator& comm, const std::string& mode) {
   part->barrier();
   std::vector<float> x(1000);
   if (comm.rank() != comm.size() - 1 && mode == "rows") {
-    std::vector<float> out(static_cast<std::size_t>(comm.size()));
+    std::vector<float> out(idx(comm.size()));
     const std::vector<std::int64_t> ones(out.size(), 1);
     part->all_to_all_v_start(view_of(out), ones, view_of(x).rows(0, comm.size()), ones);
     part->all_to_all_v_finish();
@@ -135,10 +135,10 @@ void misbehave(Communicator& comm, const std::string& mode) {
 int run_traffic(std::int64_t bytes, std::int64_t times) {
   MpiWorld job;
   const auto comm = job.world();
-  const auto ranks = static_cast<std::size_t>(comm->size());
+  const auto ranks = idx(comm->size());
   std::vector<std::int64_t> each(ranks, bytes);
-  each[static_cast<std::size_t>(comm->rank())] = 0;
-  std::vector<std::uint8_t> in((ranks - 1) * static_cast<std::size_t>(bytes)), out(in.size());
+  each[idx(comm->rank())] = 0;
+  std::vector<std::uint8_t> in((ranks - 1) * idx(bytes)), out(in.size());
   for (std::int64_t i = 0; i < times; ++i) comm->all_to_all_v(view_of(out), each, view_of(in), each);
   std::int64_t pairs = 0;
   for (const int a : comm->nodes())
@@ -155,7 +155,7 @@ int run_sums(std::int64_t floats, std::int64_t times) {
   std::vector<std::int64_t> cuts;
   for (int r = 0; r <= comm->size(); ++r) cuts.push_back(floats * r / comm->size());
   const std::vector<RowRange> ranges = ranges_of(cuts);
-  std::vector<float> x(static_cast<std::size_t>(floats), 1.0F);
+  std::vector<float> x(idx(floats), 1.0F);
   for (std::int64_t i = 0; i < times; ++i) {
     comm->reduce_scatter(view_of(x), ranges);
     comm->all_gather_v(view_of(x), ranges);

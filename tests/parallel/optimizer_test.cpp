@@ -13,6 +13,7 @@
 #include "model/moe/moe_layer.h"
 #include "model/transformer/language_model.h"
 #include "parallel/comm/thread_world.h"
+#include "runtime/core/idx.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 
@@ -120,7 +121,7 @@ RankResult run_rank(const ModelConfig& config, const Mesh& m, Communicator& comm
   r.pieces = copied(optimizer.owned_parts());
   for (const NamedParameter& p : store.named()) r.weights[p.name] = test::values_of<float>(store.weight(p.slot));
   r.state_bytes = optimizer.state_bytes();
-  for (const ParameterGroup g : kParameterGroups) r.flat[static_cast<std::size_t>(g)] = store.flat_size(g);
+  for (const ParameterGroup g : kParameterGroups) r.flat[idx(g)] = store.flat_size(g);
   for (const auto& layer : store.expert_layers())
     for (const ParameterSlot& s : layer) r.expert_elements += s.shape.numel();
   r.elements = store.element_count();
@@ -128,12 +129,10 @@ RankResult run_rank(const ModelConfig& config, const Mesh& m, Communicator& comm
 }
 
 std::vector<RankResult> run(const ModelConfig& config, const Mesh& m, std::int64_t steps, int ranks_per_node = 0) {
-  std::vector<RankResult> results(static_cast<std::size_t>(m.ranks));
+  std::vector<RankResult> results(idx(m.ranks));
   ThreadWorld world(m.ranks, {.ranks_per_node = ranks_per_node});
   test::run_ranks(
-      world,
-      [&](Communicator& comm) { results[static_cast<std::size_t>(comm.rank())] = run_rank(config, m, comm, steps); },
-      kTimeout);
+      world, [&](Communicator& comm) { results[idx(comm.rank())] = run_rank(config, m, comm, steps); }, kTimeout);
   return results;
 }
 
@@ -236,11 +235,9 @@ RankResult run_layers(const ModelConfig& config, const Mesh& m, Communicator& co
 TEST_P(ShardedOptimizer, KeepsMastersOfRoundedWeights) {
   const ModelConfig config = model_of(GetParam());
   const auto run_all = [&](const Mesh& m, DType type) {
-    std::vector<RankResult> ranks(static_cast<std::size_t>(m.ranks));
+    std::vector<RankResult> ranks(idx(m.ranks));
     test::run_ranks(
-        m.ranks,
-        [&](Communicator& comm) { ranks[static_cast<std::size_t>(comm.rank())] = run_layers(config, m, comm, type); },
-        kTimeout);
+        m.ranks, [&](Communicator& comm) { ranks[idx(comm.rank())] = run_layers(config, m, comm, type); }, kTimeout);
     return ranks;
   };
   const std::vector<RankResult> f32 = run_all({1, 1}, DType::F32);

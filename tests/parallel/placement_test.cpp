@@ -8,6 +8,7 @@
 #include <set>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/support/support.h"
 
 namespace emox {
@@ -22,11 +23,11 @@ void expect_balanced(const ExpertPlacement& p) {
       held.push_back(static_cast<std::int64_t>(experts.size()));
       EXPECT_TRUE(std::is_sorted(experts.begin(), experts.end()));
       for (const std::int32_t e : experts) {
-        EXPECT_EQ(p.of_layer(l)[static_cast<std::size_t>(e)], r);
+        EXPECT_EQ(p.of_layer(l)[idx(e)], r);
         all.insert(e);
       }
     }
-    EXPECT_EQ(all.size(), static_cast<std::size_t>(p.experts()));
+    EXPECT_EQ(all.size(), idx(p.experts()));
     EXPECT_LE(*std::max_element(held.begin(), held.end()) - *std::min_element(held.begin(), held.end()), 1);
     EXPECT_EQ(*std::max_element(held.begin(), held.end()), (p.experts() + p.ranks() - 1) / p.ranks());
   }

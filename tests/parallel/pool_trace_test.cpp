@@ -10,6 +10,7 @@
 #include <random>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/files.h"
 #include "tests/support/messages.h"
 #include "tests/support/support.h"
@@ -318,7 +319,7 @@ TEST(PoolTrace, FindsAllParts) {
     write_bytes(folder.path() / beside, "");
   EXPECT_EQ(pool_trace_files(name), parts);
   for (int r = 0; r < kRanks; ++r) {
-    const fs::path& part = parts[static_cast<std::size_t>(r)];
+    const fs::path& part = parts[idx(r)];
     fs::rename(part, folder.path() / "away");
     EXPECT_NE(usage_error([&] { pool_trace_files(name); }).find(part.string()), std::string::npos) << r;
     fs::rename(folder.path() / "away", part);

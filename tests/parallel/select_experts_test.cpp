@@ -12,6 +12,7 @@
 
 #include "launch/run/sharding.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "tests/support/golden_ranks.h"
 #include "tests/support/reference.h"
@@ -23,7 +24,7 @@ namespace {
 constexpr std::int32_t kEos = 0;
 using ref::Vec;
 using Kept = std::vector<std::vector<std::int32_t>>;
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+std::size_t at(std::int64_t i) { return idx(i); }
 
 ModelConfig small_model(std::int64_t experts, std::int64_t shared, std::int64_t top_k) {
   ModelConfig m;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/idx.h"
 #include "runtime/cpu/affinity.h"
 #include "tests/support/ranks.h"
 
@@ -35,7 +36,7 @@ class DefaultThreads : public ::testing::Test {
   static void bind(const std::vector<int>& cores) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    for (const int core : cores) CPU_SET(static_cast<std::size_t>(core), &set);
+    for (const int core : cores) CPU_SET(idx(core), &set);
     ASSERT_EQ(sched_setaffinity(0, sizeof set, &set), 0);  // of this thread, which is a rank
   }
   static constexpr const char* kNames[] = {"OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"};
@@ -52,7 +53,7 @@ TEST_F(DefaultThreads, AreAShareOfTheCoresThatARankMayUse) {
   if (count < 2) return;
   // Bound to cores of their own, ranks do not share them; bound to the same, they do.
   test::run_ranks(2, [&](Communicator& comm) {
-    bind({all[static_cast<std::size_t>(comm.rank())]});
+    bind({all[idx(comm.rank())]});
     EXPECT_EQ(default_threads(comm), 1);
   });
   test::run_ranks(2, [&](Communicator& comm) {

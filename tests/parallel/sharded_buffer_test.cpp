@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "runtime/core/idx.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 
@@ -17,8 +18,8 @@ namespace {
 constexpr std::int64_t kAlign = 16;
 
 std::vector<std::int64_t> elements_of(const std::vector<RowRange>& ranges, int members) {
-  std::vector<std::int64_t> held(static_cast<std::size_t>(members));
-  for (const RowRange& r : ranges) held[static_cast<std::size_t>(r.owner)] += r.end - r.begin;
+  std::vector<std::int64_t> held(idx(members));
+  for (const RowRange& r : ranges) held[idx(r.owner)] += r.end - r.begin;
   return held;
 }
 
@@ -42,7 +43,7 @@ TEST(ShardedBuffer, EvenRangesTileTheBuffer) {
           at = r.end, owner = r.owner;
         }
         EXPECT_EQ(at, begin + size);
-        EXPECT_LE(ranges.size(), static_cast<std::size_t>(members));
+        EXPECT_LE(ranges.size(), idx(members));
         // Even but for one aligned step, and what is left over at the end.
         EXPECT_LT(spread(elements_of(ranges, members)), 2 * kAlign);
       }
@@ -77,12 +78,12 @@ TEST(ShardedBuffer, ExpertsAreDealtWhole) {
               std::find_if(ranges.begin(), ranges.end(), [&](const RowRange& r) { return element < r.end; });
           return at == ranges.end() || element < at->begin ? -1 : at->owner;
         };
-        std::vector<std::int64_t> held(static_cast<std::size_t>(members));
+        std::vector<std::int64_t> held(idx(members));
         for (const ExpertLayer& layer : all)
           for (std::int64_t e = 0; e < experts; ++e) {
             const int first = owner(layer.tensors[0].offset + e * layer.tensors[0].elements);
             ASSERT_GE(first, 0);
-            ++held[static_cast<std::size_t>(first)];
+            ++held[idx(first)];
             for (const ExpertLayer::Tensor& t : layer.tensors) {
               ASSERT_EQ(owner(t.offset + e * t.elements), first);
               ASSERT_EQ(owner(t.offset + (e + 1) * t.elements - 1), first);
@@ -107,7 +108,7 @@ Layout layout_for(int members, std::int64_t experts) {
   l.ranges = even_ranges(0, 1000, members);
   const auto layers = layers_of(2, experts, l.size);
   for (const RowRange& r : expert_ranges(layers, members)) l.ranges.push_back(r);
-  l.covered.resize(static_cast<std::size_t>(l.size));
+  l.covered.resize(idx(l.size));
   for (const RowRange& r : l.ranges) std::fill(l.covered.begin() + r.begin, l.covered.begin() + r.end, true);
   return l;
 }
@@ -124,9 +125,9 @@ float sum_of(int members, std::int64_t i) {
 void reduce_and_gather(const Layout& layout, int members, Communicator& comm,
                        std::vector<std::vector<ShardedBuffer::Owned>>& owned) {
   ShardedBuffer shards(comm, layout.ranges);
-  owned[static_cast<std::size_t>(comm.rank())] = shards.owned();
-  std::vector<float> mine(static_cast<std::size_t>(layout.size));
-  for (std::int64_t i = 0; i < layout.size; ++i) mine[static_cast<std::size_t>(i)] = value_of(comm.rank(), i);
+  owned[idx(comm.rank())] = shards.owned();
+  std::vector<float> mine(idx(layout.size));
+  for (std::int64_t i = 0; i < layout.size; ++i) mine[idx(i)] = value_of(comm.rank(), i);
   const Tensor flat = test::tensor_of(mine, {layout.size});
 
   shards.finish_reduce(flat);
@@ -135,8 +136,7 @@ void reduce_and_gather(const Layout& layout, int members, Communicator& comm,
   for (const ShardedBuffer::Owned& o : shards.owned()) {
     EXPECT_EQ(o.state, state);
     EXPECT_LT(o.begin, o.end);
-    for (std::int64_t i = o.begin; i < o.end; ++i)
-      ASSERT_EQ(now[static_cast<std::size_t>(i)], sum_of(members, i)) << "owned element " << i;
+    for (std::int64_t i = o.begin; i < o.end; ++i) ASSERT_EQ(now[idx(i)], sum_of(members, i)) << "owned element " << i;
     state += o.end - o.begin;
   }
   EXPECT_EQ(shards.owned_elements(), state);
@@ -149,7 +149,7 @@ void reduce_and_gather(const Layout& layout, int members, Communicator& comm,
   shards.all_gather(gathered);
   now = test::values_of<float>(gathered);
   for (std::int64_t i = 0; i < layout.size; ++i) {
-    const auto at = static_cast<std::size_t>(i);
+    const auto at = idx(i);
     ASSERT_EQ(now[at], layout.covered[at] ? sum_of(members, i) : -1e30F) << "element " << i;
   }
 }
@@ -159,12 +159,12 @@ TEST(ShardedBuffer, SumsReachTheirOwnersAndComeBack) {
     for (const std::int64_t experts : {2, 4, 7}) {
       SCOPED_TRACE(testing::Message() << members << " members, " << experts << " experts");
       const Layout layout = layout_for(members, experts);
-      std::vector<std::vector<ShardedBuffer::Owned>> owned(static_cast<std::size_t>(members));
+      std::vector<std::vector<ShardedBuffer::Owned>> owned(idx(members));
       test::run_ranks(members, [&](Communicator& comm) { reduce_and_gather(layout, members, comm, owned); });
       std::vector<int> owners(layout.covered.size(), 0);
       for (const auto& of_rank : owned)
         for (const ShardedBuffer::Owned& o : of_rank)
-          for (std::int64_t i = o.begin; i < o.end; ++i) ++owners[static_cast<std::size_t>(i)];
+          for (std::int64_t i = o.begin; i < o.end; ++i) ++owners[idx(i)];
       for (std::size_t i = 0; i < owners.size(); ++i)
         ASSERT_EQ(owners[i], layout.covered[i] ? 1 : 0) << "owners of element " << i;
     }

@@ -13,6 +13,7 @@
 #include "model/optim/optimizer.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/comm/thread_world.h"
+#include "runtime/core/idx.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -44,7 +45,7 @@ TEST(StatePlan, IsWhatRanksSaveAndSend) {
     const Recipe recipe = recipe_for(ranks, expert_parallel);
     const StatePlan plan = plan_state(recipe, ranks, a_node);
     const test::TemporaryDirectory directory;
-    std::vector<Traffic> gradients(static_cast<std::size_t>(ranks)), weights = gradients;
+    std::vector<Traffic> gradients(idx(ranks)), weights = gradients;
     ThreadWorld world(ranks, {.ranks_per_node = a_node});
     test::run_ranks(world, [&](Communicator& comm) {
       Context ctx;
@@ -57,9 +58,9 @@ TEST(StatePlan, IsWhatRanksSaveAndSend) {
         return t;
       };
       optimizer.reduce_gradients(ctx);
-      gradients[static_cast<std::size_t>(comm.rank())] = traffic();
+      gradients[idx(comm.rank())] = traffic();
       optimizer.gather_weights(ctx);
-      weights[static_cast<std::size_t>(comm.rank())] = traffic();
+      weights[idx(comm.rank())] = traffic();
       const auto pieces = pieces_to_save(model, optimizer, comm.rank() == 0);
       save_checkpoint(comm, directory.path(), 1, pieces, {});
     });
@@ -67,9 +68,8 @@ TEST(StatePlan, IsWhatRanksSaveAndSend) {
     // The first or the last coordinate's first replica, whichever receives more from other nodes.
     Traffic both = plan.gradients;
     both += plan.weights;
-    EXPECT_TRUE(plan.gradients == gradients[0] ||
-                plan.gradients == gradients[static_cast<std::size_t>(expert_parallel - 1)]);
-    EXPECT_TRUE(both == weights[0] || both == weights[static_cast<std::size_t>(expert_parallel - 1)]);
+    EXPECT_TRUE(plan.gradients == gradients[0] || plan.gradients == gradients[idx(expert_parallel - 1)]);
+    EXPECT_TRUE(both == weights[0] || both == weights[idx(expert_parallel - 1)]);
   }
 }
 
@@ -90,7 +90,7 @@ TEST(StatePlan, AThousandRanksHaveFewPieces) {
         EXPECT_EQ(t.name.find(".experts."), t.name.find(".experts.127.")) << t.name << " is cut";
       }
     }
-    EXPECT_EQ(plan.manifest.tensors.size(), arrays.size() + static_cast<std::size_t>(cut));
+    EXPECT_EQ(plan.manifest.tensors.size(), arrays.size() + idx(cut));
     EXPECT_LE(cut, 3 * 1023);
   }
 }

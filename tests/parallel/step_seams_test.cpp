@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/idx.h"
 #include "tests/support/interrupted.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
@@ -58,7 +59,7 @@ Trained train(ShardedBuffer::Reduce reduce) {
   result.weights.resize(kRanks);
   ThreadWorld world(kRanks, {.ranks_per_node = 2});
   test::run_ranks(world, [&](Communicator& comm) {
-    const auto me = static_cast<std::size_t>(comm.rank());
+    const auto me = idx(comm.rank());
     std::int64_t calls = 0;
     test::interrupt(comm, [&](std::string_view name) { calls += name == "reduce_scatter" ? 1 : 0; });
     StepRank rank(comm, recipe, std::nullopt, reduce);

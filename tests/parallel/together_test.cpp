@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/file_error.h"
 #include "tests/support/ranks.h"
 
@@ -18,9 +19,9 @@ using Together = std::function<void(Communicator&)>;
 
 /// The kind and message of what a call throws, the same on all ranks.
 std::string thrown(int ranks, const Together& call) {
-  std::vector<std::string> kinds(static_cast<std::size_t>(ranks));
+  std::vector<std::string> kinds(idx(ranks));
   test::run_ranks(ranks, [&](Communicator& comm) {
-    std::string& kind = kinds[static_cast<std::size_t>(comm.rank())];
+    std::string& kind = kinds[idx(comm.rank())];
     try {
       call(comm);
       kind = "nothing";
@@ -98,7 +99,7 @@ TEST(Together, NumbersAndTextsOfRanks) {
     EXPECT_EQ(first_rank_with(comm, rank >= 1), 1);
     EXPECT_EQ(first_rank_with(comm, rank == 0), 0);
     EXPECT_EQ(first_rank_with(comm, false), std::nullopt);
-    const std::string own = std::string(static_cast<std::size_t>(rank), 'x') + '\0';
+    const std::string own = std::string(idx(rank), 'x') + '\0';
     EXPECT_EQ(first_text(comm, rank == 0 ? "" : own), std::string("x\0", 2));
     EXPECT_EQ(first_text(comm, ""), "");
     EXPECT_EQ(broadcast_text(comm, own, 2), std::string("xx\0", 3));

@@ -10,6 +10,7 @@
 
 #include "parallel/expert/expert_parallel.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
@@ -51,7 +52,7 @@ Inputs make_inputs(const Layout& l) {
   for (const std::int64_t tokens : l.tokens) {
     std::vector<std::int32_t> ids;
     for (std::int64_t t = 0; t < tokens; ++t) {
-      std::vector<std::int32_t> all(static_cast<std::size_t>(l.experts));
+      std::vector<std::int32_t> all(idx(l.experts));
       for (std::size_t e = 0; e < all.size(); ++e) all[e] = static_cast<std::int32_t>(e);
       std::shuffle(all.begin(), all.end(), gen);
       ids.insert(ids.end(), all.begin(), all.begin() + l.top_k);
@@ -78,7 +79,7 @@ struct Outputs {
 
 // One layer: expert e maps a row to gate * scale[e] * row; its backward pass multiplies by the same.
 Outputs run_rank(const Layout& l, const Inputs& in, Communicator& comm, DispatchKind kind) {
-  const auto me = static_cast<std::size_t>(comm.rank());
+  const auto me = idx(comm.rank());
   const std::int64_t tokens = l.tokens[me], k = l.top_k;
   Context ctx;
   const ExpertPlacement placement =
@@ -104,17 +105,17 @@ Outputs run_rank(const Layout& l, const Inputs& in, Communicator& comm, Dispatch
   std::vector<std::int64_t> offsets;
   const auto for_rows = [&](const std::function<void(float scale, std::int64_t row)>& visit) {
     for (std::size_t e = 0; e < held.size(); ++e)
-      for (std::int64_t r = offsets[e]; r < offsets[e + 1]; ++r) visit(in.scale[static_cast<std::size_t>(held[e])], r);
+      for (std::int64_t r = offsets[e]; r < offsets[e + 1]; ++r) visit(in.scale[idx(held[e])], r);
   };
   dispatcher->dispatch_start(ctx, *handle, x);
   dispatcher->dispatch_finish(ctx, *handle, in_rows, row_gates);
   offsets = ops::to_host<std::int64_t>(ctx, handle->offsets);
   float* row = in_rows.view().data<float>();
   const float* gate = row_gates.view().data<float>();
-  std::vector<float> sums(static_cast<std::size_t>(rows), 0.0F);
+  std::vector<float> sums(idx(rows), 0.0F);
   for_rows([&](float scale, std::int64_t r) {
     for (std::int64_t i = 0; i < kWidth; ++i) {
-      sums[static_cast<std::size_t>(r)] += row[r * kWidth + i];
+      sums[idx(r)] += row[r * kWidth + i];
       row[r * kWidth + i] *= scale * gate[r];
     }
   });
@@ -125,7 +126,7 @@ Outputs run_rank(const Layout& l, const Inputs& in, Communicator& comm, Dispatch
   for_rows([&](float scale, std::int64_t r) {
     float sum = 0;
     for (std::int64_t i = 0; i < kWidth; ++i) sum += row[r * kWidth + i];
-    dgate[r] = scale * sum + sums[static_cast<std::size_t>(r)];  // of both passes
+    dgate[r] = scale * sum + sums[idx(r)];  // of both passes
     for (std::int64_t i = 0; i < kWidth; ++i) row[r * kWidth + i] *= scale * gate[r];
   });
   ops::fill(ctx, dx, 1.0F);
@@ -142,14 +143,13 @@ void expect_near(const std::vector<float>& got, const std::vector<double>& want,
 
 void expect_outputs(const Layout& l, const Inputs& in, std::size_t me, const Outputs& got) {
   const std::int64_t tokens = l.tokens[me], k = l.top_k;
-  std::vector<double> out(static_cast<std::size_t>(tokens * kWidth), 0.0), dx(out.size(), 2.0),
-      dgates(static_cast<std::size_t>(tokens * k), 0.0);
+  std::vector<double> out(idx(tokens * kWidth), 0.0), dx(out.size(), 2.0), dgates(idx(tokens * k), 0.0);
   for (std::int64_t t = 0; t < tokens; ++t)
     for (std::int64_t j = 0; j < k; ++j) {
-      const auto slot = static_cast<std::size_t>(t * k + j);
-      const double scale = in.scale[static_cast<std::size_t>(in.ids[me][slot])], gate = in.gates[me][slot];
+      const auto slot = idx(t * k + j);
+      const double scale = in.scale[idx(in.ids[me][slot])], gate = in.gates[me][slot];
       for (std::int64_t i = 0; i < kWidth; ++i) {
-        const auto at = static_cast<std::size_t>(t * kWidth + i);
+        const auto at = idx(t * kWidth + i);
         out[at] += scale * gate * in.x[me][at];
         dx[at] += scale * gate * in.dout[me][at];
         dgates[slot] += scale * in.dout[me][at] + in.x[me][at];
@@ -192,11 +192,11 @@ Bytes expected_bytes(const Layout& l, const Inputs& in, DispatchKind kind) {
         for (int r = 0; r < l.ranks; ++r) members += node(r) == node(g) ? 1 : 0;
         add(s, g, 16.0 * (1 + members));
       }
-    const auto me = static_cast<std::size_t>(s);
+    const auto me = idx(s);
     for (std::int64_t t = 0; t < l.tokens[me]; ++t) {
       std::set<int> ranks, nodes;
       for (std::int64_t j = 0; j < l.top_k; ++j) {
-        const int d = rank_of[static_cast<std::size_t>(in.ids[me][static_cast<std::size_t>(t * l.top_k + j)])];
+        const int d = rank_of[idx(in.ids[me][idx(t * l.top_k + j)])];
         ranks.insert(d);
         nodes.insert(node(d));
         if (kind == DispatchKind::Flat) {
@@ -233,11 +233,11 @@ TEST(TokenDispatchers, MoveRowsGatesAndTheirGradients) {
     for (const DispatchKind kind : {DispatchKind::Flat, DispatchKind::TwoLevel}) {
       SCOPED_TRACE(l.name + (kind == DispatchKind::Flat ? ", flat" : ", two-level"));
       const Inputs in = make_inputs(l);
-      std::vector<Outputs> outputs(static_cast<std::size_t>(l.ranks)), again = outputs;
+      std::vector<Outputs> outputs(idx(l.ranks)), again = outputs;
       ThreadWorld world(l.ranks, {.ranks_per_node = l.per_node});
       test::run_ranks(world, [&](Communicator& comm) {
-        outputs[static_cast<std::size_t>(comm.rank())] = run_rank(l, in, comm, kind);
-        again[static_cast<std::size_t>(comm.rank())] = run_rank(l, in, comm, kind);
+        outputs[idx(comm.rank())] = run_rank(l, in, comm, kind);
+        again[idx(comm.rank())] = run_rank(l, in, comm, kind);
       });
       DispatchCounters sum;
       for (std::size_t r = 0; r < outputs.size(); ++r) {

@@ -11,6 +11,7 @@
 #include "data/tokenize/tokenizer.h"
 #include "launch/run/evaluator.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -52,7 +53,7 @@ class Scorer {
       const float* z = logits.view().data<float>() + t * v;
       double sum = 0;
       for (std::int64_t i = 0; i < v; ++i) sum += std::exp(double{z[i]});
-      result.push_back(std::log(sum) - z[labels[static_cast<std::size_t>(t)]]);
+      result.push_back(std::log(sum) - z[labels[idx(t)]]);
     }
     return result;
   }
@@ -109,10 +110,10 @@ TEST_F(Evaluator, AnyNumberOfRanksAndAnyMemoryAgree) {
   Scorer scorer(config_, 64);
   const Evaluation one = scorer.run(*make_self_communicator(), held_out_);
   for (const int ranks : {2, 3, 4}) {
-    std::vector<Evaluation> seen(static_cast<std::size_t>(ranks));
+    std::vector<Evaluation> seen(idx(ranks));
     test::run_ranks(ranks, [&](Communicator& comm) {
       Scorer mine(config_, 64 * (1 + comm.rank()));
-      seen[static_cast<std::size_t>(comm.rank())] = mine.run(comm, held_out_);
+      seen[idx(comm.rank())] = mine.run(comm, held_out_);
     });
     for (const Evaluation& e : seen) {
       ASSERT_EQ(e.domains.size(), one.domains.size());
@@ -144,13 +145,12 @@ TEST_F(Evaluator, OneLongDocumentIsWorkForAllRanks) {
       {"long", {std::vector<std::int32_t>(5000, 97), std::vector<std::int32_t>(51, 98)}, 5051, {}}};
   const Evaluation one = Scorer(config_, 128).run(*make_self_communicator(), uneven);
   for (const int ranks : {2, 3}) {
-    std::vector<std::int64_t> tokens(static_cast<std::size_t>(ranks), 0);
+    std::vector<std::int64_t> tokens(idx(ranks), 0);
     test::run_ranks(ranks, [&](Communicator& comm) {
       EvaluationHooks hooks;
       std::int64_t last = -1;
       hooks.observer = [&](std::span<const ScoredWindow> windows) {
-        for (const ScoredWindow& w : windows)
-          tokens[static_cast<std::size_t>(comm.rank())] += static_cast<std::int64_t>(w.tokens.size());
+        for (const ScoredWindow& w : windows) tokens[idx(comm.rank())] += static_cast<std::int64_t>(w.tokens.size());
       };
       hooks.progress = [&](std::int64_t done, std::int64_t of) {
         EXPECT_GT(done, last);
@@ -170,7 +170,7 @@ TEST_F(Evaluator, ARequestToStopEndsItOnAllRanks) {
   for (const int asked : {0, 2}) {
     std::vector<int> passes(3, 0);
     test::run_ranks(3, [&](Communicator& comm) {
-      int& mine = passes[static_cast<std::size_t>(comm.rank())];
+      int& mine = passes[idx(comm.rank())];
       EvaluationHooks hooks;
       hooks.observer = [&](std::span<const ScoredWindow>) { ++mine; };
       hooks.stop = [&] { return comm.rank() == asked && mine == 2; };

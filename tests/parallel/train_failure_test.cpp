@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/moe.h"
 #include "tests/support/interrupted.h"
 #include "tests/support/ranks.h"
@@ -42,7 +43,7 @@ class TrainFailure : public testing::TestWithParam<Case> {
   static void step(const test::BeforeCollective& before, std::vector<std::string>& errors) {
     const Case& c = GetParam();
     const Recipe recipe = test::step_recipe(c.ranks, c.dispatch);
-    errors.assign(static_cast<std::size_t>(c.ranks), "");
+    errors.assign(idx(c.ranks), "");
     ThreadWorld world(c.ranks, {.ranks_per_node = 2});
     const auto body = [&](Communicator& comm) {
       bool armed = false;
@@ -55,7 +56,7 @@ class TrainFailure : public testing::TestWithParam<Case> {
         rank.step(1);
         armed = false;
       } catch (const std::exception& e) {
-        errors[static_cast<std::size_t>(comm.rank())] = e.what();
+        errors[idx(comm.rank())] = e.what();
         throw;
       }
     };
@@ -69,7 +70,7 @@ TEST_P(TrainFailure, EveryRankGetsTheCause) {
   const auto exchanges = std::count(names.begin(), names.end(), "all_to_all_v_finish");
   ASSERT_GE(exchanges, 2 * 5) << "two layers, each: counts, four journeys of rows, one with picks and gates";
   ASSERT_GT(static_cast<std::int64_t>(names.size()), 2 * exchanges);
-  for (std::size_t at = static_cast<std::size_t>(GetParam().victim) % kStride; at < names.size(); at += kStride) {
+  for (std::size_t at = idx(GetParam().victim) % kStride; at < names.size(); at += kStride) {
     const std::string cause = fmt::format("the disk is full at place {}, {}", at, names[at]);
     std::size_t place = 0;
     try {
@@ -100,7 +101,7 @@ TEST(TrainMemory, RanksWithDifferentFreeMemoryDecideTogether) {
     std::vector<char> recomputes(2);
     StepMetrics last;
     test::run_ranks(2, [&](Communicator& comm) {
-      const auto at = static_cast<std::size_t>(comm.rank());
+      const auto at = idx(comm.rank());
       test::StepRank rank(comm, recipe, memory[at]);
       recomputes[at] = rank.recomputes_forward() ? 1 : 0;
       rank.step(1);
@@ -124,7 +125,7 @@ TEST_P(TrainFailure, ANaNIsTheStepsOnEveryRank) {
                                "model.embed_tokens.weight", "lm_head.weight"})
     for (const bool everywhere : {true, false}) {
       SCOPED_TRACE(testing::Message() << poisoned << (everywhere ? " on all ranks" : " on one rank"));
-      std::vector<std::string> errors(static_cast<std::size_t>(c.ranks));
+      std::vector<std::string> errors(idx(c.ranks));
       ThreadWorld world(c.ranks, {.ranks_per_node = 2});
       const auto body = [&](Communicator& comm) {
         test::StepRank rank(comm, recipe);
@@ -137,7 +138,7 @@ TEST_P(TrainFailure, ANaNIsTheStepsOnEveryRank) {
         try {
           rank.step(1);
         } catch (const Error& e) {
-          errors[static_cast<std::size_t>(comm.rank())] = e.message();
+          errors[idx(comm.rank())] = e.message();
         }
       };
       test::run_ranks(world, body, 30);
@@ -153,7 +154,7 @@ TEST_P(TrainFailure, ANaNIsTheStepsOnEveryRank) {
 TEST_P(TrainFailure, AWrongIndexIsTheStepsOnEveryRank) {
   const Case& c = GetParam();
   const Recipe recipe = test::step_recipe(c.ranks, c.dispatch);
-  std::vector<std::string> errors(static_cast<std::size_t>(c.ranks));
+  std::vector<std::string> errors(idx(c.ranks));
   ThreadWorld world(c.ranks, {.ranks_per_node = 2});
   const auto body = [&](Communicator& comm) {
     test::StepRank rank(comm, recipe);
@@ -169,7 +170,7 @@ TEST_P(TrainFailure, AWrongIndexIsTheStepsOnEveryRank) {
     try {
       rank.step(1, votes);
     } catch (const Error& e) {
-      errors[static_cast<std::size_t>(comm.rank())] = e.message();
+      errors[idx(comm.rank())] = e.message();
     }
     EXPECT_EQ(
         test::values_of<float>(rank.model().parameters().weight(rank.model().parameters().flat(ParameterGroup::Dense))),

@@ -13,6 +13,7 @@
 #include "launch/run/sharding.h"
 #include "launch/run/trainer.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -22,12 +23,12 @@ namespace {
 
 /// What each rank's UsageError says; "" where there was none.
 std::vector<std::string> usage_errors(int ranks, const std::function<void(Communicator&)>& body) {
-  std::vector<std::string> errors(static_cast<std::size_t>(ranks));
+  std::vector<std::string> errors(idx(ranks));
   test::run_ranks(ranks, [&](Communicator& comm) {
     try {
       body(comm);
     } catch (const UsageError& e) {
-      errors[static_cast<std::size_t>(comm.rank())] = e.message();
+      errors[idx(comm.rank())] = e.message();
     }
   });
   return errors;
@@ -89,7 +90,7 @@ TEST(SameOnRanks, PlacementTables) {
   const auto errors_with = [&](const std::vector<std::string>& files) {
     return usage_errors(2, [&](Communicator& comm) {
       Recipe mine = recipe;
-      mine.parallel.placement_file = files[static_cast<std::size_t>(comm.rank())];
+      mine.parallel.placement_file = files[idx(comm.rank())];
       const Sharding sharding(comm, mine.model, mine.parallel);
     });
   };

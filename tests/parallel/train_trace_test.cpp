@@ -7,6 +7,7 @@
 #include "launch/run/trace.h"
 #include "launch/run/trainer.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
 #include "tests/support/trace.h"
@@ -48,8 +49,8 @@ TEST_F(TrainTrace, EveryEventOfEveryRankIsInItsLane) {
   EXPECT_TRUE(lanes.at(1).empty());
   ASSERT_EQ(lanes.at(2).size(), 100000U);
   for (std::int64_t i = 0; i < 50000; ++i) {
-    const test::TraceSpan& outer = lanes.at(2)[static_cast<std::size_t>(2 * i)];
-    const test::TraceSpan& inner = lanes.at(2)[static_cast<std::size_t>(2 * i + 1)];
+    const test::TraceSpan& outer = lanes.at(2)[idx(2 * i)];
+    const test::TraceSpan& inner = lanes.at(2)[idx(2 * i + 1)];
     ASSERT_EQ(outer.name, "phase.outer");
     ASSERT_EQ(outer.start_ns, 100 * i);
     ASSERT_EQ(outer.end_ns, 100 * i + 100);

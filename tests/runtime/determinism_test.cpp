@@ -2,6 +2,7 @@
 #include <atomic>
 #include <new>
 
+#include "runtime/core/idx.h"
 #include "runtime/cpu/parallel.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/loss.h"
@@ -23,7 +24,7 @@ void repeats(const std::function<Outputs(Context&)>& run) {
 
 // Bits of a double as two floats.
 std::vector<float> bits_of(const TensorView& t) {
-  std::vector<float> v(static_cast<std::size_t>(2 * t.numel()));
+  std::vector<float> v(idx(2 * t.numel()));
   std::memcpy(v.data(), t.raw(), t.bytes());
   return v;
 }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "runtime/core/idx.h"
 #include "tests/runtime/op_testing.h"
 
 namespace emox::test {
@@ -31,8 +32,8 @@ TEST(RowNorms, EqualTheFormula) {
     };
     run_and_check(run, [&](const Outputs& got) {
       const Vec v = ref::doubles(x);
-      Vec want(static_cast<std::size_t>(rows), 0.0);
-      for (std::size_t i = 0; i < v.size(); ++i) want[i / static_cast<std::size_t>(width)] += v[i] * v[i];
+      Vec want(idx(rows), 0.0);
+      for (std::size_t i = 0; i < v.size(); ++i) want[i / idx(width)] += v[i] * v[i];
       for (double& w : want) w = std::sqrt(w);
       EXPECT_TRUE(all_close(got[0], want, rounding(1, ref::largest(want))));
     });
@@ -63,8 +64,7 @@ TEST(AddExpertScores, EqualsTheFormula) {
   }
   const Vec r = ref::doubles(routed), s = ref::doubles(shared);
   for (std::size_t t = 0; t < kTokens; ++t) {
-    for (std::size_t j = 0; j < kPicks; ++j)
-      want[static_cast<std::size_t>(ids[t * kPicks + j])] += r[t * kPicks + j] * factor[t];
+    for (std::size_t j = 0; j < kPicks; ++j) want[idx(ids[t * kPicks + j])] += r[t * kPicks + j] * factor[t];
     for (std::size_t e = 0; e < kShared; ++e) want[kRouted + e] += s[e * kTokens + t] * factor[t];
   }
   const Tensor scores = tensor_of(Vec(kRouted + kShared, 0.5), {kRouted + kShared});

@@ -2,6 +2,7 @@
 // whole range.
 #include <cmath>
 
+#include "runtime/core/idx.h"
 #include "runtime/ops/layers.h"
 #include "runtime/ops/moe.h"
 #include "tests/runtime/op_testing.h"
@@ -29,7 +30,7 @@ TEST(Exponential, SigmoidOfSwiglu) {
   const auto rows = static_cast<std::int64_t>(x.size());
   const Tensor h({}, DType::F32, {rows, 2}), a = poison({rows, 1});
   for (std::int64_t i = 0; i < rows; ++i) {
-    h.view().data<float>()[2 * i] = x[static_cast<std::size_t>(i)];
+    h.view().data<float>()[2 * i] = x[idx(i)];
     h.view().data<float>()[2 * i + 1] = 1.0F;
   }
   Context ctx = context();
@@ -66,7 +67,7 @@ TEST(Exponential, OfAttention) {
   for (std::int64_t i = 0; i < pairs; ++i) {
     float *other = qkv.view().data<float>() + 6 * i, *self = other + 3;
     self[0] = 1.0F;
-    other[1] = x[static_cast<std::size_t>(i)];
+    other[1] = x[idx(i)];
     other[2] = 1.0F;
     segments.push_back(static_cast<std::int32_t>(2 * i + 2));
   }
@@ -84,7 +85,7 @@ TEST(Exponential, OfSoftmax) {
   const std::vector<float> x = points(-87.0F, 0.0F);
   const auto rows = static_cast<std::int64_t>(x.size());
   const Tensor logits = filled({rows, 2}, 0.0F), p = poison({rows, 2});
-  for (std::int64_t i = 0; i < rows; ++i) logits.view().data<float>()[2 * i] = x[static_cast<std::size_t>(i)];
+  for (std::int64_t i = 0; i < rows; ++i) logits.view().data<float>()[2 * i] = x[idx(i)];
   Context ctx = context();
   ops::router_softmax(ctx, p, logits);
   const std::vector<float> got = floats(p);

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/files/atomic_file.h"
 #include "runtime/files/file_error.h"
 #include "runtime/files/files.h"
@@ -42,9 +43,7 @@ std::string message_of(const std::function<void()>& call) {
 class Files : public ::testing::Test {
  protected:
   fs::path path(const char* name) const { return directory_.path() / name; }
-  std::size_t count() const {
-    return static_cast<std::size_t>(std::distance(fs::directory_iterator(directory_.path()), {}));
-  }
+  std::size_t count() const { return idx(std::distance(fs::directory_iterator(directory_.path()), {})); }
   TemporaryDirectory directory_;
 };
 

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "model/interchange/safetensors.h"
+#include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "tests/support/npy_file.h"
 #include "tests/support/reference.h"
@@ -36,7 +37,7 @@ Npy read_listed(const std::filesystem::path& file, const nlohmann::json& entry) 
 std::string position(std::size_t i, const std::vector<std::int64_t>& shape) {
   std::string text;
   for (std::size_t d = shape.size(); d-- > 0;) {
-    const auto extent = static_cast<std::size_t>(shape[d]);
+    const auto extent = idx(shape[d]);
     text = fmt::format("{}{}{}", i % extent, text.empty() ? "" : ", ", text);
     i /= extent;
   }
@@ -228,7 +229,7 @@ EosRule golden_eos_rule(const GoldenCase& c) {
   for (const char* key : {"eos_convention", "pool_eos_convention"}) {
     if (!c.has(key)) continue;
     for (const EosRule rule : {EosRule::Owner, EosRule::Reference})
-      if (c.text(key) == kEosRuleNames[static_cast<std::size_t>(rule)]) return rule;
+      if (c.text(key) == kEosRuleNames[idx(rule)]) return rule;
     fail_file(c.path_of("case.json"), fmt::format("{} = {}", key, c.text(key)));
   }
   return EosRule::Reference;
@@ -264,14 +265,14 @@ void RecordedPools::record(std::int64_t step, const PoolDocument& document, std:
 }
 
 std::int64_t RecordedPools::size(std::int64_t step, std::int64_t layer, const PoolDocument& document) const {
-  return sizes_.at({step, document.sequence, document.document}).at(static_cast<std::size_t>(layer));
+  return sizes_.at({step, document.sequence, document.document}).at(idx(layer));
 }
 
 std::vector<SequenceInput> golden_sequences(std::span<const std::int32_t> tokens, std::int64_t length,
                                             std::int64_t first) {
   std::vector<SequenceInput> sequences;
-  for (std::size_t at = 0; at < tokens.size(); at += static_cast<std::size_t>(length))
-    sequences.push_back({tokens.subspan(at, static_cast<std::size_t>(length)), {}, first++, 0});
+  for (std::size_t at = 0; at < tokens.size(); at += idx(length))
+    sequences.push_back({tokens.subspan(at, idx(length)), {}, first++, 0});
   return sequences;
 }
 
@@ -301,7 +302,7 @@ std::vector<double> with_shared_gates(const TensorView& gates, std::int64_t shar
   for (std::int64_t t = 0; t < gates.dim(0); ++t) {
     const auto row = routed.begin() + t * gates.dim(1);
     all.insert(all.end(), row, row + gates.dim(1));
-    all.insert(all.end(), static_cast<std::size_t>(shared), 1.0);
+    all.insert(all.end(), idx(shared), 1.0);
   }
   return all;
 }

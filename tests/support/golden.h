@@ -18,6 +18,7 @@
 #include "model/transformer/config.h"
 #include "model/transformer/parameter_store.h"
 #include "runtime/core/context.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
 
 namespace emox::test {
@@ -111,7 +112,7 @@ class RecordedPools final : public PoolSizes {
   void record_free(std::int64_t sequence, std::vector<std::int64_t> flags) { free_[sequence] = std::move(flags); }
   bool frees_tokens() const override { return !free_.empty(); }
   bool is_free(std::int64_t, std::int64_t, const PoolDocument& document, std::int64_t position) const override {
-    return free_.at(document.sequence).at(static_cast<std::size_t>(position)) != 0;
+    return free_.at(document.sequence).at(idx(position)) != 0;
   }
 
  private:

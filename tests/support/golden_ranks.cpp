@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "runtime/core/idx.h"
 #include "tests/support/ranks.h"
 
 namespace emox::test {
@@ -20,8 +21,7 @@ ParallelConfig GoldenMesh::parallel() const {
 }
 
 std::string GoldenMesh::text() const {
-  return fmt::format("{} rank(s), experts over {}, {}", ranks, expert_parallel,
-                     kDispatchNames[static_cast<std::size_t>(dispatch)]);
+  return fmt::format("{} rank(s), experts over {}, {}", ranks, expert_parallel, kDispatchNames[idx(dispatch)]);
 }
 
 std::vector<GoldenMesh> golden_meshes(const ModelConfig& model) {

@@ -10,6 +10,7 @@
 
 #include "launch/config/recipe.h"
 #include "parallel/comm/communicator.h"
+#include "runtime/core/idx.h"
 #include "tests/support/golden.h"
 
 namespace emox::test {
@@ -36,7 +37,7 @@ struct Part {
   std::int64_t size() const { return end - begin; }
   template <typename T>
   std::span<const T> of(const std::vector<T>& all, std::int64_t each = 1) const {
-    return std::span(all).subspan(static_cast<std::size_t>(begin * each), static_cast<std::size_t>(size() * each));
+    return std::span(all).subspan(idx(begin * each), idx(size() * each));
   }
 };
 Part part_of(std::int64_t n, const Communicator& comm);
@@ -46,10 +47,9 @@ inline std::int64_t most_of(std::int64_t n, int ranks) { return (n + ranks - 1) 
 template <typename T>
 class ByRank {
  public:
-  ByRank(std::int64_t blocks, int ranks)
-      : ranks_(static_cast<std::size_t>(ranks)), parts_(static_cast<std::size_t>(blocks) * ranks_) {}
+  ByRank(std::int64_t blocks, int ranks) : ranks_(idx(ranks)), parts_(idx(blocks) * ranks_) {}
   void put(std::int64_t block, int rank, std::vector<T> values) {
-    parts_.at(static_cast<std::size_t>(block) * ranks_ + static_cast<std::size_t>(rank)) = std::move(values);
+    parts_.at(idx(block) * ranks_ + idx(rank)) = std::move(values);
   }
   /// All blocks, each with its ranks' tokens in the order of ranks.
   std::vector<T> all() const {

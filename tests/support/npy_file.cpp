@@ -1,4 +1,5 @@
 #include "tests/support/npy_file.h"
+#include "runtime/core/idx.h"
 
 #include <fmt/format.h>
 
@@ -69,7 +70,7 @@ Npy read_npy(const std::filesystem::path& file) {
     i += digits;
   }
   npy.bytes = all.substr(kPreamble + length);
-  const std::size_t want = static_cast<std::size_t>(numel) * static_cast<std::size_t>(npy.type[1] - '0');
+  const std::size_t want = idx(numel) * idx(npy.type[1] - '0');
   if (npy.bytes.size() != want)
     fail_file(file, fmt::format("holds {} bytes of elements, its shape needs {}", npy.bytes.size(), want));
   return npy;

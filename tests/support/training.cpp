@@ -20,6 +20,7 @@
 #include "launch/run/sharding.h"
 #include "model/optim/schedule.h"
 #include "parallel/checkpoint/manifest.h"
+#include "runtime/core/idx.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
@@ -102,7 +103,7 @@ void record_routing(Routing& out, const ModelConfig& c, const LanguageModel& mod
   const std::int64_t n = c.routed_experts(), width = c.num_experts, k = c.routed_top_k(), d = c.d_model;
   const float* bias = model.selection_bias().null() ? nullptr : model.selection_bias().data<float>();
   for (std::int64_t l = 0; l < c.layers; ++l) {
-    const Activations::Block& block = a.blocks[static_cast<std::size_t>(l)];
+    const Activations::Block& block = a.blocks[idx(l)];
     const float* x = block.normed.data<float>();
     const float* p = block.moe.route.p.data<float>();
     const std::int32_t* ids = block.moe.route.ids.data<std::int32_t>();
@@ -111,35 +112,33 @@ void record_routing(Routing& out, const ModelConfig& c, const LanguageModel& mod
       if (q.name == fmt::format("model.layers.{}.mlp.gate.weight", l)) gate = &q;
     const float* w = model.parameters().weight(gate->slot).data<float>();
     for (std::size_t doc = 0; doc + 1 < batch.pool_segments.size(); ++doc) {
-      std::vector<double> scores(static_cast<std::size_t>(n), 0.0);
+      std::vector<double> scores(idx(n), 0.0);
       for (std::int64_t t = batch.pool_segments[doc]; t < batch.pool_segments[doc + 1]; ++t) {
-        std::vector<double> z(static_cast<std::size_t>(n), 0.0);
+        std::vector<double> z(idx(n), 0.0);
         for (std::int64_t i = 0; i < n; ++i)
-          for (std::int64_t j = 0; j < d; ++j)
-            z[static_cast<std::size_t>(i)] += double{x[t * d + j]} * double{w[i * d + j]};
+          for (std::int64_t j = 0; j < d; ++j) z[idx(i)] += double{x[t * d + j]} * double{w[i * d + j]};
         const std::int64_t at = l * all_tokens + first_token + t;
         // What the picks are the largest of: logits, or p + bias (order inside the pool is the same without a bias).
         std::vector<double> inside;
         for (std::int64_t i = 0; i < n; ++i)
           if (p[t * width + i] > 0)
-            inside.push_back(bias == nullptr ? z[static_cast<std::size_t>(i)]
-                                             : double{p[t * width + i]} + double{bias[l * n + i]});
+            inside.push_back(bias == nullptr ? z[idx(i)] : double{p[t * width + i]} + double{bias[l * n + i]});
         std::sort(inside.rbegin(), inside.rend());
-        const auto last = static_cast<std::size_t>(k - 1);
-        out.choice_gap[static_cast<std::size_t>(at)] = last + 1 < inside.size() ? inside[last] - inside[last + 1] : 1e9;
+        const auto last = idx(k - 1);
+        out.choice_gap[idx(at)] = last + 1 < inside.size() ? inside[last] - inside[last + 1] : 1e9;
         softmax_of(z);
-        for (std::int64_t i = 0; i < n; ++i) scores[static_cast<std::size_t>(i)] += z[static_cast<std::size_t>(i)];
+        for (std::int64_t i = 0; i < n; ++i) scores[idx(i)] += z[idx(i)];
         std::copy(p + t * width, p + t * width + n, out.p.begin() + at * n);
         std::copy(ids + t * k, ids + (t + 1) * k, out.ids.begin() + at * k);
         std::sort(out.ids.begin() + at * k, out.ids.begin() + (at + 1) * k);  // which one is first changes nothing
       }
       std::sort(scores.rbegin(), scores.rend());
-      const auto size = static_cast<std::size_t>(std::min(n, sizes.size(step, l, batch.documents[doc])));
+      const auto size = idx(std::min(n, sizes.size(step, l, batch.documents[doc])));
       const double gap = c.pool == PoolMode::Label || c.pool == PoolMode::Off || size >= scores.size()
                              ? 1e9
                              : (scores[size - 1] - scores[size]) / scores[size - 1];
       for (std::int64_t t = batch.pool_segments[doc]; t < batch.pool_segments[doc + 1]; ++t)
-        out.pool_gap[static_cast<std::size_t>(l * all_tokens + first_token + t)] = gap;
+        out.pool_gap[idx(l * all_tokens + first_token + t)] = gap;
     }
   }
 }
@@ -178,7 +177,7 @@ class RankOfRun {
     for (std::int64_t i = 0; i < options_.steps; ++i) {
       const std::int64_t step = options_.first_step + i;
       const StepMetrics m = one_step(step);
-      if (comm_.rank() == 0) run_.steps[static_cast<std::size_t>(i)] = m;
+      if (comm_.rank() == 0) run_.steps[idx(i)] = m;
       if (i + 1 == options_.steps) {
         step_.optimizer().gather_gradients(ctx_);
         collect(run_.gradients, &ParameterStore::grad);
@@ -198,9 +197,9 @@ class RankOfRun {
     const std::vector<SequenceInput> inputs = step_inputs(sequences, begin);
     const StepMetrics m = step_.compute_gradients(step, inputs);
     if (options_.record_routing)
-      record_routing(run_.routing[static_cast<std::size_t>(step - options_.first_step)], recipe_.model, model_,
-                     step_.activations(0), make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs),
-                     begin * length, recipe_.train.batch_sequences * length, draws_, step);
+      record_routing(run_.routing[idx(step - options_.first_step)], recipe_.model, model_, step_.activations(0),
+                     make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs), begin * length,
+                     recipe_.train.batch_sequences * length, draws_, step);
     return m;
   }
 
@@ -295,7 +294,7 @@ std::vector<nlohmann::json> read_metrics(const fs::path& run) {
 
 void expect_same_history(const fs::path& run, const fs::path& other, std::int64_t last) {
   const auto a = read_metrics(run), b = read_metrics(other);
-  ASSERT_EQ(a.size(), static_cast<std::size_t>(last));
+  ASSERT_EQ(a.size(), idx(last));
   for (std::size_t i = 0; i < a.size(); ++i) {
     EXPECT_EQ(a[i].at("step"), i + 1);
     if (i < b.size()) {
@@ -312,13 +311,13 @@ void expect_same_history(const fs::path& run, const fs::path& other, std::int64_
 TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options) {
   TrainingRun run;
   const ModelConfig& c = recipe.model;
-  run.steps.resize(static_cast<std::size_t>(options.steps));
+  run.steps.resize(idx(options.steps));
   if (options.record_routing) {
-    const auto places = static_cast<std::size_t>(c.layers * recipe.train.batch_sequences * c.sequence_length);
-    const Routing empty{std::vector<std::int32_t>(places * static_cast<std::size_t>(c.routed_top_k())),
-                        std::vector<float>(places * static_cast<std::size_t>(c.routed_experts())),
-                        std::vector<double>(places), std::vector<double>(places)};
-    run.routing.assign(static_cast<std::size_t>(options.steps), empty);
+    const auto places = idx(c.layers * recipe.train.batch_sequences * c.sequence_length);
+    const Routing empty{std::vector<std::int32_t>(places * idx(c.routed_top_k())),
+                        std::vector<float>(places * idx(c.routed_experts())), std::vector<double>(places),
+                        std::vector<double>(places)};
+    run.routing.assign(idx(options.steps), empty);
   }
   std::mutex mutex;
   ThreadWorld world(options.ranks, {.ranks_per_node = options.ranks_per_node});

@@ -11,6 +11,7 @@
 #include "launch/run/same_on_ranks.h"
 #include "launch/run/signals.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 
@@ -18,8 +19,7 @@ HeldOutLosses::HeldOutLosses(Session& session, LoadedModel& loaded)
     : session_(session),
       loaded_(loaded),
       held_out_(read_held_out(loaded.sources, loaded.recipe.data.eval_documents, *loaded.tokenizer,
-                              kHeldOutParts[static_cast<std::size_t>(loaded.recipe.data.eval_part)],
-                              token_width(loaded.recipe.data))) {
+                              kHeldOutParts[idx(loaded.recipe.data.eval_part)], token_width(loaded.recipe.data))) {
   require_same_held_out(session.comm(), held_out_);
   std::vector<std::string> skipped = loaded.missing;  // says where it was looked for
   for (const std::string& line : held_out_.skipped)

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -71,7 +72,7 @@ std::vector<CsvLine> read_csv(std::string_view text, const std::string& name) {
       more = text.front() == ',';
       text.remove_prefix(1);
       const std::string_view taken = before.substr(0, before.size() - text.size());
-      number += static_cast<std::size_t>(std::count(taken.begin(), taken.end(), '\n'));
+      number += idx(std::count(taken.begin(), taken.end(), '\n'));
     }
     lines.push_back(std::move(line));
   }

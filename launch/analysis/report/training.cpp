@@ -1,4 +1,5 @@
 #include "launch/analysis/report/training.h"
+#include "runtime/core/idx.h"
 
 #include <algorithm>
 #include <map>
@@ -22,13 +23,13 @@ std::int64_t last_step(const StudyNotes& notes) {
 
 /// Mean over each `window` steps, the first of which is 1; nothing where one is missing.
 Points windows(const TrainingLoss& run, std::int64_t window, std::int64_t count) {
-  std::vector<double> sums(static_cast<std::size_t>(count));
+  std::vector<double> sums(idx(count));
   std::vector<std::int64_t> steps(sums.size());
   for (const auto& [step, loss] : run.losses) {
     const std::int64_t at = (step - 1) / window;
     if (step < 1 || at >= count) continue;
-    sums[static_cast<std::size_t>(at)] += loss;
-    ++steps[static_cast<std::size_t>(at)];
+    sums[idx(at)] += loss;
+    ++steps[idx(at)];
   }
   Points points;
   for (std::size_t at = 0; at < sums.size(); ++at)
@@ -71,7 +72,7 @@ Plot training_plot(const StudyNotes& notes) {
   }
   for (const std::string& model : models) {
     PlotLine line{notes.label(model), {}};
-    for (std::size_t at = 0; at < static_cast<std::size_t>(count); ++at) {
+    for (std::size_t at = 0; at < idx(count); ++at) {
       double sum = 0;
       bool all = true;
       for (const Points& run : runs[model])

@@ -10,6 +10,7 @@
 #include "launch/config/nearest.h"
 #include "model/moe/pools.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -195,7 +196,7 @@ StudyCell rounding_repeat(const StudyCell& cell, int ranks) {
   require<UsageError>(!again.recipe.model.is_moe() || again.recipe.model.balance_scope == BalanceScope::Step,
                       "emox study: --repeat-rounding computes the same in another order only under moe.balance_scope = "
                       "step, but it is {}",
-                      kBalanceScopeNames[static_cast<std::size_t>(again.recipe.model.balance_scope)]);
+                      kBalanceScopeNames[idx(again.recipe.model.balance_scope)]);
   const std::int64_t share = (train.batch_sequences + ranks - 1) / ranks;
   const std::int64_t cut = std::min(train.micro_batch_sequences, share);
   require<UsageError>(cut > 1,

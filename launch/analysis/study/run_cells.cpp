@@ -23,6 +23,7 @@
 #include "parallel/checkpoint/layout.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -34,7 +35,7 @@ void check_held_out(Session& session, const Recipe& recipe, const std::vector<fs
   for (const SourceSpec& s : sources_of(recipe.data)) sources.push_back(find_held_out(s, bases).spec);
   const HeldOutSet set =
       read_held_out(sources, recipe.data.eval_documents, *make_tokenizer(recipe.data.tokenizer_name()),
-                    kHeldOutParts[static_cast<std::size_t>(recipe.data.eval_part)], token_width(recipe.data));
+                    kHeldOutParts[idx(recipe.data.eval_part)], token_width(recipe.data));
   require<UsageError>(set.skipped.empty(), "emox study compares cells by held-out documents, which are missing: {}",
                       fmt::join(set.skipped, "; "));
   std::size_t scored = 0;
