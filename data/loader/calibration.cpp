@@ -13,6 +13,7 @@
 #include "data/loader/source_files.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
+#include "runtime/files/file_error.h"
 #include "runtime/files/files.h"
 
 namespace emox {
@@ -93,7 +94,7 @@ Documents read_documents(const std::filesystem::path& file, const Tokenizer& tok
     documents = read_lines(in, file.string(), tokenizer);
   } else {
     const auto [text, error] = try_read_text(file);
-    require<UsageError>(error == 0, "{} cannot be read", file.string());
+    require<UsageError>(error == 0, "{} cannot be read: {}", file.string(), system_reason(error));
     documents.push_back(tokenizer.encode(text));
   }
   std::erase_if(documents, [](const auto& d) { return d.empty(); });

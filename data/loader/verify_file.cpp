@@ -10,6 +10,7 @@
 #include "data/format/fingerprint.h"
 #include "runtime/core/error.h"
 #include "runtime/files/atomic_file.h"
+#include "runtime/files/file_error.h"
 #include "runtime/files/files.h"
 
 namespace emox {
@@ -94,7 +95,9 @@ void write_record(const std::filesystem::path& token_file, const VerifiedFile& v
 std::optional<std::string> record_difference(const std::filesystem::path& token_file, const VerifiedFile& verified) {
   if (!has_record(token_file)) return std::nullopt;
   const std::string name = record_path(token_file).string();
-  const json record = json::parse(try_read_text(name).text, nullptr, false);
+  const auto [text, error] = try_read_text(name);
+  require<UsageError>(error == 0, "{}, the record of a token file, cannot be read: {}", name, system_reason(error));
+  const json record = json::parse(text, nullptr, false);
   require<UsageError>(record.is_object() && record.value("format", json()) == "emox-token-file-1" &&
                           record.value("whole", json()).is_string(),
                       "{} is not the record of a token file: remove it, or record the file again with --record", name);

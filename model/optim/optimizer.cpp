@@ -98,7 +98,8 @@ void Optimizer::update(Context& ctx, const AdamWConfig& config, double learning_
                     grad_scale, steps_before_ + step});
       }
   }
-  gather_weights(ctx);
+  const Span span(ctx, "comm.weights");
+  shards_.gather_weights();  // adamw has rounded them
 }
 
 std::size_t Optimizer::state_bytes() const {

@@ -329,7 +329,7 @@ void ExchangeDispatcher::dispatch_finish(Context& ctx, DispatchHandle& base, Ten
 
 void ExchangeDispatcher::return_rows(Context& ctx, ExchangeHandle& h, TensorView out, const TensorView* dgates,
                                      TensorView rows, float beta) {
-  count_copies(h, rows.dim(1));
+  count_copies(h, rows.dim(1) + (dgates != nullptr ? 1 : 0));
   TensorView slots = h.slots->rows(h.hops.back().arrived);
   for (std::size_t i = hops_.size(); i-- > 0;) {
     hops_[i].return_start(ctx, h.hops[i], rows, slots, dgates != nullptr);
@@ -355,8 +355,8 @@ void ExchangeDispatcher::count_visits(ExchangeHandle& h) {
   counters_[DispatchCounters::TokenVisits] += static_cast<double>(h.tokens);
   counters_[DispatchCounters::Ranks] += static_cast<double>(ranks);
   counters_[DispatchCounters::Nodes] += static_cast<double>(visited_nodes);
-  // The lists of picks and both passes' gates would be the same without deduplication.
-  constexpr double kPickBytes = sizeof(std::int32_t) + 2 * sizeof(float), kCountBytes = 2 * sizeof(std::int64_t);
+  // The lists of picks and their gates would be the same without deduplication.
+  constexpr double kPickBytes = sizeof(std::int32_t) + sizeof(float), kCountBytes = 2 * sizeof(std::int64_t);
   counters_[DispatchCounters::BytesCopies] +=
       static_cast<double>(h.remote_picks) * kPickBytes + static_cast<double>(comm_.size() - 1) * kCountBytes;
 }

@@ -14,7 +14,8 @@ void balance_gradient(Context&, TensorView gradient, TensorView loss, TensorView
   const auto* const p = p_sum.data<double>();
   auto* const out = gradient.data<float>();
   const double k = static_cast<double>(options.top_k), tokens = std::accumulate(count, count + experts, 0.0) / k;
-  const double factor = tokens > 0 ? 1.0 / (tokens * options.divisor) : 0.0;
+  // Without a scored token the loss is a mean of nothing, and pulls at nothing.
+  const double factor = tokens > 0 && options.divisor > 0 ? 1.0 / (tokens * options.divisor) : 0.0;
   const double scale = factor * options.weight / static_cast<double>(layers) * static_cast<double>(experts) / k;
   double sum = 0;
   for (std::int64_t i = 0; i < layers * experts; ++i) {
@@ -30,10 +31,10 @@ void move_selection_bias(Context&, TensorView bias, TensorView counts, double ra
   const auto* count = counts.data<std::int64_t>();
   auto* b = bias.data<float>();
   for (std::int64_t l = 0; l < layers; ++l, count += experts, b += experts) {
-    double mean = 0;
-    for (std::int64_t i = 0; i < experts; ++i) mean += static_cast<double>(count[i]) / static_cast<double>(experts);
+    const std::int64_t total = std::accumulate(count, count + experts, std::int64_t{0});
     for (std::int64_t i = 0; i < experts; ++i) {
-      const double over = static_cast<double>(count[i]) - mean;
+      const std::int64_t over =
+          experts * count[i] - total;  // above the mean, in integers: as many stay put on any machine
       b[i] -= static_cast<float>(rate * (over > 0 ? 1 : over < 0 ? -1 : 0));
     }
   }

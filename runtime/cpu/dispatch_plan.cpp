@@ -39,6 +39,11 @@ class Seen {
   std::vector<std::int64_t>& stamps_;
 };
 
+/// Picks index the maps below; those of other ranks came over the network.
+void require_expert(std::int32_t expert, std::int64_t experts) {
+  require<ShapeError>(expert >= 0 && expert < experts, "a row is for expert {}, of {} there are", expert, experts);
+}
+
 }  // namespace
 
 void first_picks(Context&, TensorView first, std::int64_t picks_per_row) {
@@ -55,6 +60,7 @@ void count_destinations(Context&, TensorView counts, const ops::RowPicks& in, Te
   Seen seen(g_stamps, counts.dim(0));
   for (std::int64_t i = 0; i < in.rows(); ++i)
     for (std::int32_t p = first[i]; p < first[i + 1]; ++p) {
+      require_expert(experts[p], destination.numel());
       const std::int32_t d = to[experts[p]];
       if (seen.first(d, i)) ++count[2 * d];
       ++count[2 * d + 1];
@@ -144,8 +150,10 @@ void plan_experts(Context&, const ops::ExpertOrder& out, const ops::RowPicks& in
   auto* const pick = out.pick.data<std::int32_t>();
   auto* const slots = out.slots.data<std::int32_t>();
   const auto local = [&](std::int32_t expert) { return map == nullptr ? expert : map[expert]; };
+  const std::int64_t all_experts = map == nullptr ? local_experts : local_expert.numel();
   std::fill_n(offsets, local_experts + 1, 0);
   for (std::int64_t p = 0; p < picks; ++p) {
+    require_expert(experts[p], all_experts);
     const std::int32_t e = local(experts[p]);
     require<ShapeError>(e >= 0 && e < local_experts, "a row arrived for expert {}, which is not on this rank",
                         experts[p]);

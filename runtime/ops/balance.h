@@ -13,7 +13,7 @@ struct BalanceOptions {
   double divisor = 1;      ///< of the loss: tokens of the step, or as the balance scope says (design 4.7)
 };
 /// LB = weight / L n / k / (tokens divisor) sum over layers and experts of counts p_sum, tokens = counts of the first
-/// layer / k (0 when there are none).
+/// layer / k (0 when there are none, or nothing to divide by).
 /// gradient f32 [L,n]: d LB / d p, the same for every token. loss f64 [1] += LB. counts i64 [L,n], p_sum f64 [L,n]:
 /// sums of p over this rank's tokens.
 void balance_gradient(Context& ctx, TensorView gradient, TensorView loss, TensorView counts, TensorView p_sum,

@@ -58,6 +58,10 @@ TEST(Balance, TheGradientIsTheSlopeOfTheLoss) {
   const Balance none = balance(2, std::vector<std::int64_t>(6, 0), std::vector<double>(6, 0), 2, 20);
   EXPECT_EQ(none.loss, 0);
   EXPECT_EQ(none.gradient, std::vector<float>(6, 0.0F));
+  // Tokens without one that is scored, under local scope: a mean over none of them.
+  const Balance unscored = balance(2, counts, p_sum, 2, 0);
+  EXPECT_EQ(unscored.loss, 0);
+  EXPECT_EQ(unscored.gradient, std::vector<float>(6, 0.0F));
 }
 
 TEST(Balance, TheBiasMovesAgainstTheLoad) {
@@ -65,6 +69,10 @@ TEST(Balance, TheBiasMovesAgainstTheLoad) {
   const Tensor bias = test::tensor_of(std::vector<float>{1, 1, 1, 0, 0, 0}, {2, 3});
   ops::move_selection_bias(ctx, bias, test::tensor_of(std::vector<std::int64_t>{9, 3, 6, 2, 2, 2}, {2, 3}), 0.5);
   EXPECT_EQ(test::values_of<float>(bias), (std::vector<float>{0.5F, 1.5F, 1, 0, 0, 0}));  // the mean itself stays
+  // Even loads whose shares are no binary fractions: ten times 0.3 is less than 3.
+  const Tensor even = test::tensor_of(std::vector<float>(10, 2.0F), {1, 10});
+  ops::move_selection_bias(ctx, even, test::tensor_of(std::vector<std::int64_t>(10, 3), {1, 10}), 0.5);
+  EXPECT_EQ(test::values_of<float>(even), std::vector<float>(10, 2.0F));
 }
 
 TEST(Balance, LoadIsTheFullestOverTheMean) {

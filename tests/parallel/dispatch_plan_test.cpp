@@ -373,7 +373,9 @@ TEST(DispatchPlans, ContradictionsAreErrors) {
   ExpertOrder order;
   const std::vector<std::int64_t> from{2};
   EXPECT_THROW(plan_experts(order, rows, from, 0, std::vector<std::int32_t>{0, 1, -1}, 2, 2), ShapeError);
+  EXPECT_THROW(plan_experts(order, rows, from, 0, std::vector<std::int32_t>{0, 1}, 2, 2), ShapeError);  // no expert 2
   SendPlan plan;
+  EXPECT_THROW(plan_send(plan, rows, std::vector<std::int32_t>{0, 0}, 0, 2, 2), ShapeError);
   EXPECT_THROW(plan_send(plan, rows, std::vector<std::int32_t>{0, 0, 1}, 0, 2, 1),
                ShapeError);  // more destinations than there is room for
 }

@@ -175,6 +175,24 @@ TEST_P(TrainMesh, TwoLevelSendsLessBetweenNodes) {
   EXPECT_EQ(flat.nodes_per_token, two.nodes_per_token);
 }
 
+// A token with one routed expert is one row whether or not copies are avoided; so is each pass that is repeated.
+TEST(TrainMeshCounters, OnePickATokenSavesNothing) {
+  test::TemporaryDirectory directory;
+  for (const MicroBatchMemory memory : {MicroBatchMemory::Hold, MicroBatchMemory::Recompute}) {
+    Recipe r = test::tiny_recipe(test::make_text_sources(directory.path()));
+    r.model.top_k = r.model.shared_experts + 1;
+    r.model.pool_min = 1;
+    r.train.micro_batch_sequences = 1;
+    r.train.micro_batch_memory = memory;
+    r.parallel.expert_parallel = 4;
+    r.parallel.dispatch = DispatchKind::Flat;
+    r.validate(4);
+    const DispatchMetrics d = train_on_threads(r, {.ranks = 4, .ranks_per_node = 2}).steps[0].dispatch;
+    EXPECT_GT(d.bytes_intra_node + d.bytes_inter_node, 0);
+    EXPECT_EQ(d.bytes_saved, 0);
+  }
+}
+
 std::string name_of(const testing::TestParamInfo<Model>& model) { return model.param.name; }
 INSTANTIATE_TEST_SUITE_P(All, TrainMesh, testing::ValuesIn(kModels), name_of);
 
