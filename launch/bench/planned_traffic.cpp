@@ -105,7 +105,7 @@ DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32
       for (const std::int64_t f : from) total += f;
       watch.run([&] {
         unpack_picks(arrived, packed, total);
-        plan_experts(order, arrived, from, static_cast<int>(r), local[r], held[r], std::min(k, held[r]));
+        plan_experts(order, arrived, from, {static_cast<int>(r), local[r], held[r], std::min(k, held[r])});
       });
       expert_rows += arrived.picks();
       fullest = std::max(fullest, arrived.picks());

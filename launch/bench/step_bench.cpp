@@ -121,7 +121,7 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
   LanguageModel model(recipe.model, ctx, true, sharding.experts());
   model.initialize(ctx, 0);
   const auto pools = make_pool_sizes(recipe.model, 0);
-  TrainingStep step(ctx, step_config(recipe), model, sharding.mesh(), pools.get(), 1);
+  TrainingStep step(ctx, step_config(recipe), model, sharding.mesh(), {.pools = pools.get(), .label_count = 1});
   std::vector<double> rates, times;
   const auto measure_rate = [&] {
     for (int i = 0; i < 7; ++i) rates.push_back(gemm_rate(ctx, 1));

@@ -18,8 +18,8 @@ RankMemory plan_rank_memory(const Recipe& recipe, int ranks, int ranks_per_node,
                     recipe.parallel);
   LanguageModel model(recipe.model, ctx, true, sharding.experts());
   const auto pools = make_pool_sizes(recipe.model, 0);
-  TrainingStep step(ctx, step_config(recipe), model, sharding.mesh(), pools.get(),
-                    static_cast<std::int64_t>(recipe.data.source.size()));
+  TrainingStep step(ctx, step_config(recipe), model, sharding.mesh(),
+                    {.pools = pools.get(), .label_count = static_cast<std::int64_t>(recipe.data.source.size())});
   RankMemory m;
   const ParameterStore& store = model.parameters();
   m.weights_and_gradients = static_cast<std::int64_t>(store.bytes());

@@ -157,15 +157,16 @@ std::string Evaluation::to_text() const {
   return text;
 }
 
-Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const std::vector<HeldOut>& held_out,
-                    std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch,
-                    std::int64_t max_tokens, const EvaluationHooks& hooks) {
+Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const EvaluationRequest& request,
+                    const EvaluationMemory& memory) {
   const Span span(ctx, "phase.evaluation");
+  const std::vector<HeldOut>& held_out = request.held_out;
+  const EvaluationHooks& hooks = request.hooks;
   const ModelConfig& config = model.config();
   const auto sizes = fixed_pool_sizes(config.eval_pool);
-  const PoolPlan pools{config.eval_pool > 0 ? sizes.get() : nullptr, nullptr, step};
+  const PoolPlan pools{config.eval_pool > 0 ? sizes.get() : nullptr, nullptr, request.step};
 
-  Evaluation result{step, config.num_experts, {}};
+  Evaluation result{request.step, config.num_experts, {}};
   std::int64_t tokens = 0;
   for (const HeldOut& source : held_out) {
     DomainLoss d{source.label, static_cast<std::int64_t>(source.documents.size()), source.bytes, 0, 0};
@@ -173,8 +174,8 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
     tokens += d.tokens;
     result.domains.push_back(d);
   }
-  const std::int64_t memory = -largest(ctx, comm, {-max_tokens})[0];  // of the rank with the least
-  const std::vector<Pass> passes = plan_passes(held_out, idx(config.sequence_length), idx(memory));
+  const std::int64_t room = -largest(ctx, comm, {-memory.max_tokens})[0];  // of the rank with the least
+  const std::vector<Pass> passes = plan_passes(held_out, idx(config.sequence_length), idx(room));
   const auto count = static_cast<std::int64_t>(passes.size());
   check_same_text(ctx, comm, count, tokens);
 
@@ -187,13 +188,13 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
     PassInput input;
     if (mine < count) {
       const Pass& pass = passes[idx(mine)];
-      input = PassInput(pass, held_out[pass.domain], eos);
+      input = PassInput(pass, held_out[pass.domain], request.eos);
     }
-    const MicroBatch micro = make_micro_batch(config, eos, input.sequences());
-    batch.upload(ctx, micro);
+    const MicroBatch micro = make_micro_batch(config, request.eos, input.sequences());
+    memory.batch.upload(ctx, micro);
     if (hooks.observer) hooks.observer(input.windows());
-    model.forward(ctx, activations, batch, micro.documents, pools, nullptr);
-    model.loss(ctx, activations, batch, {.sums = sums.view()[std::min(mine, count)]});
+    model.forward(ctx, memory.activations, memory.batch, micro.documents, pools, nullptr);
+    model.loss(ctx, memory.activations, memory.batch, {.sums = sums.view()[std::min(mine, count)]});
   }
   if (hooks.progress) hooks.progress(count, count);
   // A pass is one rank's, and 0 elsewhere: exact in any order. Then each domain's are added in their own.

@@ -59,6 +59,20 @@ struct EvaluationHooks {
   std::function<void(std::int64_t done, std::int64_t of)> progress = {};
 };
 
+/// What a model is scored on.
+struct EvaluationRequest {
+  const std::vector<HeldOut>& held_out;
+  std::int32_t eos;
+  std::int64_t step = 0;  ///< that the model has trained
+  EvaluationHooks hooks = {};
+};
+/// Memory for forward passes of at most `max_tokens` tokens.
+struct EvaluationMemory {
+  Activations& activations;
+  DeviceBatch& batch;
+  std::int64_t max_tokens;
+};
+
 /// Thrown by evaluate() on all ranks when a rank wanted to end; what was scored until then is lost.
 class EvaluationStopped : public std::exception {
  public:
@@ -69,10 +83,8 @@ class EvaluationStopped : public std::exception {
 /// Longer documents are cut into windows of the model's sequence length. The windows of a domain fill forward passes,
 /// which the ranks make in turn: a document may be scored by several, and no rank waits for more than one pass. Where
 /// every rank has all experts, the result does not depend on the number of ranks, to the last bit.
-/// `activations` and `batch` are memory for `max_tokens` tokens; no pool, or one of moe.eval_pool experts (spec 3.7).
-/// IoError when the ranks' documents differ.
-Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const std::vector<HeldOut>& held_out,
-                    std::int32_t eos, std::int64_t step, Activations& activations, DeviceBatch& batch,
-                    std::int64_t max_tokens, const EvaluationHooks& hooks = {});
+/// No pool, or one of moe.eval_pool experts (spec 3.7). IoError when the ranks' documents differ.
+Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, const EvaluationRequest& request,
+                    const EvaluationMemory& memory);
 
 }  // namespace emox

@@ -46,10 +46,13 @@ bool RunEvaluations::evaluate_after(std::int64_t step, LanguageModel& model, Tra
   Evaluation e;
   try {
     EvaluationProgress progress(fmt::format("evaluation after step {}", step), s_.root());
-    const EvaluationHooks hooks{
-        {}, [&] { return stop.here(); }, [&](std::int64_t done, std::int64_t of) { progress.show(done, of); }};
-    e = evaluate(s_.ctx(), model, s_.comm(), held_out_.sources, recipe_.data.eos_id(), step, memory.spare_activations(),
-                 memory.spare_batch(), memory.max_tokens(), hooks);
+    e = evaluate(s_.ctx(), model, s_.comm(),
+                 {.held_out = held_out_.sources,
+                  .eos = recipe_.data.eos_id(),
+                  .step = step,
+                  .hooks = {.stop = [&] { return stop.here(); },
+                            .progress = [&](std::int64_t done, std::int64_t of) { progress.show(done, of); }}},
+                 {memory.spare_activations(), memory.spare_batch(), memory.max_tokens()});
   } catch (const EvaluationStopped&) {
     return false;
   }

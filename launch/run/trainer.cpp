@@ -63,8 +63,8 @@ class Trainer {
         sharding_(session.comm(), recipe.model, recipe.parallel),
         model_(recipe.model, session.ctx(), true, sharding_.experts()),
         pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-        step_(session.ctx(), step_config(recipe), model_, sharding_.mesh(), pools_.get(),
-              static_cast<std::int64_t>(loader_.sources().size())),
+        step_(session.ctx(), step_config(recipe), model_, sharding_.mesh(),
+              {.pools = pools_.get(), .label_count = static_cast<std::int64_t>(loader_.sources().size())}),
         stop_(session, recipe.run.stop_after_minutes) {
     if (recipe.train.skip_spikes > 0) spikes_.emplace(recipe.train.skip_spikes, recipe.train.skip_window);
     require<UsageError>(options.record_pools.empty() || model_.experts() != nullptr,

@@ -28,8 +28,9 @@ Attention::Saved Attention::reserve(Arena& arena, std::int64_t tokens) const {
           arena.activation({tokens, width_}), arena.f32({heads_ * tokens})};
 }
 
-void Attention::forward(Context& ctx, TensorView y, TensorView x, const Saved& saved, const DeviceBatch& batch,
-                        const Rope& rope, const ParameterStore& store) const {
+void Attention::forward(Context& ctx, TensorView y, const Input& in, const Saved& saved,
+                        const ParameterStore& store) const {
+  const auto& [x, batch, rope] = in;
   const std::int64_t t = batch.tokens();
   const TensorView normed = saved.normed.rows(0, t), qkv = saved.qkv.rows(0, t), mixed = saved.mixed.rows(0, t);
   ops::rms_norm(ctx, normed, saved.rstd.rows(0, t), x, store.weight(norm_), eps_);
@@ -40,8 +41,9 @@ void Attention::forward(Context& ctx, TensorView y, TensorView x, const Saved& s
   ops::matmul_nt(ctx, y, mixed, store.weight(out_), 1.0F);
 }
 
-void Attention::backward(Context& ctx, TensorView d, TensorView x, const Saved& saved, const Scratch& scratch,
-                         const DeviceBatch& batch, const Rope& rope, const ParameterStore& store) const {
+void Attention::backward(Context& ctx, TensorView d, const Input& in, const Saved& saved, const Scratch& scratch,
+                         const ParameterStore& store) const {
+  const auto& [x, batch, rope] = in;
   const std::int64_t t = batch.tokens();
   const TensorView dnormed = scratch.dnormed.rows(0, t), dqkv = scratch.dqkv.rows(0, t);
   const TensorView mixed = saved.mixed.rows(0, t), qkv = saved.qkv.rows(0, t), normed = saved.normed.rows(0, t);

@@ -27,15 +27,21 @@ class Attention {
     TensorView dqkv;     ///< [T,3D]
   };
 
+  /// What both passes read.
+  struct Input {
+    TensorView x;  ///< [T,D]
+    const DeviceBatch& batch;
+    const Rope& rope;
+  };
+
   Attention(const ModelConfig& config, std::int64_t layer, ParameterStore& store);
   Saved reserve(Arena& arena, std::int64_t tokens) const;
 
   /// y[T,D] = x + ...
-  void forward(Context& ctx, TensorView y, TensorView x, const Saved& saved, const DeviceBatch& batch, const Rope& rope,
-               const ParameterStore& store) const;
+  void forward(Context& ctx, TensorView y, const Input& in, const Saved& saved, const ParameterStore& store) const;
   /// d[T,D]: gradient of y on entry, of x on return.
-  void backward(Context& ctx, TensorView d, TensorView x, const Saved& saved, const Scratch& scratch,
-                const DeviceBatch& batch, const Rope& rope, const ParameterStore& store) const;
+  void backward(Context& ctx, TensorView d, const Input& in, const Saved& saved, const Scratch& scratch,
+                const ParameterStore& store) const;
 
  private:
   int heads_;

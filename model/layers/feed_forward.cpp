@@ -12,15 +12,16 @@ FeedForward::FeedForward(std::int64_t d_model, std::int64_t d_ff, const std::str
   store.name(name_prefix + "down_proj.weight", down_);
 }
 
-void FeedForward::forward_add(Context& ctx, TensorView y, TensorView x, TensorView hidden, TensorView activation,
-                              const ParameterStore& store) const {
+void FeedForward::forward_add(Context& ctx, TensorView y, const Rows& rows, const ParameterStore& store) const {
+  const auto& [x, hidden, activation] = rows;
   ops::matmul_nt(ctx, hidden, x, store.weight(up_));
   ops::swiglu(ctx, activation, hidden, {});
   ops::matmul_nt(ctx, y, activation, store.weight(down_), 1.0F);
 }
 
-void FeedForward::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, TensorView hidden,
-                           TensorView activation, float beta, const ParameterStore& store) const {
+void FeedForward::backward(Context& ctx, TensorView dx, float beta, TensorView dy, const Rows& rows,
+                           const ParameterStore& store) const {
+  const auto& [x, hidden, activation] = rows;
   ops::matmul_nn(ctx, activation, dy, store.weight(down_));
   ops::swiglu_backward(ctx, hidden, activation, {}, activation, hidden, {});
   ops::matmul_tn(ctx, store.grad(down_), dy, activation, 1.0F);

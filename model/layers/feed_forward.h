@@ -14,12 +14,16 @@ class FeedForward {
   FeedForward(std::int64_t d_model, std::int64_t d_ff, const std::string& name_prefix, ParameterStore& store);
   std::int64_t width() const { return d_ff_; }
 
-  /// y[T,D] += ..., hidden[T,2F] saved for backward, activation[T,F] scratch.
-  void forward_add(Context& ctx, TensorView y, TensorView x, TensorView hidden, TensorView activation,
-                   const ParameterStore& store) const;
-  /// dx[T,D] = beta dx + ...; hidden is overwritten with its gradient; activation[T,F] scratch.
-  void backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, TensorView hidden, TensorView activation,
-                float beta, const ParameterStore& store) const;
+  struct Rows {
+    TensorView x;           ///< [T,D]
+    TensorView hidden;      ///< [T,2F], made by the forward pass; the backward pass turns it into its gradient
+    TensorView activation;  ///< [T,F] scratch
+  };
+  /// y[T,D] += ...
+  void forward_add(Context& ctx, TensorView y, const Rows& rows, const ParameterStore& store) const;
+  /// dx[T,D] = beta dx + ...
+  void backward(Context& ctx, TensorView dx, float beta, TensorView dy, const Rows& rows,
+                const ParameterStore& store) const;
 
  private:
   std::int64_t d_ff_;

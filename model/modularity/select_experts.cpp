@@ -24,12 +24,12 @@ using Scores = std::vector<std::vector<double>>;  ///< [layers, experts]
 class Calibration {
  public:
   Calibration(Context& ctx, LanguageModel& model, Communicator& comm, InferenceMemory& memory,
-              const CalibrationText& text, std::int32_t eos)
-      : ctx_(ctx), model_(model), comm_(comm), memory_(memory), text_(text), eos_(eos) {
+              const CalibrationText& text)
+      : ctx_(ctx), model_(model), comm_(comm), memory_(memory), text_(text) {
     const ModelConfig& m = model.config();
     const std::int64_t layers = m.layers, n = m.routed_experts();
-    require<UsageError>(!text.empty(), "there is no text to choose experts by");
-    for (const auto& sequence : text) {
+    require<UsageError>(!text.sequences.empty(), "there is no text to choose experts by");
+    for (const auto& sequence : text.sequences) {
       const auto length = static_cast<std::int64_t>(sequence.size());
       require<ShapeError>(length > 0 && length <= memory.max_tokens, "a sequence of {} tokens, memory is for 1 to {}",
                           length, memory.max_tokens);
@@ -60,8 +60,9 @@ class Calibration {
  private:
   /// `sums` f64 [layers, columns] is what the observation adds to: over all sequences, in their order.
   Scores run(const Observation& observation, TensorView sums) {
-    const auto count = static_cast<std::int64_t>(text_.size()), ranks = static_cast<std::int64_t>(comm_.size()),
-               layers = sums.dim(0), columns = sums.dim(1), width = layers * columns;
+    const auto count = static_cast<std::int64_t>(text_.sequences.size()),
+               ranks = static_cast<std::int64_t>(comm_.size()), layers = sums.dim(0), columns = sums.dim(1),
+               width = layers * columns;
     Scores total(at(layers), std::vector<double>(at(columns), 0.0));
     const Tensor round(ctx_.device, DType::F64, {ranks, width});
     // All ranks run as many passes: experts of one may be asked by tokens of another.
@@ -80,8 +81,9 @@ class Calibration {
 
   void forward(std::int64_t sequence, const Observation& observation, TensorView sums) {
     std::vector<SequenceInput> inputs;
-    if (sequence < static_cast<std::int64_t>(text_.size())) inputs.push_back({text_[at(sequence)], {}, sequence, 0});
-    const MicroBatch micro = make_micro_batch(model_.config(), eos_, inputs);
+    if (sequence < static_cast<std::int64_t>(text_.sequences.size()))
+      inputs.push_back({text_.sequences[at(sequence)], {}, sequence, 0});
+    const MicroBatch micro = make_micro_batch(model_.config(), text_.eos, inputs);
     memory_.batch.upload(ctx_, micro);
     ops::zero(ctx_, sums);
     model_.observe(ctx_, memory_.activations, memory_.batch, micro.documents, observation);
@@ -92,7 +94,6 @@ class Calibration {
   Communicator& comm_;
   InferenceMemory& memory_;
   const CalibrationText& text_;
-  std::int32_t eos_;
   std::int64_t tokens_ = 0;
   Tensor counts_, p_sum_, z_sum_, document_experts_;
 };
@@ -169,7 +170,7 @@ SelectionMethod parse_selection_method(const std::string& text, const std::strin
 }
 
 ExpertSubset select_experts(Context& ctx, LanguageModel& model, Communicator& comm, InferenceMemory& memory,
-                            const CalibrationText& text, std::int32_t eos, const SelectionRequest& request) {
+                            const CalibrationText& text, const SelectionRequest& request) {
   const Span span(ctx, "phase.selection");
   const auto layers = static_cast<std::int64_t>(request.keep.size());
   require<ShapeError>(layers == model.config().layers, "experts to keep in {} layers, the model has {}", layers,
@@ -180,7 +181,7 @@ ExpertSubset select_experts(Context& ctx, LanguageModel& model, Communicator& co
     return choice.finish(0, 0);
   }
   model.keep_all_experts(ctx);
-  Calibration calibration(ctx, model, comm, memory, text, eos);
+  Calibration calibration(ctx, model, comm, memory, text);
   if (request.method == SelectionMethod::Layerwise) {
     for (std::int64_t l = 0; l < layers; ++l) {
       choice.keep_best(at(l), calibration.probabilities(l, l + 1)[0]);
@@ -192,7 +193,7 @@ ExpertSubset select_experts(Context& ctx, LanguageModel& model, Communicator& co
         request.method == SelectionMethod::Global ? calibration.probabilities(0, layers) : calibration.outputs();
     for (std::size_t l = 0; l < at(layers); ++l) choice.keep_best(l, scores[l]);
   }
-  return choice.finish(text.size(), calibration.tokens());
+  return choice.finish(text.sequences.size(), calibration.tokens());
 }
 
 }  // namespace emox

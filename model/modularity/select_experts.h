@@ -28,14 +28,17 @@ struct SelectionRequest {
   std::uint64_t stream = 0;        ///< of `random`: which of the independent draws of a seed
 };
 
-/// What the model reads: sequences of at most model.sequence_length tokens, all of which count; the same on all ranks.
-using CalibrationText = std::vector<std::vector<std::int32_t>>;
+/// What the model reads, the same on all ranks.
+struct CalibrationText {
+  std::vector<std::vector<std::int32_t>> sequences;  ///< of at most model.sequence_length tokens, all of which count
+  std::int32_t eos;                                  ///< separates documents for attention
+};
 
 /// Collective over `comm`, on which the model's experts may be sharded. Afterwards the model keeps all experts. No
-/// pools, whatever moe.eval_pool says. `eos` separates documents for attention. `random` reads no text. The subset's
+/// pools, whatever moe.eval_pool says. `random` reads no text. The subset's
 /// provenance holds method, sequences, tokens and smallest_gap: the least relative distance, over layers, between the
 /// scores on both sides of the choice. UsageError without text.
 ExpertSubset select_experts(Context& ctx, LanguageModel& model, Communicator& comm, InferenceMemory& memory,
-                            const CalibrationText& text, std::int32_t eos, const SelectionRequest& request);
+                            const CalibrationText& text, const SelectionRequest& request);
 
 }  // namespace emox

@@ -137,8 +137,8 @@ TensorView MoeLayer::draw_free_tokens(Context& ctx, const Scratch& scratch, cons
   return free_tokens;
 }
 
-DocumentPools MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch,
-                              const ParameterStore& store, const Pass& pass) const {
+DocumentPools MoeLayer::route(Context& ctx, const Saved& saved, const Scratch& scratch, const ParameterStore& store,
+                              const Pass& pass) const {
   const DeviceBatch& batch = pass.batch;
   const std::vector<PoolDocument>& documents = pass.documents;
   const PoolPlan& pools = pass.pools;
@@ -146,7 +146,7 @@ DocumentPools MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, co
   const bool some = !kept_ids_.view().null();
   const TensorView logits = scratch.logits.rows(0, t);
   const ops::TopkResult out = routing_of(saved, t);
-  ops::logits(ctx, logits, x, some ? kept_rows_.view() : store.weight(router_).rows(0, n));
+  ops::logits(ctx, logits, pass.x, some ? kept_rows_.view() : store.weight(router_).rows(0, n));
   TensorView pool, free_tokens;
   if (pools.by_label != nullptr) {
     require<ShapeError>(!some, "layer {}: pools by label are of all experts, some are kept", layer_);
@@ -174,28 +174,30 @@ DocumentPools MoeLayer::route(Context& ctx, TensorView x, const Saved& saved, co
   return {pool, batch.pool_segments(), free_tokens};
 }
 
-void MoeLayer::add_shared_experts(Context& ctx, TensorView y, TensorView x, const Saved& saved, const Scratch& scratch,
-                                  const ParameterStore& store, const OutputNorms* norms) const {
+void MoeLayer::add_shared_experts(Context& ctx, TensorView y, const Saved& saved, const Scratch& scratch,
+                                  const ParameterStore& store, const Pass& pass) const {
   const Span span(ctx, "layer.shared_expert");
-  const std::int64_t t = x.dim(0);
+  const std::int64_t t = pass.x.dim(0);
+  const OutputNorms* const norms = pass.norms;
   for (std::size_t s = 0; s < shared_.size(); ++s) {
     const auto begin = static_cast<std::int64_t>(s) * t;
     const TensorView out = norms == nullptr ? y : norms->scratch.rows(0, t);
     if (norms != nullptr) ops::zero(ctx, out);
-    shared_[s].forward_add(ctx, out, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t), store);
+    shared_[s].forward_add(ctx, out, {pass.x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t)},
+                           store);
     if (norms == nullptr) continue;
     ops::row_norms(ctx, norms->shared.rows(begin, begin + t), out);
     ops::add(ctx, y, out);
   }
 }
 
-void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
+void MoeLayer::forward_add(Context& ctx, TensorView y, Saved& saved, const Scratch& scratch,
                            const ParameterStore& store, const Pass& pass) const {
   const std::int64_t t = pass.batch.tokens();
   DispatchHandle& handle = *saved.handle;
   {
     const Span span(ctx, "layer.router");
-    DocumentPools document_pools = route(ctx, x, saved, scratch, store, pass);
+    DocumentPools document_pools = route(ctx, saved, scratch, store, pass);
     const ops::TopkResult r = routing_of(saved, t);
     if (const LayerStatistics* s = pass.statistics; s != nullptr) {
       ops::router_statistics(ctx, s->counts.rows(0, choices_), s->p_sum.rows(0, choices_), s->z_sum, r);
@@ -209,8 +211,8 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
     dispatcher_->plan(ctx, handle, r.ids, r.gates, document_pools);
     make_room(ctx, saved, scratch);
   }
-  dispatcher_->dispatch_start(ctx, handle, x);
-  add_shared_experts(ctx, y, x, saved, scratch, store, pass.norms);  // while rows travel
+  dispatcher_->dispatch_start(ctx, handle, pass.x);
+  add_shared_experts(ctx, y, saved, scratch, store, pass);  // while rows travel
   const std::int64_t rows = handle.rows;
   const TensorView in = saved.rows->rows(rows), gates = saved.row_gates->rows(rows), hidden = saved.hidden->rows(rows);
   const TensorView activation = scratch.activation->rows(rows), out = scratch.row_out->rows(rows);
@@ -224,26 +226,29 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, TensorView x, Saved& save
   // The norms go home as gradients of the gates do; the rows that travel with them are of no use there.
   const TensorView row_norms = scratch.drow_gates->rows(rows);
   ops::row_norms(ctx, row_norms, out);
-  dispatcher_->dispatch_backward(ctx, handle, pass.norms->scratch.rows(0, t), front(pass.norms->routed, t, picks()),
-                                 out, row_norms, 0.0F);
+  dispatcher_->dispatch_backward(ctx, handle,
+                                 {.dx = pass.norms->scratch.rows(0, t),
+                                  .beta = 0.0F,
+                                  .dgates = front(pass.norms->routed, t, picks()),
+                                  .drows = out,
+                                  .drow_gates = row_norms});
 }
 
-void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved,
-                        const Scratch& scratch, const AuxiliaryGradients& auxiliary, const ParameterStore& store,
-                        float expert_beta) const {
+void MoeLayer::backward(Context& ctx, TensorView dx, const Saved& saved, const Scratch& scratch,
+                        const ParameterStore& store, const BackwardPass& pass) const {
   require<ShapeError>(kept_ids_.view().null(), "layer {} trains with all of its experts, some are kept", layer_);
   DispatchHandle& handle = *saved.handle;
   const std::int64_t t = dx.dim(0), rows = handle.rows, n = config_.routed_experts();
   const TensorView in = saved.rows->rows(rows), gates = saved.row_gates->rows(rows), hidden = saved.hidden->rows(rows);
   const TensorView activation = scratch.activation->rows(rows), drows = scratch.row_out->rows(rows);
   const TensorView drow_gates = scratch.drow_gates->rows(rows), dgates = scratch.dgates.rows(0, t);
-  dispatcher_->combine_backward_start(ctx, handle, dy);
+  dispatcher_->combine_backward_start(ctx, handle, pass.dy);
   {  // while gradients travel
     const Span span(ctx, "layer.shared_expert_backward");
     for (std::size_t s = 0; s < shared_.size(); ++s) {
       const auto begin = static_cast<std::int64_t>(s) * t;
-      shared_[s].backward(ctx, dx, dy, x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t),
-                          s == 0 ? 0.0F : 1.0F, store);
+      shared_[s].backward(ctx, dx, s == 0 ? 0.0F : 1.0F, pass.dy,
+                          {pass.x, saved.shared_hidden.rows(begin, begin + t), scratch.activation->rows(t)}, store);
     }
   }
   dispatcher_->combine_backward_finish(ctx, handle, drows);
@@ -251,14 +256,16 @@ void MoeLayer::backward(Context& ctx, TensorView dx, TensorView dy, TensorView x
     const Span span(ctx, "layer.experts_backward");
     ops::experts_backward(ctx, drows, drow_gates, {store.grad(up_), store.grad(down_)},
                           {in, gates, hidden, activation, handle.offsets}, {store.weight(up_), store.weight(down_)},
-                          expert_beta);
+                          pass.expert_beta);
   }
-  dispatcher_->dispatch_backward(ctx, handle, dx, dgates, drows, drow_gates, shared_.empty() ? 0.0F : 1.0F);
+  dispatcher_->dispatch_backward(
+      ctx, handle,
+      {.dx = dx, .beta = shared_.empty() ? 0.0F : 1.0F, .dgates = dgates, .drows = drows, .drow_gates = drow_gates});
   const Span span(ctx, "layer.router_backward");
   const TensorView dlogits = scratch.logits.rows(0, t);
-  ops::masked_topk_backward(ctx, dlogits, dgates, routing_of(saved, t), auxiliary.balance, auxiliary.z,
+  ops::masked_topk_backward(ctx, dlogits, dgates, routing_of(saved, t), pass.auxiliary.balance, pass.auxiliary.z,
                             config_.normalize_gates);
-  ops::logits_backward(ctx, dx, store.grad(router_).rows(0, n), dlogits, x, store.weight(router_).rows(0, n));
+  ops::logits_backward(ctx, dx, store.grad(router_).rows(0, n), dlogits, pass.x, store.weight(router_).rows(0, n));
 }
 
 }  // namespace emox

@@ -90,6 +90,7 @@ class MoeLayer {
 
   /// What a forward pass is of, and what it leaves besides its output.
   struct Pass {
+    TensorView x;  ///< [T,D] normed
     const DeviceBatch& batch;
     const std::vector<PoolDocument>& documents;  ///< the host side of the batch's pool segments
     const PoolPlan& pools;
@@ -98,22 +99,29 @@ class MoeLayer {
     const RoutingObserver* observer = nullptr;
     const OutputNorms* norms = nullptr;  ///< assigned; that costs one more exchange
   };
-  /// y[T,D] += experts(x), x[T,D] normed.
-  void forward_add(Context& ctx, TensorView y, TensorView x, Saved& saved, const Scratch& scratch,
-                   const ParameterStore& store, const Pass& pass) const;
+  /// y[T,D] += experts(x).
+  void forward_add(Context& ctx, TensorView y, Saved& saved, const Scratch& scratch, const ParameterStore& store,
+                   const Pass& pass) const;
+  /// What a backward pass is of.
+  struct BackwardPass {
+    TensorView x;  ///< as in the forward pass
+    TensorView dy;
+    AuxiliaryGradients auxiliary;
+    float expert_beta = 1.0F;  ///< 0 in a step's first micro-batch
+  };
   /// dx[T,D] assigned; parameters' gradients accumulated, those of the routed experts to expert_beta times what was
-  /// there: 0 in a step's first micro-batch.
-  void backward(Context& ctx, TensorView dx, TensorView dy, TensorView x, const Saved& saved, const Scratch& scratch,
-                const AuxiliaryGradients& auxiliary, const ParameterStore& store, float expert_beta = 1.0F) const;
+  /// there.
+  void backward(Context& ctx, TensorView dx, const Saved& saved, const Scratch& scratch, const ParameterStore& store,
+                const BackwardPass& pass) const;
 
   ParameterSlot router() const { return router_; }
 
  private:
   /// Returns the pools, null without, and who is free of them.
-  DocumentPools route(Context& ctx, TensorView x, const Saved& saved, const Scratch& scratch,
-                      const ParameterStore& store, const Pass& pass) const;
-  void add_shared_experts(Context& ctx, TensorView y, TensorView x, const Saved& saved, const Scratch& scratch,
-                          const ParameterStore& store, const OutputNorms* norms) const;
+  DocumentPools route(Context& ctx, const Saved& saved, const Scratch& scratch, const ParameterStore& store,
+                      const Pass& pass) const;
+  void add_shared_experts(Context& ctx, TensorView y, const Saved& saved, const Scratch& scratch,
+                          const ParameterStore& store, const Pass& pass) const;
   TensorView draw_free_tokens(Context& ctx, const Scratch& scratch, const std::vector<PoolDocument>& documents,
                               const PoolPlan& pools) const;
   void make_room(Context& ctx, const Saved& saved, const Scratch& scratch) const;

@@ -43,20 +43,20 @@ struct TrainingStep::Sums {
 };
 
 TrainingStep::TrainingStep(Context& ctx, const StepConfig& config, LanguageModel& model, ProcessMesh& mesh,
-                           const PoolSizes* pools, std::int64_t label_count, std::optional<double> free_memory)
+                           const StepResources& resources)
     : ctx_(ctx),
       model_(model),
       comm_(mesh.world()),
       optimizer_(ctx, model.parameters(), mesh),
       step_(config),
       config_(step_.model),
-      pools_(pools),
+      pools_(resources.pools),
       batch_(config.batch_sequences) {
   if (config_.is_moe() && config_.pool == PoolMode::Label)
-    label_pools_ = label_pools(config_.routed_experts(), config_.routed_top_k(), label_count);
+    label_pools_ = label_pools(config_.routed_experts(), config_.routed_top_k(), resources.label_count);
   divisor_ = static_cast<double>(batch_ * (config_.sequence_length - 1));
   optimizer_.reduce(config.reduce);
-  plan_memory(free_memory);
+  plan_memory(resources.free_memory);
   reserve_sums();
 }
 
@@ -103,11 +103,12 @@ void TrainingStep::head(std::size_t m) {
 void TrainingStep::backward(std::size_t m, bool balanced) {
   const Span span(ctx_, "phase.backward");
   const double z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
-  LanguageModel::GradientsReady ready;
+  LanguageModel::BackwardRequest request{.balance = balanced ? balance_.view() : TensorView{},
+                                         .z = static_cast<float>(z),
+                                         .expert_beta = m == 0 ? 0.0F : 1.0F};
   if (m + 1 == micro_host_.size())  // of the others, more is to come
-    ready = [this](std::span<const ParameterRange> s) { optimizer_.start_reduction(ctx_, s); };
-  model_.backward(ctx_, slot(m), batch_of(m), balanced ? balance_.view() : TensorView{}, static_cast<float>(z), ready,
-                  m == 0 ? 0.0F : 1.0F);
+    request.ready = [this](std::span<const ParameterRange> s) { optimizer_.start_reduction(ctx_, s); };
+  model_.backward(ctx_, slot(m), batch_of(m), request);
 }
 
 // Sums the counts, and what rides with them, over the ranks; the host reads none of it before the step ends. Afterwards

@@ -63,13 +63,19 @@ struct StepVotes {
       {};  ///< asked when the backward pass is done, so that a step does not hide a signal
 };
 
+/// What a step takes besides its model.
+struct StepResources {
+  const PoolSizes* pools = nullptr;        ///< must outlive the step; null: no pools
+  std::int64_t label_count = 0;            ///< > 0 with moe.pool = label
+  std::optional<double> free_memory = {};  ///< bytes that are free on this node; none: the system is asked
+};
+
 class TrainingStep {
  public:
-  /// Reserves all memory of a step. `pools` must outlive this object; null: no pools. `label_count` > 0 with
-  /// moe.pool = label. `free_memory`: bytes that are free on this node, if the system is not to be asked. Collective:
-  /// what the memory is enough for is agreed, unless the mesh is only planned.
-  TrainingStep(Context& ctx, const StepConfig& config, LanguageModel& model, ProcessMesh& mesh, const PoolSizes* pools,
-               std::int64_t label_count, std::optional<double> free_memory = std::nullopt);
+  /// Reserves all memory of a step. Collective: what the memory is enough for is agreed, unless the mesh is only
+  /// planned.
+  TrainingStep(Context& ctx, const StepConfig& config, LanguageModel& model, ProcessMesh& mesh,
+               const StepResources& resources);
 
   /// This rank's share of a step's sequences: [begin, end) of the global batch.
   std::int64_t share_begin() const { return batch_ * comm_.rank() / comm_.size(); }

@@ -182,7 +182,7 @@ void LanguageModel::forward_blocks(Context& ctx, Activations& a, const DeviceBat
     const TensorView y = (l + 1 < blocks_.size() ? a.blocks[l + 1].input : a.output).rows(0, t);
     {
       const Span span(ctx, "layer.attention");
-      block.attention.forward(ctx, middle, x, s.attention, batch, rope, store_);
+      block.attention.forward(ctx, middle, {x, batch, rope}, s.attention, store_);
     }
     ops::rms_norm(ctx, normed, s.rstd.rows(0, t), middle, store_.weight(block.norm), eps);
     ops::copy(ctx, y, middle);
@@ -191,12 +191,13 @@ void LanguageModel::forward_blocks(Context& ctx, Activations& a, const DeviceBat
       const TensorView out = outputs == nullptr ? y : outputs->output.rows(0, t);
       if (outputs != nullptr) ops::zero(ctx, out);
       block.moe->forward_add(
-          ctx, out, normed, s.moe, scratch_.moe, store_,
-          {batch, documents, pools, selection_bias(layer), statistics != nullptr ? &layer_statistics : nullptr,
+          ctx, out, s.moe, scratch_.moe, store_,
+          {normed, batch, documents, pools, selection_bias(layer), statistics != nullptr ? &layer_statistics : nullptr,
            &routing_observer_, outputs != nullptr ? &outputs->norms : nullptr});
       if (outputs != nullptr) observe_outputs(ctx, layer, y, normed, s.moe, *outputs);
     } else {
-      block.dense->forward_add(ctx, y, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t), store_);
+      block.dense->forward_add(ctx, y, {normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t)},
+                               store_);
     }
   }
 }
@@ -208,13 +209,18 @@ void LanguageModel::logits(Context& ctx, TensorView out, const Activations& a, c
 void LanguageModel::loss(Context& ctx, Activations& a, const DeviceBatch& batch, const LossRequest& request) {
   const std::int64_t t = batch.tokens();
   const TensorView x = a.final_normed.rows(0, t), dx = request.gradient ? scratch_.d.rows(0, t) : TensorView{};
-  ops::lm_head_loss(ctx, request.sums, request.token_loss, dx, request.gradient ? store_.grad(head_) : TensorView{}, x,
-                    store_.weight(head_), batch.labels(), scratch_.loss, {request.inverse_divisor, request.z_weight});
+  ops::lm_head_loss(ctx,
+                    {.sums = request.sums,
+                     .token_loss = request.token_loss,
+                     .dx = dx,
+                     .dweight = request.gradient ? store_.grad(head_) : TensorView{}},
+                    {.x = x, .weight = store_.weight(head_), .labels = batch.labels()}, scratch_.loss,
+                    {request.inverse_divisor, request.z_weight});
   if (request.gradient) ops::copy(ctx, x, dx);
 }
 
-void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z,
-                             const GradientsReady& ready, float expert_beta) {
+void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& batch, const BackwardRequest& request) {
+  const auto& [balance, z, ready, expert_beta] = request;
   const ExpertParallel::TransferGuard guard(experts_);
   const std::int64_t t = batch.tokens();
   const Attention::Rope rope{rope_cos_, rope_sin_};
@@ -229,16 +235,16 @@ void LanguageModel::backward(Context& ctx, Activations& a, const DeviceBatch& ba
     const TensorView normed = s.normed.rows(0, t);
     if (block.moe) {
       const AuxiliaryGradients auxiliary{balance.null() ? TensorView{} : balance[static_cast<std::int64_t>(l)], z};
-      block.moe->backward(ctx, dnormed, d, normed, s.moe, scratch_.moe, auxiliary, store_, expert_beta);
+      block.moe->backward(ctx, dnormed, s.moe, scratch_.moe, store_, {normed, d, auxiliary, expert_beta});
     } else {
-      block.dense->backward(ctx, dnormed, d, normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t),
-                            0.0F, store_);
+      block.dense->backward(ctx, dnormed, 0.0F, d,
+                            {normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t)}, store_);
     }
     ops::rms_norm_backward_add(ctx, d, store_.grad(block.norm), dnormed, s.middle.rows(0, t), s.rstd.rows(0, t),
                                store_.weight(block.norm));
     {
       const Span span(ctx, "layer.attention_backward");
-      block.attention.backward(ctx, d, s.input.rows(0, t), s.attention, scratch_.attention, batch, rope, store_);
+      block.attention.backward(ctx, d, {s.input.rows(0, t), batch, rope}, s.attention, scratch_.attention, store_);
     }
     if (ready) ready(block.parameters);
   }

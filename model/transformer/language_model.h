@@ -107,12 +107,16 @@ class LanguageModel {
   void loss(Context& ctx, Activations& a, const DeviceBatch& batch, const LossRequest& request);
   /// Told which gradients a backward pass is done with.
   using GradientsReady = std::function<void(std::span<const ParameterRange>)>;
-  /// From the gradient left by loss() back to the embedding. `balance` f32 [L,n_r] or null; z as in AuxiliaryGradients.
-  /// `ready` (may be empty): the head first, then the blocks from the last to the first, then the embedding.
-  /// Gradients of parameters are added to what is there; those of the routed experts, nearly all, to expert_beta times
-  /// it: with 0, a step's first micro-batch spares a pass that clears them.
-  void backward(Context& ctx, Activations& a, const DeviceBatch& batch, TensorView balance, float z,
-                const GradientsReady& ready = {}, float expert_beta = 1.0F);
+  struct BackwardRequest {
+    TensorView balance = {};    ///< f32 [L,n_r] or null, as in AuxiliaryGradients
+    float z = 0;                ///< as there
+    GradientsReady ready = {};  ///< may be empty; the head first, the blocks from the last to the first, the embedding
+    /// With 0, a step's first micro-batch spares a pass that clears the gradients of the routed experts, nearly all.
+    float expert_beta = 1.0F;
+  };
+  /// From the gradient left by loss() back to the embedding. Gradients of parameters are added to what is there; those
+  /// of the routed experts to expert_beta times it.
+  void backward(Context& ctx, Activations& a, const DeviceBatch& batch, const BackwardRequest& request);
 
   const ModelConfig& config() const { return config_; }
   ParameterStore& parameters() { return store_; }

@@ -48,8 +48,8 @@ std::vector<std::int64_t> scaled(std::vector<std::int64_t> v, std::int64_t facto
 
 class ExchangeDispatcher final : public TokenDispatcher {
  public:
-  ExchangeDispatcher(DispatchKind kind, Communicator& comm, const ExpertPlacement& placement, std::int64_t layer,
-                     std::int64_t top_k, ExchangeStaging& staging, DispatchCounters& counters);
+  ExchangeDispatcher(DispatchKind kind, Communicator& comm, const ExchangeLayer& layer, ExchangeStaging& staging,
+                     DispatchCounters& counters);
 
   std::int64_t expected_rows(std::int64_t tokens) const override {
     // A quarter above the mean: random placement balances that well once training has settled.
@@ -91,13 +91,12 @@ class ExchangeDispatcher final : public TokenDispatcher {
     ops::gather_rows(ctx, drows, arrived, h.expert_row->rows(h.rows));
   }
 
-  void dispatch_backward(Context& ctx, DispatchHandle& base, TensorView dx, TensorView dgates, TensorView drows,
-                         TensorView drow_gates, float beta) override {
+  void dispatch_backward(Context& ctx, DispatchHandle& base, const DispatchGradients& g) override {
     const Span span(ctx, "phase.combine");
     ExchangeHandle& h = of(base);
     // Gate gradients from expert order into the order in which the picks arrived.
-    ops::scatter_elements(ctx, staging_.pick_send->rows(h.rows), drow_gates, h.expert_pick->rows(h.rows));
-    return_rows(ctx, h, dx, &dgates, drows, beta);
+    ops::scatter_elements(ctx, staging_.pick_send->rows(h.rows), g.drow_gates, h.expert_pick->rows(h.rows));
+    return_rows(ctx, h, g.dx, &g.dgates, g.drows, g.beta);
   }
 
  private:
@@ -136,14 +135,18 @@ class ExchangeDispatcher final : public TokenDispatcher {
   RankCounts sends_, receives_;
 };
 
-ExchangeDispatcher::ExchangeDispatcher(DispatchKind kind, Communicator& comm, const ExpertPlacement& placement,
-                                       std::int64_t layer, std::int64_t top_k, ExchangeStaging& staging,
-                                       DispatchCounters& counters)
-    : comm_(comm), top_k_(top_k), experts_(placement.experts()), staging_(staging), counters_(counters) {
+ExchangeDispatcher::ExchangeDispatcher(DispatchKind kind, Communicator& comm, const ExchangeLayer& layer,
+                                       ExchangeStaging& staging, DispatchCounters& counters)
+    : comm_(comm),
+      top_k_(layer.routed_top_k),
+      experts_(layer.placement.experts()),
+      staging_(staging),
+      counters_(counters) {
+  const auto& [placement, row, top_k] = layer;
   require(kind != DispatchKind::Local && placement.ranks() == comm.size(),
           "a placement on {} ranks was given to an expert group of {}", placement.ranks(), comm.size());
-  const auto rank_of = placement.of_layer(layer);
-  const std::vector<std::int32_t> here = placement.experts_of(layer, comm.rank());
+  const auto rank_of = placement.of_layer(row);
+  const std::vector<std::int32_t> here = placement.experts_of(row, comm.rank());
   const std::vector<int>& nodes = comm.nodes();
   local_experts_ = static_cast<std::int64_t>(here.size());
   max_picks_here_ = std::min<std::int64_t>(top_k, local_experts_);
@@ -379,10 +382,9 @@ void ExchangeDispatcher::check_reach(const DocumentPools& pools) {
 }  // namespace
 
 std::unique_ptr<TokenDispatcher> make_exchange_dispatcher(DispatchKind kind, Communicator& expert_group,
-                                                          const ExpertPlacement& placement, std::int64_t layer,
-                                                          std::int64_t routed_top_k, ExchangeStaging& staging,
+                                                          const ExchangeLayer& layer, ExchangeStaging& staging,
                                                           DispatchCounters& counters) {
-  return std::make_unique<ExchangeDispatcher>(kind, expert_group, placement, layer, routed_top_k, staging, counters);
+  return std::make_unique<ExchangeDispatcher>(kind, expert_group, layer, staging, counters);
 }
 
 }  // namespace emox

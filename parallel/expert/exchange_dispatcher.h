@@ -14,11 +14,17 @@
 
 namespace emox {
 
-/// `expert_group`: the ranks that together hold all experts, in the placement's order; `layer`: the placement's row.
-/// `staging` and `counters` may be shared by all layers. Everything referred to must outlive the dispatcher.
+/// The layer whose rows travel.
+struct ExchangeLayer {
+  const ExpertPlacement& placement;
+  std::int64_t row;  ///< the placement's
+  std::int64_t routed_top_k;
+};
+
+/// `expert_group`: the ranks that together hold all experts, in the placement's order. `staging` and `counters` may be
+/// shared by all layers. Everything referred to must outlive the dispatcher.
 std::unique_ptr<TokenDispatcher> make_exchange_dispatcher(DispatchKind kind, Communicator& expert_group,
-                                                          const ExpertPlacement& placement, std::int64_t layer,
-                                                          std::int64_t routed_top_k, ExchangeStaging& staging,
+                                                          const ExchangeLayer& layer, ExchangeStaging& staging,
                                                           DispatchCounters& counters);
 
 }  // namespace emox

@@ -20,7 +20,7 @@ ExpertParallel::ExpertParallel(Communicator& group, ExpertPlacement placement, D
 
 std::unique_ptr<TokenDispatcher> ExpertParallel::make_dispatcher(std::int64_t layer, std::int64_t routed_top_k) {
   if (!exchanges()) return make_local_dispatcher(placement_.experts(), routed_top_k, &counters_);
-  return make_exchange_dispatcher(kind_, *group_, placement_, layer, routed_top_k, staging_, counters_);
+  return make_exchange_dispatcher(kind_, *group_, {placement_, layer, routed_top_k}, staging_, counters_);
 }
 
 void ExpertParallel::reserve(Arena& arena, std::int64_t tokens, std::int64_t routed_top_k, std::int64_t width) {

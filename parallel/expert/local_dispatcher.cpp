@@ -83,12 +83,11 @@ class LocalDispatcher final : public TokenDispatcher {
     const LocalHandle& h = of(base);
     ops::gather_rows(ctx, drows, h.source, h.rows_of(h.row));
   }
-  void dispatch_backward(Context& ctx, DispatchHandle& base, TensorView dx, TensorView dgates, TensorView drows,
-                         TensorView drow_gates, float beta) override {
+  void dispatch_backward(Context& ctx, DispatchHandle& base, const DispatchGradients& g) override {
     const Span span(ctx, "phase.combine");
     const LocalHandle& h = of(base);
-    ops::combine_rows(ctx, dx, drows, h.slots_of_tokens(), beta);
-    ops::scatter_elements(ctx, dgates, drow_gates, h.rows_of(h.pick));
+    ops::combine_rows(ctx, g.dx, g.drows, h.slots_of_tokens(), g.beta);
+    ops::scatter_elements(ctx, g.dgates, g.drow_gates, h.rows_of(h.pick));
   }
 
  private:

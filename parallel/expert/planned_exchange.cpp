@@ -59,17 +59,17 @@ void unpack_picks(RowPicks& out, std::span<const std::int32_t> packed, std::int6
   ops::unpack_picks(ctx, {view(out.experts), view(out.first)}, view(packed));
 }
 
-void plan_experts(ExpertOrder& out, const RowPicks& in, std::span<const std::int64_t> source_rows, int self,
-                  std::span<const std::int32_t> local_expert, std::int64_t local_experts, std::int64_t max_experts) {
+void plan_experts(ExpertOrder& out, const RowPicks& in, std::span<const std::int64_t> source_rows,
+                  const RankExperts& here) {
   Context ctx;
-  out.max_experts = max_experts;
-  out.offsets.resize(size(local_experts + 1));
+  out.max_experts = here.max_picked;
+  out.offsets.resize(size(here.count + 1));
   out.row.resize(size(in.picks()));
   out.pick.resize(size(in.picks()));
-  out.slots.resize(size(in.rows() * max_experts));
+  out.slots.resize(size(in.rows() * here.max_picked));
   ops::plan_experts(
-      ctx, {view(out.offsets), view(out.row), view(out.pick), view(out.slots).reshape({in.rows(), max_experts})},
-      view(in), view(source_rows), view(local_expert), self);
+      ctx, {view(out.offsets), view(out.row), view(out.pick), view(out.slots).reshape({in.rows(), here.max_picked})},
+      view(in), view(source_rows), view(here.local_expert), here.rank);
 }
 
 void pool_reach(PoolReach& out, std::span<const std::uint8_t> pool, std::span<const std::int32_t> segments,

@@ -42,8 +42,15 @@ struct ExpertOrder {
   std::vector<std::int32_t> slots;  ///< [arrived rows, max_experts]
   std::int64_t max_experts = 0;
 };
-void plan_experts(ExpertOrder& out, const RowPicks& in, std::span<const std::int64_t> source_rows, int self,
-                  std::span<const std::int32_t> local_expert, std::int64_t local_experts, std::int64_t max_experts);
+/// The rank that rows arrive at, and its experts.
+struct RankExperts {
+  int rank;
+  std::span<const std::int32_t> local_expert;  ///< [experts] an expert's place there, -1: elsewhere
+  std::int64_t count;
+  std::int64_t max_picked;  ///< by a row
+};
+void plan_experts(ExpertOrder& out, const RowPicks& in, std::span<const std::int64_t> source_rows,
+                  const RankExperts& here);
 
 /// ops::pool_reach
 struct PoolReach {

@@ -40,6 +40,15 @@ struct DocumentPools {
   TensorView free_tokens = {};  ///< u8 [T], 1: picks outside of its document's pool, too; null: none
 };
 
+/// What the backward pass of dispatch takes and leaves.
+struct DispatchGradients {
+  TensorView dx;  ///< [T,D] = beta dx + sum of the token's drows
+  float beta;
+  TensorView dgates;      ///< [T,k] from drow_gates
+  TensorView drows;       ///< [R,D]
+  TensorView drow_gates;  ///< [R]
+};
+
 class TokenDispatcher {
  public:
   virtual ~TokenDispatcher() = default;
@@ -61,9 +70,7 @@ class TokenDispatcher {
   /// Backward of combine: drows[R,D] from dout[T,D].
   virtual void combine_backward_start(Context& ctx, DispatchHandle& handle, TensorView dout) = 0;
   virtual void combine_backward_finish(Context& ctx, DispatchHandle& handle, TensorView drows) = 0;
-  /// Backward of dispatch: dx[T,D] = beta dx + sum of the token's drows[R,D]; dgates[T,k] from drow_gates[R].
-  virtual void dispatch_backward(Context& ctx, DispatchHandle& handle, TensorView dx, TensorView dgates,
-                                 TensorView drows, TensorView drow_gates, float beta) = 0;
+  virtual void dispatch_backward(Context& ctx, DispatchHandle& handle, const DispatchGradients& gradients) = 0;
 };
 
 /// All experts are on this rank.

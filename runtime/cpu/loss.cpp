@@ -64,8 +64,10 @@ struct Logits {
 
 }  // namespace
 
-void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorView dx, TensorView dweight, TensorView x,
-                  TensorView weight, TensorView labels, TensorView scratch, ops::LmLossOptions options) {
+void lm_head_loss(Context& ctx, const ops::LmLossResult& out, const ops::LmHead& head, TensorView scratch,
+                  const ops::LmLossOptions& options) {
+  const auto& [x, weight, labels] = head;
+  const auto& [sums, token_loss, dx, dweight] = out;
   const std::int64_t tokens = x.dim(0), vocab = weight.dim(0), rows = loss_block_rows(tokens, vocab);
   const auto* label = labels.data<std::int32_t>();
   for (std::int64_t t = 0; t < tokens; ++t)

@@ -56,6 +56,12 @@ concept HoldsViews = requires(const T& x) {
   for_each_view(x, [](const TensorView&) {});
 };
 
+/// A struct of views that layers pass on has its own for_each_activation, as Activation for a single one.
+template <typename T>
+concept HoldsActivations = requires(const T& x) {
+  for_each_activation(x, [](const TensorView&) {});
+};
+
 /// So that a struct of views is not taken for numbers: these hold none.
 template <typename T>
 concept HoldsNoViews = std::is_arithmetic_v<T> || std::is_pointer_v<T> || std::same_as<T, Philox> ||
@@ -92,6 +98,7 @@ void round_to_bf16(Op op, const TensorView& x);
 template <typename T>
 void round_activation(Op op, const T& argument) {
   if constexpr (std::same_as<T, Activation>) round_to_bf16(op, argument.view);
+  if constexpr (HoldsActivations<T>) for_each_activation(argument, [op](const TensorView& x) { round_to_bf16(op, x); });
 }
 
 }  // namespace detail

@@ -13,8 +13,10 @@ std::size_t lm_head_loss_scratch(std::int64_t tokens, std::int64_t width, std::i
   return idx(cpu::loss_scratch_floats(tokens, vocab)) * sizeof(float);
 }
 
-void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorView dx, TensorView dweight, TensorView x,
-                  TensorView weight, TensorView labels, TensorView scratch, LmLossOptions options) {
+void lm_head_loss(Context& ctx, const LmLossResult& out, const LmHead& head, TensorView scratch,
+                  const LmLossOptions& options) {
+  const auto& [x, weight, labels] = head;
+  const auto& [sums, token_loss, dx, dweight] = out;
   expect_rank("lm_head_loss", "x", x, ctx.activations, 2);
   expect_rank("lm_head_loss", "weight", weight, ctx.activations, 2);
   expect("lm_head_loss", "weight", weight, ctx.activations, {weight.dim(0), x.dim(1)});
@@ -33,7 +35,7 @@ void lm_head_loss(Context& ctx, TensorView sums, TensorView token_loss, TensorVi
       ctx,
       Work{.flops = 2.0 * products * static_cast<double>(x.numel()) * static_cast<double>(weight.dim(0)),
            .bytes = bytes_of(x, weight) * products},
-      sums, token_loss, activation(dx), dweight, x, weight, labels, scratch, options);
+      out, head, scratch, options);
 }
 
 }  // namespace emox::ops

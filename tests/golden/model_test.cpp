@@ -110,8 +110,9 @@ class ByHand {
       balance_losses(balance, into);
     }
     const double per_layer = 1.0 / static_cast<double>(config_.layers);
-    model_.backward(ctx_, activations_, batch, config_.is_moe() ? balance.view() : TensorView{},
-                    static_cast<float>(config_.router_z_weight * per_layer / divisor_));
+    model_.backward(ctx_, activations_, batch,
+                    {.balance = config_.is_moe() ? balance.view() : TensorView{},
+                     .z = static_cast<float>(config_.router_z_weight * per_layer / divisor_)});
     into.gradients[rank] = golden_gradients(model_.parameters());
   }
 
@@ -210,7 +211,7 @@ void run_on(GoldenCase& c, const ModelConfig& config, const Inputs& in, const Go
     ByHand(c, config, in, ctx, comm, model).run(results);
     if (!steps) return;
     TrainingStep step(ctx, test::with_eos(step_config(training_recipe(c, config, in)), in.eos), model, sharding.mesh(),
-                      &in.pools, 0);
+                      {.pools = &in.pools});
     const StepMetrics m = step.compute_gradients(0, part_of(sequences, comm).of(in.sequences));
     step.optimizer().gather_gradients(ctx);
     stepped.gradients[idx(comm.rank())] = golden_gradients(model.parameters());

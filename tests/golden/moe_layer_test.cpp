@@ -156,7 +156,7 @@ void run_rank(const Inputs& in, Context& ctx, Communicator& comm, const Parallel
   const Tensor x = rows(in.x), dy = rows(in.dy), y({}, DType::F32, {batch.tokens, d}),
                dx({}, DType::F32, {batch.tokens, d});
   const PoolPlan pools{in.pooled ? &in.pools : nullptr, nullptr, 0};
-  layer.forward_add(ctx, y, x, saved, scratch, store, {device_batch, batch.documents, pools, {}, &statistics});
+  layer.forward_add(ctx, y, saved, scratch, store, {x, device_batch, batch.documents, pools, {}, &statistics});
   if (in.pooled)
     into.kept.put(0, comm.rank(), integers_of(scratch.pool.rows(0, static_cast<std::int64_t>(batch.documents.size()))));
   into.ids.put(0, comm.rank(), with_shared_ids(saved.route.ids.rows(0, batch.tokens), n, config.shared_experts));
@@ -172,7 +172,7 @@ void run_rank(const Inputs& in, Context& ctx, Communicator& comm, const Parallel
     into.router_z = ref::doubles(z_sum).front() / in.divisor;
   }
   const Tensor balance_gradient = tensor_of(balance.gradient, {n});
-  layer.backward(ctx, dx, dy, x, saved, scratch, {balance_gradient, static_cast<float>(in.b / in.divisor)}, store);
+  layer.backward(ctx, dx, saved, scratch, store, {x, dy, {balance_gradient, static_cast<float>(in.b / in.divisor)}});
   into.dx.put(0, comm.rank(), ref::doubles(dx));
   into.gradients[idx(comm.rank())] = golden_gradients(store);
 }

@@ -32,14 +32,14 @@ struct Inputs {
     const std::int64_t length = c.shape("calibration_ids.npy").back();
     auto row = ids.begin();
     for (const std::int64_t n : c.integers("calibration_lengths.npy")) {
-      text.emplace_back(row, row + n);
+      text.sequences.emplace_back(row, row + n);
       row += length;
       longest = std::max(longest, n);
     }
   }
   std::filesystem::path checkpoint;
   ModelConfig config;
-  CalibrationText text;
+  CalibrationText text{.sequences = {}, .eos = kNoToken};
   std::int64_t longest = 0;
   std::vector<std::int32_t> held;  ///< rows of held_length
   std::int64_t held_length;
@@ -60,7 +60,7 @@ class Selection {
 
   ExpertSubset select(SelectionMethod method, std::int64_t keep) {
     SelectionRequest request{method, check_budgets(in_.config, {keep}, "the case"), 0};
-    return select_experts(ctx_, model_, comm_, memory_, in_.text, kNoToken, request);
+    return select_experts(ctx_, model_, comm_, memory_, in_.text, request);
   }
 
   /// Logits of this rank's part of the held rows.

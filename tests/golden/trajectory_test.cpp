@@ -122,7 +122,8 @@ class Rank {
         sharding_(comm, t.model, parallel),
         model_(t.model, ctx, true, sharding_.experts()),
         held_(memory == MicroBatchMemory::Hold && t.model.balance_scope == BalanceScope::Step),
-        step_(ctx, test::with_eos(step_config(recipe_of(memory)), t.eos), model_, sharding_.mesh(), &t.pools, 0) {
+        step_(ctx, test::with_eos(step_config(recipe_of(memory)), t.eos), model_, sharding_.mesh(),
+              {.pools = &t.pools}) {
     load_golden_weights(ctx, model_.parameters(), t.parameters);
     Arena arena = Arena::measuring();
     (void)model_.reserve(arena, step_.max_tokens());

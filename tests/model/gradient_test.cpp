@@ -34,7 +34,8 @@ class Objective {
         mesh_(*comm_, 1),
         model_(recipe.model, ctx_, true),
         pools_(make_pool_sizes(recipe.model, 4)),
-        step_(ctx_, test::with_eos(step_config(recipe), kEos), model_, mesh_, pools_.get(), 2) {
+        step_(ctx_, test::with_eos(step_config(recipe), kEos), model_, mesh_,
+              {.pools = pools_.get(), .label_count = 2}) {
     model_.initialize(ctx_, 8);
     // Weights of a useful size: experts that disagree, attention that attends, a router that chooses.
     for (const NamedParameter& p : model_.parameters().named())

@@ -204,7 +204,7 @@ Arrived sorted(const Planned& s, const ExpertPlacement& placement, int self, std
   for (std::size_t e = 0; e < held.size(); ++e) local[idx(held[e])] = static_cast<std::int32_t>(e);
   ExpertOrder order;
   const auto experts = static_cast<std::int64_t>(held.size());
-  plan_experts(order, s.rows[i], s.arrived_from[i], self, local, experts, std::min(top_k, experts));
+  plan_experts(order, s.rows[i], s.arrived_from[i], {self, local, experts, std::min(top_k, experts)});
   Arrived a{order.offsets, permuted(s.pick_names[i], order.pick), s.row_names[i], {}};
   for (std::size_t row = 0; row < a.tokens.size(); ++row) {
     a.held.emplace_back();
@@ -372,8 +372,9 @@ TEST(DispatchPlans, ContradictionsAreErrors) {
   unpack_picks(rows, std::vector<std::int32_t>{3, 4, 5}, 2);
   ExpertOrder order;
   const std::vector<std::int64_t> from{2};
-  EXPECT_THROW(plan_experts(order, rows, from, 0, std::vector<std::int32_t>{0, 1, -1}, 2, 2), ShapeError);
-  EXPECT_THROW(plan_experts(order, rows, from, 0, std::vector<std::int32_t>{0, 1}, 2, 2), ShapeError);  // no expert 2
+  const std::vector<std::int32_t> two_of_three{0, 1, -1}, two{0, 1};
+  EXPECT_THROW(plan_experts(order, rows, from, {0, two_of_three, 2, 2}), ShapeError);
+  EXPECT_THROW(plan_experts(order, rows, from, {0, two, 2, 2}), ShapeError);  // no expert 2
   SendPlan plan;
   EXPECT_THROW(plan_send(plan, rows, std::vector<std::int32_t>{0, 0}, 0, 2, 2), ShapeError);
   EXPECT_THROW(plan_send(plan, rows, std::vector<std::int32_t>{0, 0, 1}, 0, 2, 1),

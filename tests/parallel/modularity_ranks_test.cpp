@@ -39,8 +39,9 @@ class ModularityOfAModel : public testing::Test {
     model.reserve_scratch(arena, max_tokens, 1);
     DeviceBatch batch({}, max_tokens);
     HeldOutRouting routing(model, held_out_);
-    (void)evaluate(ctx, model, comm, held_out_, kByteEos, 17, activations, batch, max_tokens,
-                   {.observer = routing.observer()});
+    (void)evaluate(ctx, model, comm,
+                   {.held_out = held_out_, .eos = kByteEos, .step = 17, .hooks = {.observer = routing.observer()}},
+                   {activations, batch, max_tokens});
     return routing.measure(comm, 17);
   }
 

@@ -35,10 +35,10 @@ ModelConfig small_model(std::int64_t experts, std::int64_t shared, std::int64_t 
 
 CalibrationText some_text() {
   std::mt19937 gen(5);
-  CalibrationText text;
+  CalibrationText text{.sequences = {}, .eos = kEos};
   for (const std::size_t length : {24, 1, 7, 24, 13}) {
-    text.emplace_back(length);
-    for (std::int32_t& id : text.back()) id = static_cast<std::int32_t>(gen() % 40);
+    text.sequences.emplace_back(length);
+    for (std::int32_t& id : text.sequences.back()) id = static_cast<std::int32_t>(gen() % 40);
   }
   return text;
 }
@@ -76,8 +76,8 @@ class Oracle {
     model_.keep_experts(ctx_, kept);
     std::vector<Layer> layers(at(config_.layers), {Vec(at(config_.num_experts)), Vec(at(config_.num_experts))});
     double tokens = 0;
-    for (const auto& sequence : text) tokens += static_cast<double>(sequence.size());
-    for (const auto& sequence : text) {
+    for (const auto& sequence : text.sequences) tokens += static_cast<double>(sequence.size());
+    for (const auto& sequence : text.sequences) {
       const std::vector<SequenceInput> inputs{{sequence, {}, 0, 0}};
       const MicroBatch micro = make_micro_batch(config_, kEos, inputs);
       memory_.batch.upload(ctx_, micro);
@@ -193,7 +193,7 @@ void check_model(const ModelConfig& config, const std::vector<std::int64_t>& kee
       draw_weights(ctx, model);
       InferenceMemory memory(ctx, model, config.sequence_length);
       const auto select = [&](SelectionMethod m) {
-        return select_experts(ctx, model, comm, memory, text, kEos, {m, keep, 0});
+        return select_experts(ctx, model, comm, memory, text, {m, keep, 0});
       };
       const ExpertSubset layerwise = select(SelectionMethod::Layerwise), global = select(SelectionMethod::Global),
                          easy = select(SelectionMethod::EasyEp);
@@ -233,7 +233,7 @@ TEST(SelectExperts, EqualScoresChooseTheLowerId) {
   LanguageModel model(config, ctx, false);  // all weights are zero
   InferenceMemory memory(ctx, model, config.sequence_length);
   const ExpertSubset s =
-      select_experts(ctx, model, *comm, memory, some_text(), kEos, {SelectionMethod::Global, {4, 4, 4}, 0});
+      select_experts(ctx, model, *comm, memory, some_text(), {SelectionMethod::Global, {4, 4, 4}, 0});
   EXPECT_EQ(s.routed, (Kept(3, {0, 1, 2})));
   EXPECT_EQ(s.provenance.at("smallest_gap"), 0.0);
 }
@@ -245,7 +245,7 @@ TEST(SelectExperts, RandomIsKeyedBySeedAndLayer) {
   LanguageModel model(config, ctx, false);
   InferenceMemory memory(ctx, model, config.sequence_length);
   const auto draw = [&](std::int64_t keep, std::uint64_t seed) {
-    return select_experts(ctx, model, *comm, memory, {}, kEos, {SelectionMethod::Random, {keep, keep, keep}, seed})
+    return select_experts(ctx, model, *comm, memory, {{}, kEos}, {SelectionMethod::Random, {keep, keep, keep}, seed})
         .routed;
   };
   const Kept a = draw(9, 0);
@@ -266,8 +266,8 @@ TEST(SelectExperts, RefusesWhatItCannotDo) {
   LanguageModel model(config, ctx, false), trained(config, ctx, true);
   InferenceMemory memory(ctx, model, config.sequence_length);
   const SelectionRequest request{SelectionMethod::Global, {4, 4, 4}, 0};
-  EXPECT_THROW((void)select_experts(ctx, model, *comm, memory, {}, kEos, request), UsageError);
-  EXPECT_THROW((void)select_experts(ctx, model, *comm, memory, {std::vector<std::int32_t>(25)}, kEos, request),
+  EXPECT_THROW((void)select_experts(ctx, model, *comm, memory, {{}, kEos}, request), UsageError);
+  EXPECT_THROW((void)select_experts(ctx, model, *comm, memory, {{std::vector<std::int32_t>(25)}, kEos}, request),
                ShapeError);
   EXPECT_THROW(trained.keep_experts(ctx, Kept(3, {0, 1})), ShapeError);
   EXPECT_THROW(model.keep_experts(ctx, Kept(2, {0, 1})), ShapeError);

@@ -130,7 +130,8 @@ Outputs run_rank(const Layout& l, const Inputs& in, Communicator& comm, Dispatch
     for (std::int64_t i = 0; i < kWidth; ++i) row[r * kWidth + i] *= scale * gate[r];
   });
   ops::fill(ctx, dx, 1.0F);
-  dispatcher->dispatch_backward(ctx, *handle, dx, dgates, in_rows, drow_gates, 2.0F);
+  dispatcher->dispatch_backward(ctx, *handle,
+                                {.dx = dx, .beta = 2.0F, .dgates = dgates, .drows = in_rows, .drow_gates = drow_gates});
   return {test::values_of<float>(out), test::values_of<float>(dx), test::values_of<float>(dgates), experts.counters(),
           offsets};
 }

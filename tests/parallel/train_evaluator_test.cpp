@@ -37,7 +37,8 @@ class Scorer {
     model_.reserve_scratch(arena_, max_tokens, 1);
   }
   Evaluation run(Communicator& comm, const std::vector<HeldOut>& held_out, const EvaluationHooks& hooks = {}) {
-    return evaluate(ctx_, model_, comm, held_out, kByteEos, 17, activations_, batch_, max_tokens_, hooks);
+    return evaluate(ctx_, model_, comm, {.held_out = held_out, .eos = kByteEos, .step = 17, .hooks = hooks},
+                    {activations_, batch_, max_tokens_});
   }
   /// -log p of each token given those before it, from the logits of one sequence alone.
   std::vector<double> losses(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& labels) {

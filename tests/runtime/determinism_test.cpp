@@ -108,7 +108,7 @@ TEST(Determinism, LossAndNorm) {
     const Tensor scratch({}, DType::U8, {bytes}), sums({}, DType::F64, {2}), norm({}, DType::F64, {1}),
         each = poison({kTokens});
     const Tensor dx = poison({kTokens, kWidth}), dweight = filled({vocab, kWidth}, 1.0F);
-    ops::lm_head_loss(ctx, sums, each, dx, dweight, x, weight, labels, scratch,
+    ops::lm_head_loss(ctx, {sums, each, dx, dweight}, {x, weight, labels}, scratch,
                       {.inverse_divisor = 0.01, .z_weight = 1e-3});
     ops::sum_of_squares(ctx, norm, dweight);
     return Outputs{floats(each), floats(dx), floats(dweight), bits_of(sums), bits_of(norm)};

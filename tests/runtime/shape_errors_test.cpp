@@ -145,7 +145,7 @@ TEST_F(ShapeErrors, LossAndOptimizer) {
   const auto bytes = static_cast<std::int64_t>(ops::lm_head_loss_scratch(3, 4, 7, 1));
   const Tensor x = f({3, 4}), w = f({7, 4}), labels = i({3}), scratch = u({bytes}), sums = d({2});
   const auto loss = [&](TensorView dx, TensorView dw, TensorView weight, TensorView at, TensorView room) {
-    ops::lm_head_loss(ctx, sums, kNone, dx, dw, x, weight, at, room, {});
+    ops::lm_head_loss(ctx, {sums, kNone, dx, dw}, {x, weight, at}, room, {});
   };
   refused("lm_head_loss", [&] { loss(f({3, 5}), f({7, 4}), w, labels, scratch); });
   refused("lm_head_loss", [&] { loss(f({3, 4}), f({6, 4}), w, labels, scratch); });

@@ -57,7 +57,8 @@ StepRank::StepRank(Communicator& comm, const Recipe& recipe, std::optional<doubl
       sharding_(comm, recipe.model, recipe.parallel),
       model_(recipe.model, ctx_, true, sharding_.experts()),
       pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-      step_(ctx_, with_reduce(step_config(recipe), reduce), model_, sharding_.mesh(), pools_.get(), 1, free_memory) {
+      step_(ctx_, with_reduce(step_config(recipe), reduce), model_, sharding_.mesh(),
+            {.pools = pools_.get(), .label_count = 1, .free_memory = free_memory}) {
   ctx_.telemetry = &telemetry_;
   model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
 }

@@ -162,8 +162,8 @@ class RankOfRun {
         sharding_(comm, recipe.model, recipe.parallel),
         model_(recipe.model, ctx_, true, sharding_.experts()),
         draws_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
-        step_(ctx_, step_config(recipe), model_, sharding_.mesh(), &draws_,
-              static_cast<std::int64_t>(recipe.data.source.size())) {
+        step_(ctx_, step_config(recipe), model_, sharding_.mesh(),
+              {.pools = &draws_, .label_count = static_cast<std::int64_t>(recipe.data.source.size())}) {
     model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
     if (options.start == nullptr) return;
     for (const NamedParameter& p : model_.parameters().named()) {

@@ -91,10 +91,14 @@ Evaluation HeldOutLosses::with(const ExpertSubset& subset, const std::string& so
 Evaluation HeldOutLosses::run(const std::vector<HeldOut>& domains, const PassObserver& observer) {
   InferenceMemory& memory = *loaded_.memory;
   EvaluationProgress progress("evaluation", session_.root());
-  const EvaluationHooks hooks{observer, [] { return StopSignals::received() != 0; },
-                              [&](std::int64_t done, std::int64_t of) { progress.show(done, of); }};
-  return evaluate(session_.ctx(), *loaded_.model, session_.comm(), domains, loaded_.tokenizer->eos(),
-                  loaded_.manifest.step, memory.activations, memory.batch, memory.max_tokens, hooks);
+  return evaluate(session_.ctx(), *loaded_.model, session_.comm(),
+                  {.held_out = domains,
+                   .eos = loaded_.tokenizer->eos(),
+                   .step = loaded_.manifest.step,
+                   .hooks = {.observer = observer,
+                             .stop = [] { return StopSignals::received() != 0; },
+                             .progress = [&](std::int64_t done, std::int64_t of) { progress.show(done, of); }}},
+                  {memory.activations, memory.batch, memory.max_tokens});
 }
 
 }  // namespace emox

@@ -104,11 +104,13 @@ ExpertSubset LoadedModel::select(Session& session, const Documents& documents, c
 
 ExpertSubset LoadedModel::select(Session& session, const Documents& documents, const SelectionOptions& options,
                                  std::uint64_t stream) {
-  const CalibrationText text = calibration_windows(documents, tokenizer->eos(), recipe.model.sequence_length);
-  require_same(session.comm(), "the text that chooses experts", digest(text));
+  const CalibrationText text{
+      .sequences = calibration_windows(documents, tokenizer->eos(), recipe.model.sequence_length),
+      .eos = tokenizer->eos()};
+  require_same(session.comm(), "the text that chooses experts", digest(text.sequences));
   const SelectionRequest request{options.method, check_budgets(recipe.model, options.keep, "the experts to keep"),
                                  options.seed, stream};
-  ExpertSubset subset = select_experts(session.ctx(), *model, session.comm(), *memory, text, tokenizer->eos(), request);
+  ExpertSubset subset = select_experts(session.ctx(), *model, session.comm(), *memory, text, request);
   if (options.method == SelectionMethod::Random)
     subset.provenance["draw"] = options.draw;
   else
