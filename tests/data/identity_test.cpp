@@ -76,7 +76,7 @@ TEST_F(IdentityTest, HeldOutTextIsAlsoWhichSourceFileADocumentIsFrom) {
   const auto held_out = [&](const std::string& folder, const std::string& part,
                             const std::vector<std::int64_t>& files) {
     fs::create_directory(directory_.path() / folder);
-    const auto path = npy(folder + "/" + part + ".npy", tokens(100));
+    fs::path path = npy(folder + "/" + part + ".npy", tokens(100));
     write_npy(directory_.path() / folder / (part + ".docs.npy"),
               std::span<const std::int64_t>(std::vector<std::int64_t>{0, 30, 60, 100}));
     if (!files.empty()) write_npy(directory_.path() / folder / (part + ".files.npy"), std::span(files));

@@ -21,7 +21,7 @@ class SourceFilesTest : public ::testing::Test {
   fs::path make(const fs::path& name, int count = 8, int first = 0) const {
     std::vector<std::uint16_t> ids;
     for (int i = 0; i < count; ++i) ids.push_back(static_cast<std::uint16_t>(first + i));
-    const fs::path path = directory_.path() / name;
+    fs::path path = directory_.path() / name;
     fs::create_directories(path.parent_path());
     write_npy(path, std::span<const std::uint16_t>(ids));
     return path;

@@ -78,7 +78,7 @@ TEST_F(TrainMpi, ShardedExpertsAgreeRepeatAndResumeAnywhere) {
     const CommandResult r = test::run_command(std::string(kEnvironment) + EMOX_MPIEXEC " -n " + std::to_string(ranks) +
                                               " " EMOX_BINARY " eval " + sharded.string() + " --json");
     ASSERT_EQ(r.exit_code, 0) << r.output;
-    losses.push_back(nlohmann::json::parse(r.output.substr(r.output.find("{"))).at("mean").at("loss").get<double>());
+    losses.push_back(nlohmann::json::parse(r.output.substr(r.output.find('{'))).at("mean").at("loss").get<double>());
   }
   for (const double loss : losses) EXPECT_LE(test::relative(loss, losses[0]), 1e-6);
 }

@@ -341,7 +341,7 @@ class FailingReplacement : public FailingDisk, public ::testing::WithParamInterf
     const auto watch = [&] { disk.emplace(root(), fault); };
     const bool own = GetParam();
     if (!own) watch();
-    const std::vector<std::string> texts = save(1, model, own ? std::function<void()>(watch) : nullptr);
+    std::vector<std::string> texts = save(1, model, own ? std::function<void()>(watch) : nullptr);
     EXPECT_EQ(disk->struck(), fault.has_value());
     if (calls != nullptr) *calls = disk->calls();
     return texts;

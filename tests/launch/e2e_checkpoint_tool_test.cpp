@@ -62,7 +62,7 @@ class CheckpointTool : public testing::Test {
     EXPECT_LE(lines, 24) << text;
   }
   static json json_of(const CommandResult& result) {
-    const json j = json::parse(result.output, nullptr, false);
+    json j = json::parse(result.output, nullptr, false);
     EXPECT_TRUE(j.is_object()) << result.output;
     return j;
   }

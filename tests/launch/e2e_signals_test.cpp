@@ -18,22 +18,22 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Waits until `signals` has received something.
-int wait_for(const StopSignals& signals) {
+/// Waits until one is received; returns it.
+int wait_for_signal() {
   const auto end = Clock::now() + std::chrono::seconds(10);
-  while (signals.received() == 0 && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  return signals.received();
+  while (StopSignals::received() == 0 && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return StopSignals::received();
 }
 
 TEST(StopSignals, EachOneIsReceived) {
   for (const int signal : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGHUP}) {
     const StopSignals signals;
-    EXPECT_EQ(signals.received(), 0);
+    EXPECT_EQ(StopSignals::received(), 0);
     kill(getpid(), signal);
-    EXPECT_EQ(wait_for(signals), signal);
+    EXPECT_EQ(wait_for_signal(), signal);
     // A second object sees the same, and its end does not stop the first one's waiting.
     { EXPECT_EQ(StopSignals().received(), signal); }
-    EXPECT_EQ(signals.received(), signal);
+    EXPECT_EQ(StopSignals::received(), signal);
   }
 }
 
@@ -43,7 +43,7 @@ TEST(StopSignals, ASecondInterruptEndsTheProcess) {
       {
         const StopSignals signals;
         kill(getpid(), SIGINT);
-        wait_for(signals);
+        wait_for_signal();
         kill(getpid(), SIGINT);
         std::this_thread::sleep_for(std::chrono::seconds(10));
       },
@@ -83,7 +83,7 @@ TEST(StopSignals, AMatrixProductIsNotDisturbed) {
   done = true;
   storm.join();
   EXPECT_EQ(wrong, 0);
-  EXPECT_EQ(signals.received(), SIGUSR1);
+  EXPECT_EQ(StopSignals::received(), SIGUSR1);
 }
 
 }  // namespace

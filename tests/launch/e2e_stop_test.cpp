@@ -170,7 +170,7 @@ TEST_F(Stopping, AnEvaluationEndsAtOnceAndIsMadeUpFor) {
   write();
   const std::string clock = "$(( $(date +%s%N) / 1000000 ))";
   const auto stopped = [&](int step) {
-    const CommandResult r = test::run_command(
+    CommandResult r = test::run_command(
         start() + "& job=$!; " + wait_for("metrics.jsonl", step) + "sleep 0.5; begin=" + clock +
         "; kill -TERM $job; wait $job; code=$?; echo ended after $(( " + clock + " - begin )) ms; exit $code");
     const auto at = r.output.rfind("ended after ");

@@ -273,7 +273,7 @@ TEST_F(Lease, ADirectoryThatCannotBeMadeOrWrittenTo) {
     }
     return std::string();
   };
-  std::ofstream(directory_.path() / "plain");
+  const std::ofstream plain(directory_.path() / "plain");
   expect_parts(message(directory_.path() / "plain" / "run"),
                {"cannot make the run directory", "plain", "--run.dir=DIR"});
   expect_parts(message("/proc/self"), {"cannot write in the run directory /proc/self", "--run.dir=DIR"});

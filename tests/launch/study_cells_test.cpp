@@ -322,7 +322,7 @@ TEST(StudyCells, StartFromTheSameValues) {
 }
 
 TEST(StudyCells, RefuseWhatCannotBeCompared) {
-  const auto message = [](Recipe r, const char* model) -> std::string {
+  const auto message = [](const Recipe& r, const char* model) -> std::string {
     try {
       (void)study_cells(r, {model}, 1, 1);
     } catch (const UsageError& e) {
@@ -340,7 +340,7 @@ TEST(StudyCells, RefuseWhatCannotBeCompared) {
   EXPECT_NE(message(r, "label-pools").find("the same as emo"), std::string::npos);
   r = base_recipe();
   r.data.source = {"a:1:a", "b:1:b", "c:1:c", "d:1:d", "e:1:e"};  // 8 routed experts, 3 picks
-  EXPECT_NE(message(r, "label-pools").find("5"), std::string::npos) << message(r, "label-pools");
+  EXPECT_NE(message(r, "label-pools").find('5'), std::string::npos) << message(r, "label-pools");
 }
 
 }  // namespace

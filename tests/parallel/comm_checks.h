@@ -51,7 +51,8 @@ std::vector<T> contribution(int rank, std::int64_t n) {
 
 template <typename T>
 T sum_at(int ranks, std::int64_t i) {
-  return static_cast<T>(3 * ranks * (ranks + 1) / 2 + ranks * ((i % 11) - 5));
+  const std::int64_t sum = 3 * ranks * (ranks + 1) / 2 + ranks * ((i % 11) - 5);
+  return static_cast<T>(sum);
 }
 
 template <typename T>

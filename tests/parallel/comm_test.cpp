@@ -50,7 +50,8 @@ TEST(ThreadWorld, SumsInRankOrder) {
 
 // Nodes of two, three and four ranks, nodes that are not alike, and ranks of a node that are not neighbours.
 TEST(ThreadWorld, AddsUpNodesFirst) {
-  for (const auto& [ranks, a_node] : {std::pair{4, 2}, {6, 3}, {8, 4}, {8, 2}, {5, 2}, {7, 7}}) {
+  for (const auto& sizes : {std::pair{4, 2}, {6, 3}, {8, 4}, {8, 2}, {5, 2}, {7, 7}}) {
+    const int ranks = sizes.first, a_node = sizes.second;
     ThreadWorld world(ranks, {.ranks_per_node = a_node});
     run_ranks(world, [&](Communicator& comm) {
       EXPECT_EQ(adds_up_nodes(comm.nodes()), ranks % a_node == 0 && ranks > a_node);
@@ -80,7 +81,8 @@ TEST(ThreadWorld, SixtyFourRanksReceiveAShareFromEachNode) {
         EXPECT_EQ(sum.bytes_intra_node, 7 * n / kNode * 4);  // its neighbours' parts of what its place owns
         EXPECT_EQ(sum.messages_intra_node, 7 * 16);
         const auto mine = idx(cuts[idx(comm.rank())]);
-        EXPECT_EQ(x[mine], static_cast<float>(kRanks * (kRanks - 1) / 2));
+        constexpr int kSum = kRanks * (kRanks - 1) / 2;
+        EXPECT_EQ(x[mine], static_cast<float>(kSum));
       },
       120);
 }

@@ -67,8 +67,8 @@ Problem documents(std::string name, std::int64_t experts, std::int64_t top_k, st
   return p;
 }
 
-std::vector<std::vector<int>> same_lengths(int ranks, std::vector<int> lengths) {
-  return std::vector<std::vector<int>>(idx(ranks), std::move(lengths));
+std::vector<std::vector<int>> same_lengths(int ranks, const std::vector<int>& lengths) {
+  return std::vector<std::vector<int>>(idx(ranks), lengths);
 }
 
 std::vector<Problem> problems() {
@@ -274,7 +274,8 @@ TEST(DispatchPlans, OneHopIsTheNaivePlan) {
       const std::vector<std::int32_t> rank_of(placement.of_layer(0).begin(), placement.of_layer(0).end());
       const Planned before = start(p);
       Planned s = before;
-      const auto plans = hop(s, p.ranks(), std::min<std::int64_t>(p.top_k, p.ranks()), [&](int) { return rank_of; });
+      const auto plans = hop(s, p.ranks(), std::min<std::int64_t>(p.top_k, p.ranks()),
+                             [&](int) -> std::span<const std::int32_t> { return rank_of; });
       expect_sent_once(p, before, plans, std::vector(idx(p.ranks()), rank_of));
       std::vector<int> sources(idx(p.ranks()));
       std::iota(sources.begin(), sources.end(), 0);
@@ -308,7 +309,7 @@ TEST(DispatchPlans, TwoHopsBringTheSameRows) {
         for (const auto& [d, node] : nodes) EXPECT_TRUE(distinct.insert(node).second) << "two gateways of one node";
       }
       const Planned between = s;
-      const auto second = hop(s, p.ranks(), p.top_k, [&](int) { return rank_of; });
+      const auto second = hop(s, p.ranks(), p.top_k, [&](int) -> std::span<const std::int32_t> { return rank_of; });
       expect_sent_once(p, between, second, std::vector(idx(p.ranks()), rank_of));
       for (int r = 0; r < p.ranks(); ++r) {
         for (int d = 0; d < p.ranks(); ++d)  // the second hop stays inside the node

@@ -150,7 +150,8 @@ TEST(GroupedMatmul, LongGroupsAreSharedBetweenThreads) {
 
 // Tiles are cut in both directions where threads are many: every element is still added once, and no sum is shared.
 TEST(GroupedMatmul, FewExpertsOnManyThreads) {
-  for (const auto& [m, n] : {std::pair<std::int64_t, std::int64_t>{200, 150}, {63, 300}, {130, 1}, {1, 64}}) {
+  for (const auto& sizes : {std::pair<std::int64_t, std::int64_t>{200, 150}, {63, 300}, {130, 1}, {1, 64}}) {
+    const std::int64_t m = sizes.first, n = sizes.second;
     const ref::Offsets offsets{0, 9, 9, 31};
     const Extents e{m, n, 31};
     const Tensor a = random_tensor({31, m}, 1), b = random_tensor({31, n}, 2), start = random_tensor({3, m, n}, 3);
