@@ -1,9 +1,10 @@
 #include "model/modularity/contingency.h"
-#include "runtime/core/idx.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {

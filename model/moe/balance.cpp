@@ -1,8 +1,9 @@
 #include "model/moe/balance.h"
-#include "runtime/core/idx.h"
 
 #include <algorithm>
 #include <numeric>
+
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {

@@ -1,10 +1,11 @@
 #include "parallel/checkpoint/layout.h"
-#include "runtime/core/idx.h"
 
 #include <algorithm>
 #include <charconv>
 
 #include <fmt/format.h>
+
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {

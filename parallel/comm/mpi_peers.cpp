@@ -1,5 +1,4 @@
 #include "parallel/comm/mpi_peers.h"
-#include "runtime/core/idx.h"
 
 #include <unistd.h>
 
@@ -9,6 +8,8 @@
 #include <cstring>
 #include <thread>
 #include <type_traits>
+
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {

@@ -1,7 +1,8 @@
 #include "parallel/comm/shares.h"
-#include "runtime/core/idx.h"
 
 #include <algorithm>
+
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {

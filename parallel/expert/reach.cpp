@@ -1,7 +1,8 @@
 #include "parallel/expert/reach.h"
-#include "runtime/core/idx.h"
 
 #include <cstddef>
+
+#include "runtime/core/idx.h"
 
 namespace emox {
 

@@ -1,5 +1,4 @@
 #include "tests/faults/faulty_disk.h"
-#include "runtime/core/idx.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -19,6 +18,8 @@
 #include <mutex>
 #include <stdexcept>
 #include <utility>
+
+#include "runtime/core/idx.h"
 
 namespace emox::test {
 namespace {

@@ -1,12 +1,13 @@
 // Philox4x32-10 against the known answers of Random123, and the draws made of it.
 #include "runtime/rng/philox.h"
-#include "runtime/core/idx.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <set>
 #include <vector>
+
+#include "runtime/core/idx.h"
 
 namespace emox::test {
 namespace {

@@ -1,5 +1,4 @@
 #include "tests/support/npy_file.h"
-#include "runtime/core/idx.h"
 
 #include <fmt/format.h>
 
@@ -9,6 +8,8 @@
 #include <iterator>
 #include <stdexcept>
 #include <string_view>
+
+#include "runtime/core/idx.h"
 
 namespace emox::test {
 

@@ -1,11 +1,12 @@
 #include "launch/analysis/report/training.h"
-#include "runtime/core/idx.h"
 
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
+
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
