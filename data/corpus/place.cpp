@@ -51,9 +51,9 @@ class BuildLock {
     // A file system without locks (another errno) is used without; a name that no longer leads to the locked file means
     // that its holder has just ended and a third build may have begun.
     const bool taken = ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    struct stat mine {
+    struct stat own {
     }, named{};
-    const bool same = ::fstat(fd_, &mine) == 0 && ::stat(path.c_str(), &named) == 0 && mine.st_ino == named.st_ino;
+    const bool same = ::fstat(fd_, &own) == 0 && ::stat(path.c_str(), &named) == 0 && own.st_ino == named.st_ino;
     if (!taken && same) {
       // Unmarked (a full disk), the file of a build that is killed stays for good, which harms nothing.
       if (ours_) static_cast<void>(write_mark(fd_));

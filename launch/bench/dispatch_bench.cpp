@@ -61,9 +61,9 @@ struct Documents {
 
 std::vector<std::int64_t> shares(std::span<const std::int32_t> experts, std::span<const std::int32_t> rank_of,
                                  const PlannedMesh& mesh, int ranks_a_part) {
-  std::vector<std::int64_t> held(idx((mesh.expert_parallel + ranks_a_part - 1) / ranks_a_part), 0);
-  for (const std::int32_t e : experts) ++held[idx(rank_of[idx(e)] / ranks_a_part)];
-  return held;
+  std::vector<std::int64_t> experts_of_rank(idx((mesh.expert_parallel + ranks_a_part - 1) / ranks_a_part), 0);
+  for (const std::int32_t e : experts) ++experts_of_rank[idx(rank_of[idx(e)] / ranks_a_part)];
+  return experts_of_rank;
 }
 
 Documents make_documents(const PlannedMesh& mesh, const PoolKind& pool, bool clustered,

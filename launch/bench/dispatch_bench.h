@@ -43,7 +43,7 @@ DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32
 
 /// Distinct ranks that top_k uniform picks without repetition from a pool visit, when rank r holds held[r] of the pool:
 /// formula (1), sum over r of 1 - C(P - held[r], k) / C(P, k).
-double expected_ranks(std::span<const std::int64_t> held, std::int64_t top_k);
+double expected_ranks(std::span<const std::int64_t> experts_of_rank, std::int64_t top_k);
 
 struct DispatchBenchOptions {
   std::vector<PlannedMesh> meshes;  ///< empty: expert_parallel 2, 4, ..., 64

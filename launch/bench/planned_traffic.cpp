@@ -24,7 +24,7 @@ struct Stopwatch {
 };
 
 struct Counts {
-  std::int64_t ranks = 0, nodes = 0, sent = 0, node_rows = 0, remote_picks = 0;
+  std::int64_t ranks = 0, nodes = 0, rows_sent = 0, node_rows = 0, remote_picks = 0;
 };
 
 // Counts of one rank: `rank_of` and `node` of the expert group.
@@ -38,7 +38,7 @@ void count_visits(Counts& c, const PlannedTokens& t, std::int64_t k, std::span<c
     if (static_cast<int>(r) != self) ++c.remote_picks;
     if (std::exchange(rank_seen[r], token) == token) continue;
     ++c.ranks;
-    if (static_cast<int>(r) != self) ++c.sent;
+    if (static_cast<int>(r) != self) ++c.rows_sent;
     if (std::exchange(node_seen[idx(node[r])], token) == token) continue;
     ++c.nodes;
     if (other_node) ++c.node_rows;
@@ -47,15 +47,15 @@ void count_visits(Counts& c, const PlannedTokens& t, std::int64_t k, std::span<c
 
 }  // namespace
 
-double expected_ranks(std::span<const std::int64_t> held, std::int64_t k) {
+double expected_ranks(std::span<const std::int64_t> owned, std::int64_t k) {
   std::int64_t pool = 0;
-  for (const std::int64_t a : held) pool += a;
+  for (const std::int64_t a : owned) pool += a;
   const auto log_choose = [](std::int64_t n, std::int64_t m) {
     return std::lgamma(static_cast<double>(n + 1)) - std::lgamma(static_cast<double>(m + 1)) -
            std::lgamma(static_cast<double>(n - m + 1));
   };
   double sum = 0;
-  for (const std::int64_t a : held)
+  for (const std::int64_t a : owned)
     sum += 1 - (pool - a >= k ? std::exp(log_choose(pool - a, k) - log_choose(pool, k)) : 0.0);
   return sum;
 }
@@ -67,10 +67,10 @@ DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32
   std::vector<int> node;
   for (int r = 0; r < ranks; ++r) node.push_back(r / mesh.ranks_per_node);
   std::vector<std::vector<std::int32_t>> local(n, std::vector<std::int32_t>(rank_of.size(), -1));
-  std::vector<std::int64_t> held(n, 0);
+  std::vector<std::int64_t> owned(n, 0);
   for (std::size_t e = 0; e < rank_of.size(); ++e) {
     const auto r = idx(rank_of[e]);
-    local[r][e] = static_cast<std::int32_t>(held[r]++);
+    local[r][e] = static_cast<std::int32_t>(owned[r]++);
   }
   Counts counts;
   Stopwatch watch;
@@ -84,18 +84,18 @@ DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32
   std::vector<std::int32_t> packed;
   for (int replica = 0; replica < mesh.data_parallel; ++replica) {
     for (std::size_t r = 0; r < n; ++r) {
-      const PlannedTokens& mine = tokens[idx(replica) * n + r];
+      const PlannedTokens& own = tokens[idx(replica) * n + r];
       const auto self = static_cast<int>(r);
       watch.run([&] {
-        picks_of_tokens(rows, mine.ids, k);
+        picks_of_tokens(rows, own.ids, k);
         plan_send(plans[r], rows, rank_of, self, ranks, std::min<std::int64_t>(k, ranks));
-        pool_reach(reach, mine.pools, mine.segments, rank_of, ranks);
+        pool_reach(reach, own.pools, own.segments, rank_of, ranks);
       });
       packed_of[r] = plans[r].packed;
       document_ranks += reach.reached;
-      t.documents += static_cast<std::int64_t>(mine.segments.size()) - 1;
+      t.documents += static_cast<std::int64_t>(own.segments.size()) - 1;
       t.tokens += rows.rows();
-      count_visits(counts, mine, k, rank_of, node, self);
+      count_visits(counts, own, k, rank_of, node, self);
     }
     for (std::size_t r = 0; r < n; ++r) {
       arriving<std::int32_t>(packed, plans, packed_of, static_cast<int>(r),
@@ -105,7 +105,7 @@ DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32
       for (const std::int64_t f : from) total += f;
       watch.run([&] {
         unpack_picks(arrived, packed, total);
-        plan_experts(order, arrived, from, {static_cast<int>(r), local[r], held[r], std::min(k, held[r])});
+        plan_experts(order, arrived, from, {static_cast<int>(r), local[r], owned[r], std::min(k, owned[r])});
       });
       expert_rows += arrived.picks();
       fullest = std::max(fullest, arrived.picks());
@@ -114,7 +114,7 @@ DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32
   const auto all = static_cast<double>(t.tokens);
   t.ranks_per_token = static_cast<double>(counts.ranks) / all;
   t.nodes_per_token = static_cast<double>(counts.nodes) / all;
-  t.rows_sent_per_token = static_cast<double>(counts.sent) / all;
+  t.rows_sent_per_token = static_cast<double>(counts.rows_sent) / all;
   t.node_rows_sent_per_token = static_cast<double>(counts.node_rows) / all;
   t.ranks_per_document = static_cast<double>(document_ranks) / static_cast<double>(t.documents);
   t.rows_max_over_mean = static_cast<double>(fullest) * ranks * mesh.data_parallel / static_cast<double>(expert_rows);

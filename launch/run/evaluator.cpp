@@ -88,9 +88,9 @@ nlohmann::ordered_json number_or_null(double value) {
 }
 std::string text_of(double bits) { return std::isnan(bits) ? "-" : fmt::format("{:.4f}", bits); }
 
-std::vector<std::int64_t> largest(Context& ctx, Communicator& comm, const std::vector<std::int64_t>& mine) {
-  const Tensor most(ctx.device, DType::I64, {static_cast<std::int64_t>(mine.size())});
-  ops::copy_from_host(ctx, most, mine.data());
+std::vector<std::int64_t> largest(Context& ctx, Communicator& comm, const std::vector<std::int64_t>& own) {
+  const Tensor most(ctx.device, DType::I64, {static_cast<std::int64_t>(own.size())});
+  ops::copy_from_host(ctx, most, own.data());
   comm.all_reduce(most, ReduceOp::Max);
   return ops::to_host<std::int64_t>(ctx, most);
 }
@@ -184,17 +184,17 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
   for (std::int64_t first = 0; first < count; first += comm.size()) {
     if (largest(ctx, comm, {hooks.stop && hooks.stop() ? 1 : 0})[0] != 0) throw EvaluationStopped();
     if (hooks.progress) hooks.progress(first, count);
-    const std::int64_t mine = first + comm.rank();
+    const std::int64_t own = first + comm.rank();
     PassInput input;
-    if (mine < count) {
-      const Pass& pass = passes[idx(mine)];
+    if (own < count) {
+      const Pass& pass = passes[idx(own)];
       input = PassInput(pass, held_out[pass.domain], request.eos);
     }
     const MicroBatch micro = make_micro_batch(config, request.eos, input.sequences());
     memory.batch.upload(ctx, micro);
     if (hooks.observer) hooks.observer(input.windows());
     model.forward(ctx, memory.activations, memory.batch, micro.documents, pools, nullptr);
-    model.loss(ctx, memory.activations, memory.batch, {.sums = sums.view()[std::min(mine, count)]});
+    model.loss(ctx, memory.activations, memory.batch, {.sums = sums.view()[std::min(own, count)]});
   }
   if (hooks.progress) hooks.progress(count, count);
   // A pass is one rank's, and 0 elsewhere: exact in any order. Then each domain's are added in their own.

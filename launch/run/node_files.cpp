@@ -43,10 +43,10 @@ std::string file_mark(const std::string& path) {
 void require_same_files(Communicator& comm, const std::vector<SeenFile>& files, const NodeView& view) {
   const std::vector<int>& nodes = comm.nodes();
   const auto step = idx(comm.node_size());
-  std::string mine;
-  for (auto i = idx(comm.node_rank()); i < files.size() && mine.empty(); i += step)
-    if (nodes[idx(files[i].rank)] != nodes[idx(comm.rank())]) mine = difference(comm, files[i], view, i).value_or("");
-  const std::string first = first_text(comm, mine);
+  std::string own;
+  for (auto i = idx(comm.node_rank()); i < files.size() && own.empty(); i += step)
+    if (nodes[idx(files[i].rank)] != nodes[idx(comm.rank())]) own = difference(comm, files[i], view, i).value_or("");
+  const std::string first = first_text(comm, own);
   require<UsageError>(first.empty(), "{}", first);
 }
 

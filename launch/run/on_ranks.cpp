@@ -33,10 +33,10 @@ int on_ranks(const ParallelConfig& parallel, std::int64_t threads, const std::fu
 }
 
 int on_ranks(const std::vector<std::string>& overrides, const std::function<int(Session&)>& body) {
-  std::vector<std::string> mine;
+  std::vector<std::string> own;
   for (const std::string& o : overrides)
-    if (o.starts_with("--parallel.") || o.starts_with("--train.threads=")) mine.push_back(o);
-  const Recipe recipe = parse_recipe("", "the command line", mine);
+    if (o.starts_with("--parallel.") || o.starts_with("--train.threads=")) own.push_back(o);
+  const Recipe recipe = parse_recipe("", "the command line", own);
   return on_ranks(recipe.parallel, recipe.train.threads, body);
 }
 

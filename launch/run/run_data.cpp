@@ -83,19 +83,19 @@ FileIdentity identify(const Task& task, const Recipe& recipe, const RunData& dat
 // This rank's share, or the first error, as a text for rank 0.
 std::string identified_text(Communicator& comm, const Recipe& recipe, const RunData& data,
                             const std::vector<Task>& tasks) {
-  json mine = json::array();
+  json own = json::array();
   const auto ranks = idx(comm.size());
   try {
     for (auto i = idx(comm.rank()); i < tasks.size(); i += ranks) {
       const std::string mark = file_mark(tasks[i].path);  // before: a file that changes meanwhile is another one
-      mine.push_back({{"file", to_json(identify(tasks[i], recipe, data))}, {"mark", mark}});
+      own.push_back({{"file", to_json(identify(tasks[i], recipe, data))}, {"mark", mark}});
     }
   } catch (const UsageError& e) {
     return json({{"usage", quoted_text(e.message())}}).dump();
   } catch (const std::exception& e) {
     return json({{"error", quoted_text(e.what())}}).dump();
   }
-  return mine.dump();
+  return own.dump();
 }
 
 std::string together(const std::vector<std::string>& texts, std::size_t tasks) {

@@ -87,18 +87,18 @@ void Session::warn_if_bound(int threads) {
 
 int default_threads(Communicator& comm) {
   // Where OpenMP places threads, its masks say nothing: the share of the machine then.
-  cpu::CoreMask mine = threads_are_placed() ? cpu::CoreMask{} : cpu::allowed_cores();
-  const auto bytes = static_cast<std::int64_t>(mine.size());
-  std::vector<std::uint8_t> all(idx(comm.size()) * mine.size());
-  comm.all_gather(TensorView(all.data(), DType::U8, {comm.size(), bytes}), TensorView(mine.data(), DType::U8, {bytes}));
+  cpu::CoreMask own = threads_are_placed() ? cpu::CoreMask{} : cpu::allowed_cores();
+  const auto bytes = static_cast<std::int64_t>(own.size());
+  std::vector<std::uint8_t> all(idx(comm.size()) * own.size());
+  comm.all_gather(TensorView(all.data(), DType::U8, {comm.size(), bytes}), TensorView(own.data(), DType::U8, {bytes}));
   int sharing = 0;  // ranks of this node that may use just the same cores
   for (int r = 0; r < comm.size(); ++r) {
     const bool here = comm.nodes()[idx(r)] == comm.nodes()[idx(comm.rank())];
     const auto theirs = all.begin() + r * bytes;
-    if (here && std::equal(mine.begin(), mine.end(), theirs)) ++sharing;
+    if (here && std::equal(own.begin(), own.end(), theirs)) ++sharing;
   }
   const int wanted = threads_by_environment();
-  const int cores = threads_are_placed() ? static_cast<int>(std::thread::hardware_concurrency()) : cpu::count_of(mine);
+  const int cores = threads_are_placed() ? static_cast<int>(std::thread::hardware_concurrency()) : cpu::count_of(own);
   return wanted > 0 ? wanted : std::max(cores / sharing, 1);
 }
 

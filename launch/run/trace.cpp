@@ -109,12 +109,12 @@ class TraceFile {
 };
 
 /// Rows of rank `from` arrive on rank 0; the other ranks exchange nothing.
-void send_to_root(Communicator& comm, int from, std::int64_t rows, std::int64_t* mine, std::int64_t* received) {
+void send_to_root(Communicator& comm, int from, std::int64_t rows, std::int64_t* own, std::int64_t* received) {
   std::vector<std::int64_t> send(idx(comm.size())), recv = send;
   if (comm.rank() == from) send[0] = rows;
   if (comm.rank() == 0) recv[idx(from)] = rows;
   comm.all_to_all_v(TensorView(received, DType::I64, {comm.rank() == 0 ? rows : 0, kEventColumns}), recv,
-                    TensorView(mine, DType::I64, {comm.rank() == from ? rows : 0, kEventColumns}), send);
+                    TensorView(own, DType::I64, {comm.rank() == from ? rows : 0, kEventColumns}), send);
 }
 
 }  // namespace
@@ -139,8 +139,8 @@ void begin_trace(Session& session, std::size_t max_events) {
 }
 
 TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const fs::path& path) {
-  Rows mine = rows_of(telemetry.events());
-  const auto names = gather_texts(comm, nlohmann::json(mine.names).dump());
+  Rows own = rows_of(telemetry.events());
+  const auto names = gather_texts(comm, nlohmann::json(own.names).dump());
   std::int64_t header[2] = {static_cast<std::int64_t>(telemetry.events().size()), telemetry.dropped_events()};
   std::vector<std::int64_t> headers(idx(comm.size()) * 2);
   comm.all_gather(TensorView(headers.data(), DType::I64, {comm.size(), 2}), TensorView(header, DType::I64, {1, 2}));
@@ -163,8 +163,7 @@ TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const f
     }
     for (std::int64_t begin = 0; begin < count; begin += kPieceEvents) {
       const std::int64_t rows = std::min(kPieceEvents, count - begin);
-      send_to_root(comm, r, rows, comm.rank() == r ? mine.values.data() + begin * kEventColumns : nullptr,
-                   piece.data());
+      send_to_root(comm, r, rows, comm.rank() == r ? own.values.data() + begin * kEventColumns : nullptr, piece.data());
       if (root) file->add(r, quoted, std::span(piece).first(idx(rows * kEventColumns)));
     }
   }

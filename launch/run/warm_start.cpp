@@ -38,12 +38,12 @@ std::vector<WantedArray> wanted_arrays(Session& session, const LanguageModel& mo
                                        bool bias, bool moments) {
   // Of the ranks that hold the same experts, one says so.
   const bool says_experts = shards.groups()[1].shards.rank() == 0;
-  auto mine = nlohmann::json::array();
+  auto own = nlohmann::json::array();
   for (const NamedParameter& p : model.parameters().named())
     if (p.slot.group == ParameterGroup::Expert ? says_experts : session.root())
-      mine.push_back({p.name, extents_of(p.slot.shape)});
+      own.push_back({p.name, extents_of(p.slot.shape)});
   std::vector<WantedArray> wanted;
-  for (const std::string& text : gather_texts(session.comm(), mine.dump()))
+  for (const std::string& text : gather_texts(session.comm(), own.dump()))
     for (const auto& array : nlohmann::json::parse(text)) {
       const Shape shape = shape_of(array.at(1).get<std::vector<std::int64_t>>());
       wanted.push_back({array.at(0), "weight", shape});

@@ -31,12 +31,12 @@ void RoutingRecord::add(Context& ctx, std::int64_t layer, TensorView ids) {
 
 std::vector<DocumentPicks> RoutingRecord::gather(Communicator& comm, std::int64_t layer,
                                                  const std::vector<std::int32_t>& domains) const {
-  std::vector<std::int32_t> mine;
+  std::vector<std::int32_t> own;
   for (const auto& [document, cells] : counts_.at(idx(layer)))
     for (const auto& [cell, count] : cells)
-      for (const std::int32_t value : {document, cell.first, cell.second, count}) mine.push_back(value);
+      for (const std::int32_t value : {document, cell.first, cell.second, count}) own.push_back(value);
   const std::vector<std::string> rows_of_ranks =
-      gather_texts(comm, {reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(std::int32_t)});
+      gather_texts(comm, {reinterpret_cast<const char*>(own.data()), own.size() * sizeof(std::int32_t)});
 
   std::vector<DocumentPicks> documents;
   if (comm.rank() != 0) return documents;

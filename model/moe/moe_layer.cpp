@@ -31,8 +31,8 @@ MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore
       choices_(config.routed_experts()) {
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
   const std::int64_t d = config.d_model, f = config.expert_ff, routed = config.routed_experts();
-  const std::vector<std::int32_t> held = experts.placement().experts_of(layer, experts.rank());
-  const auto local = static_cast<std::int64_t>(held.size());
+  const std::vector<std::int32_t> own_experts = experts.placement().experts_of(layer, experts.rank());
+  const auto local = static_cast<std::int64_t>(own_experts.size());
   router_ = store.reserve({config.num_experts, d});
   const std::vector<ParameterSlot> slots = store.reserve_experts({{local, 2 * f, d}, {local, d, f}});
   up_ = slots[0];
@@ -40,7 +40,7 @@ MoeLayer::MoeLayer(const ModelConfig& config, std::int64_t layer, ParameterStore
   store.name(prefix + "gate.weight", router_);
   std::int64_t next = 0;  // place of the next expert that is here
   for (std::int64_t e = 0; e < routed; ++e) {
-    if (next == local || held[idx(next)] != e) {
+    if (next == local || own_experts[idx(next)] != e) {
       for (const Shape& shape : {Shape{f, d}, Shape{f, d}, Shape{d, f}}) store.name_elsewhere(shape);
       continue;
     }

@@ -51,12 +51,12 @@ std::vector<ParameterShards::Piece> ParameterShards::owned() const {
   std::vector<Piece> owned;
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     const int self = groups_[g].shards.rank();
-    std::vector<RowRange> mine;
-    for (const ShardedBuffer::Owned& o : groups_[g].shards.owned()) mine.push_back({o.begin, o.end, self});
+    std::vector<RowRange> own;
+    for (const ShardedBuffer::Owned& o : groups_[g].shards.owned()) own.push_back({o.begin, o.end, self});
     std::size_t i = 0;  // both rise
-    for (Piece& p : pieces_in(g, mine)) {
-      while (mine[i].end <= p.begin) ++i;
-      p.state = groups_[g].shards.owned()[i].state + p.begin - mine[i].begin;
+    for (Piece& p : pieces_in(g, own)) {
+      while (own[i].end <= p.begin) ++i;
+      p.state = groups_[g].shards.owned()[i].state + p.begin - own[i].begin;
       owned.push_back(p);
     }
   }

@@ -58,10 +58,10 @@ void TrainingStep::plan_memory(std::optional<double> free_memory) {
                                    wanted / 1048576)
                      : fmt::format("all activations are held, {:.0f} MiB a rank", wanted / 1048576));
   }
-  const std::int64_t held = needs_all && !recompute_ ? micro_batches_ : 1;
-  arena_ = Arena(ctx_.device, one * idx(held) + scratch, ctx_.activations);
-  activation_bytes_ = (one + one_growing) * idx(held) + scratch + scratch_growing;
-  for (std::int64_t m = 0; m < held; ++m) {
+  const std::int64_t kept = needs_all && !recompute_ ? micro_batches_ : 1;
+  arena_ = Arena(ctx_.device, one * idx(kept) + scratch, ctx_.activations);
+  activation_bytes_ = (one + one_growing) * idx(kept) + scratch + scratch_growing;
+  for (std::int64_t m = 0; m < kept; ++m) {
     slots_.push_back(model_.reserve(arena_, tokens));
     device_batches_.emplace_back(ctx_.device, tokens);
   }

@@ -139,8 +139,8 @@ void MpiCommunicator::do_all_reduce(TensorView x, ReduceOp op) {
 
 void MpiCommunicator::do_all_gather(TensorView out, TensorView in) {
   const std::size_t block = in.bytes();
-  std::byte* mine = bytes_of(out) + idx(rank_) * block;
-  copy_bytes(mine, in.raw(), block);
+  std::byte* of_this_rank = bytes_of(out) + idx(rank_) * block;
+  copy_bytes(of_this_rank, in.raw(), block);
   if (out.bytes() <= tuning_.max_message) {
     const int n = static_cast<int>(block);
     MPI_CHECK(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out.raw(), n, MPI_BYTE, comm_.get()));
@@ -150,7 +150,7 @@ void MpiCommunicator::do_all_gather(TensorView out, TensorView in) {
     const int from = peer(size_ - step);
     exchange_.receive(bytes_of(out) + idx(from) * block, block, from);
   }
-  for (int step = 1; step < size_; ++step) exchange_.send(mine, block, peer(step));
+  for (int step = 1; step < size_; ++step) exchange_.send(of_this_rank, block, peer(step));
   exchange_.wait();
 }
 
@@ -219,10 +219,11 @@ void MpiCommunicator::sum(TensorView x, const ShareStage& stage) {
       rounds_[round % 2].wait();
       if (round < pieces[stage.self].size()) {
         const SharePiece& own = pieces[stage.self][round];
-        void* const mine = bytes_of(x) + own.begin;
+        void* const of_this_rank = bytes_of(x) + own.begin;
         for (std::size_t m = 0; m < members; ++m)
-          parts[m] = m == stage.self ? mine : staging(round, m, members, stride);
-        reduce_in_rank_order(parts, {&mine, 1}, static_cast<std::int64_t>(own.bytes / item), x.dtype(), ReduceOp::Sum);
+          parts[m] = m == stage.self ? of_this_rank : staging(round, m, members, stride);
+        reduce_in_rank_order(parts, {&of_this_rank, 1}, static_cast<std::int64_t>(own.bytes / item), x.dtype(),
+                             ReduceOp::Sum);
       }
       if (round + 2 < rounds) start_round(x, stage, pieces, round + 2, stride);
     }

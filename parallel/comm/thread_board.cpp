@@ -90,11 +90,11 @@ std::string ThreadBoard::range_mismatch(const ThreadGroup& group) const {
   };
   const ThreadCall& first = group.calls.front();
   for (std::size_t r = 1; r < group.calls.size(); ++r) {
-    const auto mine = first.ranges, theirs = group.calls[r].ranges;
-    for (std::size_t i = 0; i < std::max(mine.size(), theirs.size()); ++i)
-      if (i >= mine.size() || i >= theirs.size() || mine[i] != theirs[i])
+    const auto own = first.ranges, theirs = group.calls[r].ranges;
+    for (std::size_t i = 0; i < std::max(own.size(), theirs.size()); ++i)
+      if (i >= own.size() || i >= theirs.size() || own[i] != theirs[i])
         return fmt::format("the ranks' ranges differ: rank {} calls {} with range {} = {}, rank {} with {}",
-                           group.world_ranks[0], first.op, i, text(mine, i), group.world_ranks[r], text(theirs, i));
+                           group.world_ranks[0], first.op, i, text(own, i), group.world_ranks[r], text(theirs, i));
   }
   return {};
 }

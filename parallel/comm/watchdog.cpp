@@ -44,13 +44,13 @@ bool is_silent(const RankStatus& s, const WatchdogLimits& limits) {
 }
 
 /// One line about a rank that is not simply waiting in the same call; empty for one that is.
-std::string describe_peer(int rank, const Activity& mine, const std::optional<RankStatus>& reply) {
+std::string describe_peer(int rank, const Activity& own, const std::optional<RankStatus>& reply) {
   if (!reply) return fmt::format("  rank {} does not answer: stopped, swapped out or cut off\n", rank);
   const Activity& theirs = reply->asked;
-  if (theirs.sequence < mine.sequence) return describe_missing(rank, *reply);
-  if (theirs.sequence > mine.sequence || theirs.inside == 0)
+  if (theirs.sequence < own.sequence) return describe_missing(rank, *reply);
+  if (theirs.sequence > own.sequence || theirs.inside == 0)
     return fmt::format("  rank {} has finished this call, its last one here is {}\n", rank, describe(theirs));
-  if (std::string_view(theirs.op) != mine.op)
+  if (std::string_view(theirs.op) != own.op)
     return fmt::format("  rank {} makes another call: {}, for {:.1f} s\n", rank, describe(theirs), theirs.seconds);
   return {};
 }

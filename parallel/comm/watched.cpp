@@ -50,12 +50,12 @@ class WatchedCalls final : public CollectiveObserver {
 
 std::shared_ptr<CollectiveObserver> WatchedCalls::part(Communicator& part, int color) {
   std::vector<int> members(idx(part.size()));
-  std::int32_t mine = world_rank_;
-  part.all_gather(TensorView(members.data(), DType::I32, {part.size()}), TensorView(&mine, DType::I32, {1}));
+  std::int32_t own = world_rank_;
+  part.all_gather(TensorView(members.data(), DType::I32, {part.size()}), TensorView(&own, DType::I32, {1}));
   const int nth = ++splits_;
   const std::uint64_t id = mix(mix(id_, static_cast<std::uint64_t>(nth)), static_cast<std::uint64_t>(color));
   std::string name = fmt::format("{}/{}.{}", name_, nth, color);
-  return std::make_shared<WatchedCalls>(log_, std::move(name), id, std::move(members), mine);
+  return std::make_shared<WatchedCalls>(log_, std::move(name), id, std::move(members), own);
 }
 
 }  // namespace

@@ -76,18 +76,18 @@ ExpertPlacement ExpertPlacement::from_json(const nlohmann::json& json, const std
     require<UsageError>(static_cast<std::int64_t>(table[l].size()) == experts,
                         "{}: layer {} places {} experts, the model has {} routed ones", source, l, table[l].size(),
                         experts);
-    std::vector<std::int64_t> held(idx(ranks), 0);
+    std::vector<std::int64_t> owned(idx(ranks), 0);
     for (std::size_t e = 0; e < table[l].size(); ++e) {
       const std::int64_t r = table[l][e];
       require<UsageError>(r >= 0 && r < ranks, "{}: layer {} places expert {} on rank {}, there are {} ranks", source,
                           l, e, r, ranks);
-      ++held[idx(r)];
+      ++owned[idx(r)];
       p.table_.push_back(static_cast<std::int32_t>(r));
     }
-    const auto [least, most] = std::minmax_element(held.begin(), held.end());
+    const auto [least, most] = std::minmax_element(owned.begin(), owned.end());
     require<UsageError>(*most - *least <= 1,
                         "{}: layer {} places {} experts on rank {} and {} on rank {}; the counts may differ by one",
-                        source, l, *most, most - held.begin(), *least, least - held.begin());
+                        source, l, *most, most - owned.begin(), *least, least - owned.begin());
   }
   return p;
 }
@@ -113,11 +113,11 @@ nlohmann::json ExpertPlacement::to_json() const {
 }
 
 std::vector<std::int32_t> ExpertPlacement::experts_of(std::int64_t layer, int rank) const {
-  std::vector<std::int32_t> held;
+  std::vector<std::int32_t> owned;
   const auto row = of_layer(layer);
   for (std::int64_t e = 0; e < experts_; ++e)
-    if (row[idx(e)] == rank) held.push_back(static_cast<std::int32_t>(e));
-  return held;
+    if (row[idx(e)] == rank) owned.push_back(static_cast<std::int32_t>(e));
+  return owned;
 }
 
 }  // namespace emox

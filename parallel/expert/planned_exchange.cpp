@@ -37,13 +37,13 @@ void plan_send(SendPlan& out, const RowPicks& in, std::span<const std::int32_t> 
   const TensorView counts = view(out.counts).reshape({ranks, 2});
   ops::count_destinations(ctx, counts, view(in), view(destination));
   out.rows.clear(), out.picks.clear();
-  std::int64_t sent = 0;
+  std::int64_t rows_sent = 0;
   for (std::size_t r = 0; r < out.counts.size(); r += 2) {
     out.rows.push_back(out.counts[r]);
     out.picks.push_back(out.counts[r + 1]);
-    sent += out.counts[r];
+    rows_sent += out.counts[r];
   }
-  out.row.resize(size(sent));
+  out.row.resize(size(rows_sent));
   out.pick.resize(size(in.picks()));
   out.packed.resize(size(in.picks()));
   out.slots.resize(size(in.rows() * max_destinations));

@@ -9,8 +9,8 @@ namespace emox::cpu {
 /// At most 16 MiB of logits, but at least 512 tokens: every block reads and adds to the whole matrix of the vocabulary,
 /// which for a large one takes longer than the products of few tokens.
 inline std::int64_t loss_block_rows(std::int64_t tokens, std::int64_t vocab) {
-  const std::int64_t fit = (std::int64_t{4} << 20) / std::max<std::int64_t>(vocab, 1);
-  return std::clamp<std::int64_t>(tokens, 0, std::clamp<std::int64_t>(fit, 512, 1024));
+  const std::int64_t rows = (std::int64_t{4} << 20) / std::max<std::int64_t>(vocab, 1);
+  return std::clamp<std::int64_t>(tokens, 0, std::clamp<std::int64_t>(rows, 512, 1024));
 }
 
 /// Words of one piece: of 512 tokens they fit the cache.

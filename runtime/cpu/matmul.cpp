@@ -67,7 +67,7 @@ struct Tiles {
     across = std::clamp<std::int64_t>(n / kSmallest, 1, (wanted + down - 1) / down);
   }
   std::int64_t count() const { return down * across; }
-  static std::int64_t cut(std::int64_t extent, std::int64_t i, std::int64_t parts) {
+  static std::int64_t boundary(std::int64_t extent, std::int64_t i, std::int64_t parts) {
     return i == parts ? extent : extent * i / parts / 16 * 16;
   }
 };
@@ -130,8 +130,8 @@ void grouped_matmul_tn(Context& ctx, TensorView c, TensorView a, TensorView b, T
   const Tiles tiles(m, n, experts, ctx.threads);
   parallel_tasks(ctx, experts * tiles.count(), [&](std::int64_t task) {
     const std::int64_t e = task / tiles.count(), i = task % tiles.count() / tiles.across, j = task % tiles.across;
-    const std::int64_t m0 = Tiles::cut(m, i, tiles.down), m1 = Tiles::cut(m, i + 1, tiles.down),
-                       n0 = Tiles::cut(n, j, tiles.across), n1 = Tiles::cut(n, j + 1, tiles.across);
+    const std::int64_t m0 = Tiles::boundary(m, i, tiles.down), m1 = Tiles::boundary(m, i + 1, tiles.down),
+                       n0 = Tiles::boundary(n, j, tiles.across), n1 = Tiles::boundary(n, j + 1, tiles.across);
     const std::int64_t rows = off[e + 1] - off[e];
     if (rows == 0 && beta == 1.0F) return;  // nothing is added
     sgemm('T', 'N', m1 - m0, n1 - n0, rows, pa + off[e] * m + m0, m, pb + off[e] * n + n0, n, beta,

@@ -3,6 +3,7 @@
 #include "runtime/ops/dispatch.h"
 
 #include <cmath>
+#include <functional>
 #include <tuple>
 
 #include "runtime/ops/fault.h"
@@ -33,14 +34,26 @@ void visit(T& x, const F& f) {
     for_each_view(x, [&](const TensorView& view) { f(const_cast<TensorView&>(view)); });
 }
 
-template <Op op, typename... A>
-std::string refusal(Context& ctx, const std::tuple<A...>& arguments) {
+// What follows is not made anew for every op: compiling it is what takes time.
+std::string refusal(const std::function<void()>& call) {
   try {
-    std::apply([&](const A&... a) { ops::run<op>(ctx, a...); }, arguments);
+    call();
   } catch (const Error& e) {
     return e.message();
   }
   return "nothing was refused";
+}
+
+void expect_elsewhere(Op op, std::size_t operand, int view, int views, const std::function<void()>& call) {
+  const std::string place =
+      views > 1 ? fmt::format("view {} of operand {}", view, operand) : fmt::format("operand {}", operand);
+  EXPECT_EQ(refusal(call), fmt::format("[{}] {} lies on CUDA device 3, but the op runs on the CPU: copy it there first",
+                                       name_of(op), place));
+}
+
+void expect_no_cuda(Op op, const std::function<void()>& call) {
+  EXPECT_EQ(refusal(call),
+            fmt::format("[{}] is to run on CUDA device 3, but this emox was built without CUDA", name_of(op)));
 }
 
 // Every view that the op takes, alone on another device. The others are null, so nothing but the device can be wrong.
@@ -48,30 +61,26 @@ template <Op op, typename... A, std::size_t... I>
 int check_views(void (*)(Context&, A...), std::index_sequence<I...>) {
   using Arguments = std::tuple<std::decay_t<A>...>;
   Context ctx;
+  Arguments arguments{nothing<std::decay_t<A>>()...};
+  const std::function<void()> call = [&] {
+    std::apply([&](const auto&... x) { ops::run<op>(ctx, x...); }, std::as_const(arguments));
+  };
   int checked = 0;
-  const auto check = [&]<std::size_t i>(std::integral_constant<std::size_t, i>) {
-    using T = std::tuple_element_t<i, Arguments>;
+  const auto check = [&](auto& argument, std::size_t operand) {
     int views = 0;
-    T looked_at = nothing<T>();
-    visit(looked_at, [&](TensorView&) { ++views; });
+    visit(argument, [&](TensorView&) { ++views; });
     for (int view = 1; view <= views; ++view, ++checked) {
-      Arguments arguments{nothing<std::decay_t<A>>()...};
       int at = 0;
-      visit(std::get<i>(arguments), [&](TensorView& x) {
+      visit(argument, [&](TensorView& x) {
         if (++at == view) x = {g_memory, DType::F32, {2}, kCuda};
       });
-      const std::string place =
-          views > 1 ? fmt::format("view {} of operand {}", view, i + 1) : fmt::format("operand {}", i + 1);
-      EXPECT_EQ(refusal<op>(ctx, arguments),
-                fmt::format("[{}] {} lies on CUDA device 3, but the op runs on the CPU: copy it there first",
-                            name_of(op), place));
+      expect_elsewhere(op, operand, view, views, call);
+      visit(argument, [](TensorView& x) { x = {}; });
     }
   };
-  (check(std::integral_constant<std::size_t, I>{}), ...);
-  Context elsewhere;
-  elsewhere.device = kCuda;
-  EXPECT_EQ(refusal<op>(elsewhere, Arguments{nothing<std::decay_t<A>>()...}),
-            fmt::format("[{}] is to run on CUDA device 3, but this emox was built without CUDA", name_of(op)));
+  (check(std::get<I>(arguments), I + 1), ...);
+  ctx.device = kCuda;
+  expect_no_cuda(op, call);
   return checked;
 }
 
