@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/core/idx.h"
 #include "runtime/cpu/lanes.h"
 
 namespace emox::cpu {
@@ -59,7 +60,7 @@ inline void product_group(Rows<float> c, LeftFactor a, Rows<const float> b, std:
 class Scratch {
  public:
   float* floats(std::int64_t n) {
-    const auto lines = static_cast<std::size_t>(round_up(n, 16) / 16);
+    const std::size_t lines = idx(round_up(n, 16) / 16);
     if (lines > lines_.size()) lines_.resize(lines);
     return lines_.front().values;
   }

@@ -83,6 +83,13 @@ check_tensor_memory() {
   report "only ops, parallel/comm and parallel/checkpoint touch tensor memory" '(\.|->)(template )?data<' "${list[@]}"
 }
 
+# What begins with std:: may be a floating-point number.
+check_casts() {
+  local list
+  mapfile -t list < <(for room in "${!may_include[@]}"; do sources "$room"; done | { grep -v '^runtime/core/idx\.h$' || true; })
+  report "an integer is idx(...) where unsigned sizes are wanted" 'static_cast<std::size_t>\(([^s]|s[^t]|st[^d]|std[^:])' "${list[@]}"
+}
+
 check_sizes() {
   local room file lines
   for room in "${!may_include[@]}"; do
@@ -136,6 +143,7 @@ check_tree() {
   only_in "<hdf5.h> belongs in parallel/checkpoint" '(hdf5|H5[A-Za-z0-9_]*)\.h' '^parallel/checkpoint/'
   only_in "CUDA headers belong in a cuda/ folder" '(cuda|cublas|cudnn|cub/|nvtx|cooperative_groups|mma\.h)' '/cuda/'
   check_tensor_memory
+  check_casts
   check_sizes
   check_words
 }
@@ -192,6 +200,7 @@ self_test() {
   expect "cuda/ folder" runtime/cpu/x.cu '#include <cublasLt.h>\n'
   expect "tensor memory" model/moe/x.cpp 'float* p = view.data<float>();\n'
   expect "tensor memory" parallel/expert/x.cpp 'auto p = t->data<T>();\n'
+  expect "idx(...)" data/x.cpp 'return v[static_cast<std::size_t>(step)];\n'
   expect "more than $max_lines lines" data/x.cpp "$(printf '//\\n%.0s' $(seq $((max_lines + 1))))"
   expect "unfinished" launch/x.cpp "// ${word}DO: later\n"
   expect "unfinished" notes.md "FIX""ME\n"
@@ -206,6 +215,7 @@ self_test() {
   accept runtime/cuda/x.cu '#include <cuda_runtime.h>\n#include <cublasLt.h>\n'
   accept runtime/cpu/x.cpp 'const float* p = x.data<float>();\n'
   accept model/moe/x.cpp '// <mpi.h> is for parallel/comm\nauto p = ids.data();\n'
+  accept data/x.cpp 'const auto n = static_cast<std::size_t>(std::ceil(x));\n'
   accept launch/x.cpp "$(printf '//\\n%.0s' $(seq $max_lines))"
   accept README.md "see ro""ot/ and https://example.org${path}me/page\n"
   if ((failed == 0)); then echo "every violation is reported"; fi
