@@ -1,11 +1,12 @@
 #include "runtime/cpu/affinity.h"
-#include "runtime/core/idx.h"
 
 #include <sched.h>
 
 #include <bit>
 #include <memory>
 #include <thread>
+
+#include "runtime/core/idx.h"
 
 namespace emox::cpu {
 
