@@ -16,8 +16,6 @@
 namespace emox {
 namespace {
 
-std::size_t at(std::int64_t i) { return idx(i); }
-
 using Scores = std::vector<std::vector<double>>;  ///< [layers, experts]
 
 /// Runs the text and sums what the ops say of each sequence.
@@ -63,7 +61,7 @@ class Calibration {
     const auto count = static_cast<std::int64_t>(text_.sequences.size()),
                ranks = static_cast<std::int64_t>(comm_.size()), layers = sums.dim(0), columns = sums.dim(1),
                width = layers * columns;
-    Scores total(at(layers), std::vector<double>(at(columns), 0.0));
+    Scores total(idx(layers), std::vector<double>(idx(columns), 0.0));
     const Tensor round(ctx_.device, DType::F64, {ranks, width});
     // All ranks run as many passes: experts of one may be asked by tokens of another.
     for (std::int64_t first = 0; first < count; first += ranks) {
@@ -74,7 +72,7 @@ class Calibration {
       comm_.all_reduce(round);  // one rank's numbers and zeros: exact in any order
       const auto host = ops::to_host<double>(ctx_, round);
       for (std::int64_t r = 0; r < std::min(ranks, count - first); ++r)
-        for (std::int64_t i = 0; i < width; ++i) total[at(i / columns)][at(i % columns)] += host[at(r * width + i)];
+        for (std::int64_t i = 0; i < width; ++i) total[idx(i / columns)][idx(i % columns)] += host[idx(r * width + i)];
     }
     return total;
   }
@@ -82,7 +80,7 @@ class Calibration {
   void forward(std::int64_t sequence, const Observation& observation, TensorView sums) {
     std::vector<SequenceInput> inputs;
     if (sequence < static_cast<std::int64_t>(text_.sequences.size()))
-      inputs.push_back({text_.sequences[at(sequence)], {}, sequence, 0});
+      inputs.push_back({text_.sequences[idx(sequence)], {}, sequence, 0});
     const MicroBatch micro = make_micro_batch(model_.config(), text_.eos, inputs);
     memory_.batch.upload(ctx_, micro);
     ops::zero(ctx_, sums);
@@ -104,7 +102,7 @@ class Choice {
   Choice(const ModelConfig& model, const SelectionRequest& request) : request_(request) {
     subset_.experts = model.num_experts;
     subset_.shared = model.shared_experts;
-    subset_.routed.assign(at(model.layers), std::vector<std::int32_t>(at(model.routed_experts())));
+    subset_.routed.assign(idx(model.layers), std::vector<std::int32_t>(idx(model.routed_experts())));
     for (auto& layer : subset_.routed) std::iota(layer.begin(), layer.end(), 0);
   }
 
@@ -114,12 +112,12 @@ class Choice {
                      "the scores of layer {} are not finite numbers: the weights are damaged", layer);
     std::vector<std::int32_t>& experts = subset_.routed[layer];
     std::sort(experts.begin(), experts.end(), [&](std::int32_t a, std::int32_t b) {
-      const double x = scores[at(a)], y = scores[at(b)];
+      const double x = scores[idx(a)], y = scores[idx(b)];
       return x != y ? x > y : a < b;
     });
-    const auto kept = at(request_.keep[layer] - subset_.shared);
+    const auto kept = idx(request_.keep[layer] - subset_.shared);
     if (kept < experts.size()) {
-      const double last = scores[at(experts[kept - 1])], next = scores[at(experts[kept])];
+      const double last = scores[idx(experts[kept - 1])], next = scores[idx(experts[kept])];
       gap_ = std::min(gap_, last > 0 ? (last - next) / last : 0.0);
     }
     experts.resize(kept);
@@ -134,9 +132,9 @@ class Choice {
                high = static_cast<std::uint32_t>(request_.stream >> 32);
     for (auto i = static_cast<std::int64_t>(experts.size()) - 1; i > 0; --i) {  // Fisher-Yates
       const PhiloxCounter counter{static_cast<std::uint32_t>(layer), static_cast<std::uint32_t>(i), low, high};
-      std::swap(experts[at(i)], experts[at(philox.uniform_int(0, i, counter))]);
+      std::swap(experts[idx(i)], experts[idx(philox.uniform_int(0, i, counter))]);
     }
-    experts.resize(at(request_.keep[layer] - subset_.shared));
+    experts.resize(idx(request_.keep[layer] - subset_.shared));
     std::sort(experts.begin(), experts.end());
   }
 
@@ -177,21 +175,21 @@ ExpertSubset select_experts(Context& ctx, LanguageModel& model, Communicator& co
                       model.config().layers);
   Choice choice(model.config(), request);
   if (request.method == SelectionMethod::Random) {
-    for (std::size_t l = 0; l < at(layers); ++l) choice.draw(l);
+    for (std::size_t l = 0; l < idx(layers); ++l) choice.draw(l);
     return choice.finish(0, 0);
   }
   model.keep_all_experts(ctx);
   Calibration calibration(ctx, model, comm, memory, text);
   if (request.method == SelectionMethod::Layerwise) {
     for (std::int64_t l = 0; l < layers; ++l) {
-      choice.keep_best(at(l), calibration.probabilities(l, l + 1)[0]);
+      choice.keep_best(idx(l), calibration.probabilities(l, l + 1)[0]);
       model.keep_experts(ctx, choice.routed());
     }
     model.keep_all_experts(ctx);
   } else {
     const Scores scores =
         request.method == SelectionMethod::Global ? calibration.probabilities(0, layers) : calibration.outputs();
-    for (std::size_t l = 0; l < at(layers); ++l) choice.keep_best(l, scores[l]);
+    for (std::size_t l = 0; l < idx(layers); ++l) choice.keep_best(l, scores[l]);
   }
   return choice.finish(text.sequences.size(), calibration.tokens());
 }

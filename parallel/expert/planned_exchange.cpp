@@ -7,8 +7,6 @@
 namespace emox {
 namespace {
 
-std::size_t size(std::int64_t n) { return idx(n); }
-
 template <typename T>
 TensorView view(std::vector<T>& v) {
   return {v.data(), dtype_of<T>(), {static_cast<std::int64_t>(v.size())}};
@@ -25,7 +23,7 @@ ops::RowPicks view(const RowPicks& p) { return {view(std::span(p.experts)), view
 void picks_of_tokens(RowPicks& out, std::span<const std::int32_t> ids, std::int64_t top_k) {
   Context ctx;
   out.experts.assign(ids.begin(), ids.end());
-  out.first.resize(ids.size() / size(top_k) + 1);
+  out.first.resize(ids.size() / idx(top_k) + 1);
   ops::first_picks(ctx, view(out.first), top_k);
 }
 
@@ -33,7 +31,7 @@ void plan_send(SendPlan& out, const RowPicks& in, std::span<const std::int32_t> 
                std::int64_t max_destinations) {
   Context ctx;
   out.max_destinations = max_destinations;
-  out.counts.resize(size(2 * ranks));
+  out.counts.resize(idx(2 * ranks));
   const TensorView counts = view(out.counts).reshape({ranks, 2});
   ops::count_destinations(ctx, counts, view(in), view(destination));
   out.rows.clear(), out.picks.clear();
@@ -43,10 +41,10 @@ void plan_send(SendPlan& out, const RowPicks& in, std::span<const std::int32_t> 
     out.picks.push_back(out.counts[r + 1]);
     rows_sent += out.counts[r];
   }
-  out.row.resize(size(rows_sent));
-  out.pick.resize(size(in.picks()));
-  out.packed.resize(size(in.picks()));
-  out.slots.resize(size(in.rows() * max_destinations));
+  out.row.resize(idx(rows_sent));
+  out.pick.resize(idx(in.picks()));
+  out.packed.resize(idx(in.picks()));
+  out.slots.resize(idx(in.rows() * max_destinations));
   ops::plan_send(
       ctx, {view(out.row), view(out.pick), view(out.packed), view(out.slots).reshape({in.rows(), max_destinations})},
       view(in), view(destination), counts, self);
@@ -55,7 +53,7 @@ void plan_send(SendPlan& out, const RowPicks& in, std::span<const std::int32_t> 
 void unpack_picks(RowPicks& out, std::span<const std::int32_t> packed, std::int64_t expected_rows) {
   Context ctx;
   out.experts.resize(packed.size());
-  out.first.resize(size(expected_rows + 1));
+  out.first.resize(idx(expected_rows + 1));
   ops::unpack_picks(ctx, {view(out.experts), view(out.first)}, view(packed));
 }
 
@@ -63,10 +61,10 @@ void plan_experts(ExpertOrder& out, const RowPicks& in, std::span<const std::int
                   const RankExperts& here) {
   Context ctx;
   out.max_experts = here.max_picked;
-  out.offsets.resize(size(here.count + 1));
-  out.row.resize(size(in.picks()));
-  out.pick.resize(size(in.picks()));
-  out.slots.resize(size(in.rows() * here.max_picked));
+  out.offsets.resize(idx(here.count + 1));
+  out.row.resize(idx(in.picks()));
+  out.pick.resize(idx(in.picks()));
+  out.slots.resize(idx(in.rows() * here.max_picked));
   ops::plan_experts(
       ctx, {view(out.offsets), view(out.row), view(out.pick), view(out.slots).reshape({in.rows(), here.max_picked})},
       view(in), view(source_rows), view(here.local_expert), here.rank);
@@ -76,7 +74,7 @@ void pool_reach(PoolReach& out, std::span<const std::uint8_t> pool, std::span<co
                 std::span<const std::int32_t> destination, std::int64_t destinations,
                 std::span<const std::uint8_t> free_tokens) {
   Context ctx;
-  out.limit.resize(size(destinations));
+  out.limit.resize(idx(destinations));
   const auto documents = static_cast<std::int64_t>(segments.size()) - 1;
   const TensorView mask =
       pool.empty() ? TensorView{} : view(pool).reshape({documents, static_cast<std::int64_t>(destination.size())});

@@ -41,7 +41,10 @@ class Seen {
 
 /// Picks index the maps below; those of other ranks came over the network.
 void require_expert(std::int32_t expert, std::int64_t experts) {
-  require<ShapeError>(expert >= 0 && expert < experts, "a row is for expert {}, of {} there are", expert, experts);
+  require<ShapeError>(expert >= 0 && expert < experts,
+                      "a row is for expert {}, but experts are numbered 0 to {}: what chose it, or the rank it came "
+                      "from, sent wrong numbers",
+                      expert, experts - 1);
 }
 
 }  // namespace

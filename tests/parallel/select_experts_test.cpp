@@ -24,7 +24,6 @@ namespace {
 constexpr std::int32_t kEos = 0;
 using ref::Vec;
 using Kept = std::vector<std::vector<std::int32_t>>;
-std::size_t at(std::int64_t i) { return idx(i); }
 
 ModelConfig small_model(std::int64_t experts, std::int64_t shared, std::int64_t top_k) {
   ModelConfig m;
@@ -52,7 +51,7 @@ void draw_weights(Context& ctx, LanguageModel& model) {
     else
       ops::fill(ctx, model.parameters().weight(p.slot), 1.0F);
   if (model.selection_bias().null()) return;
-  std::vector<float> bias(at(model.selection_bias().numel()));
+  std::vector<float> bias(idx(model.selection_bias().numel()));
   for (std::size_t i = 0; i < bias.size(); ++i) bias[i] = 0.05F * static_cast<float>(i % 3);
   ops::copy_from_host(ctx, model.selection_bias(), bias.data());
 }
@@ -74,7 +73,7 @@ class Oracle {
   /// The loops over all text, the experts of `kept` in use; checks the model's own output of every layer on the way.
   std::vector<Layer> run(const CalibrationText& text, const Kept& kept) {
     model_.keep_experts(ctx_, kept);
-    std::vector<Layer> layers(at(config_.layers), {Vec(at(config_.num_experts)), Vec(at(config_.num_experts))});
+    std::vector<Layer> layers(idx(config_.layers), {Vec(idx(config_.num_experts)), Vec(idx(config_.num_experts))});
     double tokens = 0;
     for (const auto& sequence : text.sequences) tokens += static_cast<double>(sequence.size());
     for (const auto& sequence : text.sequences) {
@@ -83,14 +82,14 @@ class Oracle {
       memory_.batch.upload(ctx_, micro);
       model_.forward(ctx_, memory_.activations, memory_.batch, micro.documents, {}, nullptr);
       for (std::int64_t l = 0; l < config_.layers; ++l)
-        for (std::int64_t t = 0; t < micro.tokens; ++t) add_token(layers[at(l)], l, t, tokens, kept[at(l)]);
+        for (std::int64_t t = 0; t < micro.tokens; ++t) add_token(layers[idx(l)], l, t, tokens, kept[idx(l)]);
     }
     return layers;
   }
   Kept all() const {
-    std::vector<std::int32_t> ids(at(config_.routed_experts()));
+    std::vector<std::int32_t> ids(idx(config_.routed_experts()));
     std::iota(ids.begin(), ids.end(), 0);
-    return {at(config_.layers), ids};
+    return {idx(config_.layers), ids};
   }
 
  private:
@@ -111,33 +110,33 @@ class Oracle {
   }
 
   void add_token(Layer& into, std::int64_t l, std::int64_t t, double tokens, const std::vector<std::int32_t>& kept) {
-    const Activations::Block& block = memory_.activations.blocks[at(l)];
+    const Activations::Block& block = memory_.activations.blocks[idx(l)];
     const Vec h = ref::doubles(block.normed[t]);
     Vec logits = times(weight(l, "gate"), h);
-    logits.resize(at(config_.routed_experts()));
+    logits.resize(idx(config_.routed_experts()));
     const Vec p = ref::softmax(logits, config_.routed_experts());
     for (std::size_t i = 0; i < p.size(); ++i) into.probability[i] += p[i] / tokens;
     // The router that sees the kept experts only.
     Vec seen, wish;
-    for (const std::int32_t e : kept) seen.push_back(logits[at(e)]);
+    for (const std::int32_t e : kept) seen.push_back(logits[idx(e)]);
     const Vec q = ref::softmax(seen, static_cast<std::int64_t>(seen.size()));
     for (std::size_t i = 0; i < q.size(); ++i)
       wish.push_back(q[i] +
-                     (model_.selection_bias().null() ? 0.0 : ref::doubles(model_.selection_bias()[l])[at(kept[i])]));
+                     (model_.selection_bias().null() ? 0.0 : ref::doubles(model_.selection_bias()[l])[idx(kept[i])]));
     std::vector<std::size_t> order(q.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return wish[a] > wish[b]; });
-    order.resize(std::min(order.size(), at(config_.routed_top_k())));
+    order.resize(std::min(order.size(), idx(config_.routed_top_k())));
     double sum = 1;
     if (config_.normalize_gates) {
       sum = 0;
       for (const std::size_t i : order) sum += q[i];
     }
-    Vec y(h.size(), 0.0), sizes(at(config_.num_experts), 0.0);
+    Vec y(h.size(), 0.0), sizes(idx(config_.num_experts), 0.0);
     const auto add = [&](std::int64_t e, double gate) {
       const Vec out = expert(l, e, h);
       for (std::size_t i = 0; i < y.size(); ++i) y[i] += gate * out[i];
-      sizes[at(e)] += gate * std::sqrt(ref::dot(out, out));
+      sizes[idx(e)] += gate * std::sqrt(ref::dot(out, out));
     };
     for (const std::size_t i : order) add(kept[i], q[i] / sum);
     for (std::int64_t e = config_.routed_experts(); e < config_.num_experts; ++e) add(e, 1.0);
@@ -146,7 +145,7 @@ class Oracle {
         std::max(0.0, 1.0 - ref::dot(h, after) / std::sqrt(ref::dot(h, h)) / std::sqrt(ref::dot(after, after)));
     for (std::size_t e = 0; e < sizes.size(); ++e) into.easy[e] += sizes[e] * change;
     const TensorView out =
-        l + 1 < config_.layers ? memory_.activations.blocks[at(l + 1)].input : memory_.activations.output;
+        l + 1 < config_.layers ? memory_.activations.blocks[idx(l + 1)].input : memory_.activations.output;
     const Vec got = ref::doubles(out[t]), want = ref::plus(ref::doubles(block.middle[t]), y);
     for (std::size_t i = 0; i < got.size(); ++i)
       ASSERT_NEAR(got[i], want[i], 2e-5 * std::max(1.0, ref::largest(want))) << "layer " << l << ", token " << t;
@@ -160,10 +159,10 @@ class Oracle {
 };
 
 std::vector<std::int32_t> best(const Vec& scores, std::int64_t routed, std::int64_t count) {
-  std::vector<std::int32_t> ids(at(routed));
+  std::vector<std::int32_t> ids(idx(routed));
   std::iota(ids.begin(), ids.end(), 0);
-  std::stable_sort(ids.begin(), ids.end(), [&](auto a, auto b) { return scores[at(a)] > scores[at(b)]; });
-  ids.resize(at(count));
+  std::stable_sort(ids.begin(), ids.end(), [&](auto a, auto b) { return scores[idx(a)] > scores[idx(b)]; });
+  ids.resize(idx(count));
   std::sort(ids.begin(), ids.end());
   return ids;
 }
@@ -204,7 +203,7 @@ void check_model(const ModelConfig& config, const std::vector<std::int64_t>& kee
         EXPECT_EQ(easy.routed[l], best(full[l].easy, config.routed_experts(), count));
         expect_scores(layerwise.scores[l], greedy_scores[l], "layerwise");
         expect_scores(global.scores[l], full[l].probability, "global");
-        ASSERT_EQ(easy.scores[l].size(), at(config.num_experts));
+        ASSERT_EQ(easy.scores[l].size(), idx(config.num_experts));
         expect_scores(easy.scores[l], full[l].easy, "easy-ep");
         EXPECT_EQ(layerwise.keep(l), keep[l]);
       }
