@@ -18,6 +18,8 @@ build_packages=(
 test_packages=(
   hdf5-tools                     # h5ls: checkpoints are readable without emox
   iproute2                       # ip: two nodes on one machine
+  libboost-context-dev           # tests/support/cuda_emulator: a block's threads
+  zstd                           # tests/gpu.sh: the bundle
   python3-h5py                   # the same with Python
   clang-format-14 clang-tidy-14 shellcheck   # tests/house
 )

@@ -72,12 +72,14 @@ else
   same+='|TrainRanks\.OneStepIsTheSame/(bias|fixed|half|label|normal|standard|uneven)|TrainAgain\.TheSame'
   same+='|TrainCut\.(The|Micro|Unequal|Without)'
   stage "build for asan"
-  build asan emox_test_runtime emox_test_model emox_test_data emox_test_parallel emox_test_faults
-  build_beside tsan emox_test_parallel emox_test_faults
+  build asan emox_test_runtime emox_test_model emox_test_data emox_test_parallel emox_test_faults emox_test_cuda
+  build_beside tsan emox_test_parallel emox_test_faults emox_test_cuda
   # A failing disk fails in the same ways with another error, or again and again.
   disk='FailingDisk\.(NoSpaceOnce|AnErrorOnce|NoSpaceFromThenOn|AShortWrite$)'
   large='CheckpointCost|CheckpointScale|TrainResume\.(Stopped|Another)'
-  sanitizer_tests asan '^(unit|ranks)$' "$large|$disk|$same"
+  # Of the CUDA backend, the ops: whole steps and programs are the whole suite's (tests/emulated.sh runs all everywhere).
+  whole='^emulated\.(.*/)?(CudaTraining|CudaStep|CudaProgram|DeviceProduct)'
+  sanitizer_tests asan '^(unit|ranks|emulated)$' "$large|$disk|$same|$whole"
   built tsan
   build_beside ci  # release, warnings are errors
   export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp'"
@@ -85,7 +87,7 @@ else
   # are (TrainSaving), and training on nodes all stages of a sum (TrainAgain).
   one_thread='FailingDisk|FailingReplacement|TrainResume\.(Stopped|Another|TheSel)'
   one_thread+='|ThreadWorld\.(AddsUpNodesFirst|SixtyFour)|FreeTokensTraining\.EveryMesh'
-  sanitizer_tests tsan '^ranks$' "$one_thread|$same"
+  sanitizer_tests tsan '^(ranks|emulated)$' "$one_thread|$same|$whole"
   built ci
 fi
 stage "all tests"

@@ -14,8 +14,8 @@
 #include "launch/run/sharding.h"
 #include "model/training/training_step.h"
 #include "model/transformer/flops.h"
+#include "runtime/core/accelerator.h"
 #include "runtime/core/error.h"
-#include "runtime/ops/basic.h"
 #include "runtime/rng/philox.h"
 
 namespace emox {
@@ -48,27 +48,19 @@ std::vector<std::vector<std::int32_t>> synthetic_sequences(const Recipe& r, std:
   return sequences;
 }
 
-// Bytes a second of a large copy, read and write counted: the limit of ops that only move data.
-double copy_rate(Context& ctx) {
-  Context quiet = ctx;
-  quiet.telemetry = nullptr;
-  const std::int64_t n = 32 << 20;
-  const Tensor a(ctx.device, DType::F32, {n}), b(ctx.device, DType::F32, {n});
-  std::vector<double> rates;
-  for (int i = 0; i < 6; ++i) {
-    const auto start = Clock::now();
-    ops::copy(quiet, b, a);
-    rates.push_back(8.0 * static_cast<double>(n) / std::chrono::duration<double>(Clock::now() - start).count());
-  }
-  return median(rates);
-}
-
 /// Null where there is nothing to be a share of.
 nlohmann::ordered_json share_or_null(double part, double whole) {
   return whole > 0 ? nlohmann::ordered_json(part / whole) : nlohmann::ordered_json(nullptr);
 }
 
-nlohmann::ordered_json op_table(const Telemetry& telemetry, int steps, double step_s, double gemm, double copy) {
+/// Of a GPU: what tensors took at most and what ops share besides, and all that is taken there; null on the CPU.
+nlohmann::ordered_json device_memory(const Context& ctx, std::int64_t peak) {
+  if (ctx.queue == nullptr) return nullptr;
+  const DeviceProperties p = cuda::accelerator()->properties(ctx.device.index);
+  return {{"tensors_peak", peak}, {"op_scratch", ctx.queue->counters().workspace}, {"in_use", p.memory - p.free}};
+}
+
+nlohmann::ordered_json op_table(Telemetry& telemetry, int steps, double step_s, double gemm, double copy) {
   std::vector<std::pair<double, nlohmann::ordered_json>> rows;
   for (const auto& [name, t] : telemetry.totals()) {
     if (name.starts_with("phase.") || name.starts_with("layer.") || name.starts_with("comm.")) continue;
@@ -79,6 +71,8 @@ nlohmann::ordered_json op_table(const Telemetry& telemetry, int steps, double st
           {"calls", t.calls / steps},
           {"seconds", t.seconds / steps},
           {"share", t.seconds / steps / step_s},
+          {"gflop_per_s", t.flops > 0 ? share_or_null(t.flops / 1e9, t.seconds) : nlohmann::ordered_json(nullptr)},
+          {"gb_per_s", t.bytes > 0 ? share_or_null(t.bytes / 1e9, t.seconds) : nlohmann::ordered_json(nullptr)},
           {"limit", t.flops > 0 ? "gemm" : "memory"},
           {"fraction_of_limit", limit > 0 ? share_or_null(limit, t.seconds) : nlohmann::ordered_json(nullptr)}}});
   }
@@ -88,28 +82,59 @@ nlohmann::ordered_json op_table(const Telemetry& telemetry, int steps, double st
   return table;
 }
 
-}  // namespace
-
-Recipe bench_preset(const std::string& name) {
-  require<UsageError>(name == "small" || name == "mid", "unknown preset {}: use small or mid", name);
-  const bool small = name == "small";
+/// Layers of the released EMO with its vocabulary: what one GPU holds of it, at the micro-batch that it was trained
+/// with. Four of those make a step, so that the optimizer, which works at EP = 1 on 128 experts a layer, has a usual
+/// share.
+Recipe emo_block() {
   Recipe r;
-  r.run.name = name;
   ModelConfig& m = r.model;
-  m.vocab_size = small ? 257 : 32000;
-  m.d_model = small ? 256 : 512;
-  m.layers = small ? 6 : 8;
-  m.heads = small ? 4 : 8;
-  m.num_experts = small ? 32 : 64;
-  m.top_k = small ? 4 : 8;
+  m.vocab_size = 100352;
+  m.d_model = 2048;
+  m.layers = 2;
+  m.heads = 16;
+  m.num_experts = 128;
+  m.top_k = 8;
   m.shared_experts = 1;
-  m.expert_ff = 256;
-  m.sequence_length = small ? 512 : 1024;
+  m.expert_ff = 1024;
+  m.sequence_length = 4096;
+  m.intra_document_attention = true;
   m.pool = PoolMode::Uniform;
   m.pool_min = m.top_k;
   m.pool_max = m.num_experts;
-  r.train.batch_sequences = small ? 8 : 4;
-  r.train.micro_batch_sequences = r.train.batch_sequences;
+  m.balance_scope = BalanceScope::MicroBatch;
+  r.data.tokenizer = TokenizerKind::Dolma2;
+  r.train.batch_sequences = 16;
+  r.train.micro_batch_sequences = 4;
+  return r;
+}
+
+}  // namespace
+
+Recipe bench_preset(const std::string& name) {
+  require<UsageError>(name == "small" || name == "mid" || name == "emo-1b14b-block",
+                      "unknown preset {}: use small, mid or emo-1b14b-block", name);
+  Recipe r;
+  if (name == "emo-1b14b-block") {
+    r = emo_block();
+  } else {
+    const bool small = name == "small";
+    ModelConfig& m = r.model;
+    m.vocab_size = small ? 257 : 32000;
+    m.d_model = small ? 256 : 512;
+    m.layers = small ? 6 : 8;
+    m.heads = small ? 4 : 8;
+    m.num_experts = small ? 32 : 64;
+    m.top_k = small ? 4 : 8;
+    m.shared_experts = 1;
+    m.expert_ff = 256;
+    m.sequence_length = small ? 512 : 1024;
+    m.pool = PoolMode::Uniform;
+    m.pool_min = m.top_k;
+    m.pool_max = m.num_experts;
+    r.train.batch_sequences = small ? 8 : 4;
+    r.train.micro_batch_sequences = r.train.batch_sequences;
+  }
+  r.run.name = name;
   r.train.steps = 1000;
   r.data.source = {"synthetic:1:synthetic"};
   return r;
@@ -119,17 +144,23 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
   Context& ctx = session.ctx();
   Sharding sharding(session.comm(), recipe.model, recipe.parallel);
   LanguageModel model(recipe.model, ctx, true, sharding.experts());
-  model.initialize(ctx, 0);
   const auto pools = make_pool_sizes(recipe.model, 0);
   TrainingStep step(ctx, step_config(recipe), model, sharding.mesh(), {.pools = pools.get(), .label_count = 1});
-  std::vector<double> rates, times;
+  step.initialize_weights(0);
+  session.telemetry().watch_device_ops(ops);
+  std::vector<double> rates, times, gradient_times;
+  std::int64_t peak = 0;
   const auto measure_rate = [&] {
     for (int i = 0; i < 7; ++i) rates.push_back(gemm_rate(ctx, 1));
   };
   measure_rate();
+  reset_memory_peak();
   std::vector<double> flops;
   for (int i = 0; i < options.warmup + options.steps; ++i) {
-    if (i == options.warmup) session.telemetry().clear();
+    if (i == options.warmup) {
+      session.telemetry().totals();  // what a device has done since the last look, too, is warming up
+      session.telemetry().clear();
+    }
     const auto tokens = synthetic_sequences(recipe, i + 1, step.share_begin(), step.share_end());
     std::vector<SequenceInput> inputs;
     for (std::size_t s = 0; s < tokens.size(); ++s)
@@ -137,15 +168,21 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
     const MicroBatch whole = make_micro_batch(recipe.model, recipe.data.eos_id(), inputs);
     session.comm().barrier();
     const auto start = Clock::now();
-    const StepMetrics m = step.compute_gradients(i + 1, inputs);
+    const StepMetrics m = step.compute_gradients(i + 1, inputs);  // returns when they are there
+    const double gradients_s = std::chrono::duration<double>(Clock::now() - start).count();
     step.update(i + 1, 1e-3 * std::min(1.0, (i + 1) / 10.0), m);
+    synchronize(ctx);
+    const double whole_s = std::chrono::duration<double>(Clock::now() - start).count();
+    peak = std::max(peak, memory_stats().peak);
     if (i < options.warmup) continue;
-    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    times.push_back(whole_s);
+    gradient_times.push_back(gradients_s);
     rates.push_back(gemm_rate(ctx, 1));  // between the steps too: the clock of a shared machine drifts
+    reset_memory_peak();
     flops.push_back(step_flops(recipe.model, whole.tokens, whole.attention_segments));
   }
   measure_rate();
-  const double step_s = median(times), work = median(flops), rate = median(rates);
+  const double step_s = median(times), gradients_s = median(gradient_times), work = median(flops), rate = median(rates);
   struct rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   nlohmann::ordered_json phases;
@@ -169,8 +206,13 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
                                 {"tokens_per_s", static_cast<double>(recipe.tokens_per_step()) / step_s},
                                 {"gemm_floor_s", work / rate},
                                 {"ratio", step_s * rate / work},
+                                {"gradients_s", gradients_s},
+                                {"update_s", step_s - gradients_s},
+                                {"gemm_fraction", work / rate / step_s},
+                                {"gradients_gemm_fraction", work / rate / gradients_s},
                                 {"flops", work * session.comm().size()},
                                 {"peak_rss_bytes", usage.ru_maxrss * 1024},
+                                {"device_memory", device_memory(ctx, peak)},
                                 {"threads", ctx.threads},
                                 {"ranks", session.comm().size()},
                                 {"phase_s", phases},
@@ -179,9 +221,10 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
                                 {"gemm_gflops", rate / 1e9},
                                 {"steps", options.steps},
                                 {"preset", recipe.run.name},
-                                {"processor", processor_name()}};
+                                {"precision", name_of(ctx.activations)},
+                                {"processor", device_name(ctx)}};
   if (ops) {
-    const double copy = copy_rate(ctx);
+    const double copy = copy_rate(ctx);  // after the steps: it takes memory of its own
     out["copy_gb_s"] = copy / 1e9;
     out["ops"] = op_table(session.telemetry(), options.steps, step_s, rate, copy);
   }

@@ -14,12 +14,14 @@ struct StepBenchOptions {
   int warmup = 3;
 };
 
-/// The presets `small` and `mid`; the shapes are those of the usual PyTorch peer, so both can be timed side by side.
+/// The presets `small` and `mid`, whose shapes are those of the usual PyTorch peer, so both can be timed side by side;
+/// and `emo-1b14b-block`, two layers of the released EMO with its vocabulary, for one GPU.
 Recipe bench_preset(const std::string& name);
 
-/// {step_s, step_min_s, step_max_s, tokens_per_s, gemm_floor_s, ratio, flops, peak_rss_bytes, threads, ranks, phase_s,
-/// ...}. Synthetic documents of geometric length, about four a sequence. With `ops`, an "ops" array: seconds, share of
-/// the step, and fraction of the GEMM or copy rate of each op.
+/// {step_s, step_min_s, step_max_s, tokens_per_s, gemm_floor_s, ratio, gradients_s, update_s, flops, peak_rss_bytes,
+/// device_memory, threads, ranks, phase_s, ...}. Synthetic documents of geometric length, about four a sequence.
+/// `flops`: 6 x the weights that a token meets, and attention counted as its causal half (model/transformer/flops.h).
+/// With `ops`, an "ops" array: seconds, share of the step, rate, and fraction of the GEMM or copy rate of each op.
 nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const StepBenchOptions& options, bool ops);
 
 }  // namespace emox

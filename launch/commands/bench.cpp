@@ -24,20 +24,33 @@ void print_step(const nlohmann::ordered_json& r) {
   fmt::print("step {:.4f} s (min {:.4f}, max {:.4f}), {:.0f} tokens/s, {} rank(s) x {} thread(s)\n",
              r["step_s"].get<double>(), r["step_min_s"].get<double>(), r["step_max_s"].get<double>(),
              r["tokens_per_s"].get<double>(), r["ranks"].get<int>(), r["threads"].get<int>());
-  fmt::print("GEMM floor {:.4f} s at {:.0f} GFLOP/s: ratio {:.3f}\n", r["gemm_floor_s"].get<double>(),
-             r["gemm_gflops"].get<double>(), r["ratio"].get<double>());
+  fmt::print("GEMM floor {:.4f} s at {:.0f} GFLOP/s ({}): ratio {:.3f}, {:.1f} % of GEMM\n",
+             r["gemm_floor_s"].get<double>(), r["gemm_gflops"].get<double>(), r["precision"].get<std::string>(),
+             r["ratio"].get<double>(), 100 * r["gemm_fraction"].get<double>());
+  fmt::print("forward and backward {:.4f} s, {:.1f} % of GEMM; update {:.4f} s\n", r["gradients_s"].get<double>(),
+             100 * r["gradients_gemm_fraction"].get<double>(), r["update_s"].get<double>());
+  if (const auto& memory = r["device_memory"]; !memory.is_null()) {
+    const auto mib = [&](const char* key) { return memory[key].get<double>() / 1048576; };
+    fmt::print("memory of the GPU, MiB: tensors {:.0f} at most, scratch of the ops {:.0f}, in use {:.0f}\n",
+               mib("tensors_peak"), mib("op_scratch"), mib("in_use"));
+  }
   if (!r["routing_share"].is_null())  // a dense model has none
     fmt::print("MoE layers: {:.1f} % for router, pools, plan and moving rows, the rest for experts\n",
                100 * r["routing_share"].get<double>());
   if (!r.contains("ops")) return;
-  fmt::print("{:<24} {:>6} {:>10} {:>7}  of limit\n", "op", "calls", "ms", "share");
-  for (const auto& op : r["ops"])
-    fmt::print("{:<24} {:>6} {:>10.2f} {:>6.1f}%  {} {}\n", op["op"].get<std::string>(),
+  fmt::print("limits: {:.0f} GFLOP/s, {:.0f} GB/s\n", r["gemm_gflops"].get<double>(), r["copy_gb_s"].get<double>());
+  fmt::print("{:<24} {:>6} {:>10} {:>7} {:>17}  of limit\n", "op", "calls", "ms", "share", "rate");
+  for (const auto& op : r["ops"]) {
+    const bool gemm = op["limit"] == "gemm";
+    const auto& rate = op[gemm ? "gflop_per_s" : "gb_per_s"];
+    fmt::print("{:<24} {:>6} {:>10.3f} {:>6.1f}% {:>9} {:<7}  {} {}\n", op["op"].get<std::string>(),
                op["calls"].get<std::int64_t>(), 1e3 * op["seconds"].get<double>(), 100 * op["share"].get<double>(),
+               rate.is_null() ? "-" : fmt::format("{:.1f}", rate.get<double>()), gemm ? "GFLOP/s" : "GB/s",
                op["fraction_of_limit"].is_null()
                    ? "    -"
                    : fmt::format("{:>4.0f}%", 100 * op["fraction_of_limit"].get<double>()),
                op["limit"].get<std::string>());
+  }
 }
 
 /// UsageError for an option that is another benchmark's.
@@ -62,7 +75,7 @@ int run_checkpoint_bench(const Arguments& a) {
   CheckpointBenchOptions options;
   options.directory = a.value("--dir", "bench-checkpoint");
   if (a.has("--repeats")) options.repeats = whole_number("emox bench", "--repeats", a.value("--repeats"), 1);
-  return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
+  return on_ranks(setup_of(recipe), [&](Session& session) {
     recipe.validate(session.comm().size());
     const auto result = bench_checkpoint(session, recipe, options);
     if (session.root()) fmt::print("{}", a.has("--json") ? to_line(result) + "\n" : checkpoint_table(result));
@@ -75,7 +88,7 @@ int run_step_bench(const Arguments& a, const std::string& what) {
   const Recipe recipe = recipe_of(a);
   StepBenchOptions options;
   if (a.has("--steps")) options.steps = whole_number("emox bench", "--steps", a.value("--steps"), 1);
-  return on_ranks(recipe.parallel, recipe.train.threads, [&](Session& session) {
+  return on_ranks(setup_of(recipe), [&](Session& session) {
     recipe.validate(session.comm().size());
     const auto result = bench_step(session, recipe, options, what == "ops");
     if (session.root()) {

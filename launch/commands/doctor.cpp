@@ -13,13 +13,16 @@
 #include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
 #include "launch/plan/memory.h"
+#include "launch/run/device_report.h"
 #include "launch/run/failure.h"
 #include "launch/run/gemm_rate.h"
 #include "launch/run/on_ranks.h"
 #include "launch/run/session.h"
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/comm/mpi_launcher.h"
+#include "runtime/core/accelerator.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/version.h"
 #include "runtime/cpu/processor.h"
 #include "runtime/ops/basic.h"
@@ -49,28 +52,49 @@ double available_memory() {
   return 0;
 }
 
-/// What the recipe takes on each of the ranks that are there, against what this node has.
+/// What the recipe takes on each of the ranks that are there, against what this node, or the GPU, has.
 nlohmann::ordered_json memory_budget(Session& session, const Recipe& recipe) {
-  auto plan = plan_memory(recipe, session.comm().size(), session.comm().node_size(), session.ctx().threads);
+  const DeviceChoice& device = session.choice();
+  const auto plan =
+      plan_memory(recipe, session.comm().size(), session.comm().node_size(), session.ctx().threads, device);
   nlohmann::ordered_json budget = plan["most"];
-  budget["of_this_node"] = plan["most"]["total"].get<double>() * session.comm().node_size();
+  budget["device"] = plan["device"];
+  const char* of_host = device.on_gpu() ? "host" : "total";
+  budget["of_this_node"] = plan["most"][of_host].get<double>() * session.comm().node_size();
   budget["available"] = available_memory();
+  if (device.on_gpu())  // what this process has taken of it, it will have again
+    budget["gpu_available"] = cuda::accelerator()->properties(device.device.index).free + idx(kGpuLibraries);
   return budget;
 }
 
 void print_budget(const Recipe& recipe, const nlohmann::ordered_json& budget) {
+  const bool gpu = budget["device"] == "cuda";
   const auto mib = [&](const char* key) { return budget[key].get<double>() / 1048576; };
   fmt::print(
       "\nmemory of the fullest rank for {}, MiB: weights and gradients {:.0f}, optimizer {:.0f}, activations {:.0f}, ",
       recipe.run.name, mib("weights_and_gradients"), mib("optimizer"), mib("activations"));
-  fmt::print("copy for saving {:.0f}{}, all {:.0f}\n", mib("checkpoint"),
-             recipe.checkpoint.async ? "" : " (checkpoint.async = false)", mib("total"));
+  if (gpu) {
+    fmt::print("CUDA and its libraries about {:.0f}, scratch of the ops at most {:.0f}, all {:.0f}\n", mib("libraries"),
+               mib("op_scratch"), mib("total"));
+    fmt::print("the GPU has {:.0f} MiB for it; on the host, {:.0f} for saving and copies\n", mib("gpu_available"),
+               mib("host"));
+  } else {
+    fmt::print("copy for saving {:.0f}{}, all {:.0f}\n", mib("checkpoint"),
+               recipe.checkpoint.async ? "" : " (checkpoint.async = false)", mib("total"));
+  }
   fmt::print("this node needs {:.0f} MiB at most and has {:.0f} available\n", mib("of_this_node"), mib("available"));
+  if (gpu && mib("total") > mib("gpu_available"))
+    fmt::print(
+        "warning: it does not fit on the GPU: fewer model.layers or moe.num_experts, a smaller "
+        "train.micro_batch_sequences, or run.device = cpu\n");
   if (mib("of_this_node") <= mib("available")) return;
-  fmt::print(
-      "warning: it does not fit: more ranks on more nodes, a larger parallel.expert_parallel, a smaller "
-      "train.micro_batch_sequences{}\n",
-      recipe.checkpoint.async ? ", or checkpoint.async = false" : "");
+  if (gpu)
+    fmt::print("warning: the host has not enough for the copy of the state that saving takes\n");
+  else
+    fmt::print(
+        "warning: it does not fit: more ranks on more nodes, a larger parallel.expert_parallel, a smaller "
+        "train.micro_batch_sequences{}\n",
+        recipe.checkpoint.async ? ", or checkpoint.async = false" : "");
 }
 
 /// Seconds between mpirun's getting a SIGTERM and the ranks' getting it; as long again until SIGKILL. Measured with
@@ -98,7 +122,35 @@ std::string stopping(const Launcher& launcher) {
          "there:\nmpirun -n N emox doctor";
 }
 
-int diagnose(Session& session, bool json, const Recipe* recipe) {
+/// Where a run computes here. `refused`: why not where the recipe says.
+nlohmann::ordered_json where_runs(Session& session, const std::string& refused) {
+  if (!refused.empty()) return {{"device", nullptr}, {"name", nullptr}, {"precision", nullptr}, {"why", refused}};
+  return {{"device", session.choice().on_gpu() ? "cuda" : "cpu"},
+          {"name", device_name(session.ctx())},
+          {"precision", name_of(session.ctx().activations)},
+          {"why", session.choice().why}};
+}
+
+/// A line for each of the report's keys that people read in this form.
+void print_report(const nlohmann::ordered_json& report) {
+  const auto line = [](const std::string& key, const std::string& text) { fmt::print("{:<22} {}\n", key, text); };
+  for (const auto& [key, value] : report.items()) {
+    if (key == "devices") {
+      for (const auto& device : value) line(fmt::format("device {}", device["index"].get<int>()), device_line(device));
+    } else if (key == "runs_on") {
+      line("a run uses", value["device"].is_null()
+                             ? fmt::format("nothing: {}", value["why"].get<std::string>())
+                             : fmt::format("{} in {} ({})", value["name"].get<std::string>(),
+                                           value["precision"].get<std::string>(), value["why"].get<std::string>()));
+    } else if (value.is_primitive()) {
+      line(key, value.is_string()         ? value.get<std::string>()
+                : value.is_number_float() ? fmt::format("{:.1f}", value.get<double>())
+                                          : value.dump());
+    }
+  }
+}
+
+int diagnose(Session& session, bool json, const Recipe* recipe, const std::string& refused) {
   const double gemm = gemm_rate(session.ctx(), 5);
   const double small = all_reduce_seconds(session, 1024), large = all_reduce_seconds(session, 16 << 20);
   nlohmann::ordered_json report = {{"version", kVersion},
@@ -108,12 +160,15 @@ int diagnose(Session& session, bool json, const Recipe* recipe) {
                                    {"ranks", session.comm().size()},
                                    {"ranks_on_this_node", session.comm().node_size()},
                                    {"transport", std::string(session.comm().transport())},
-                                   {"threads_per_rank", session.ctx().threads},
-                                   {"cuda", "built without CUDA"},
-                                   {"hdf5", hdf5_version()},
-                                   {"gemm_gflops_per_rank", gemm / 1e9},
-                                   {"all_reduce_1_kib_us", small * 1e6},
-                                   {"all_reduce_16_mib_ms", large * 1e3}};
+                                   {"threads_per_rank", session.ctx().threads}};
+  report.update(describe_devices(cuda::accelerator()));
+  report["runs_on"] = where_runs(session, refused);
+  report["hdf5"] = hdf5_version();
+  report["gemm_type"] = name_of(session.ctx().activations);
+  report["gemm_gflops_per_rank"] = gemm / 1e9;
+  if (session.choice().on_gpu()) report["copy_gb_s"] = copy_rate(session.ctx()) / 1e9;
+  report["all_reduce_1_kib_us"] = small * 1e6;
+  report["all_reduce_16_mib_ms"] = large * 1e3;
   const Launcher launcher = find_launcher();
   if (json) report["stopping"] = stopping(launcher);
   if (launcher.name == "mpirun") report["mpirun_grace_s"] = mpirun_grace();
@@ -124,12 +179,7 @@ int diagnose(Session& session, bool json, const Recipe* recipe) {
     fmt::print("{}\n", json_text(report));
     return kDone;
   }
-  for (const auto& [key, value] : report.items())
-    if (!value.is_object())
-      fmt::print("{:<22} {}\n", key,
-                 value.is_string()         ? value.get<std::string>()
-                 : value.is_number_float() ? fmt::format("{:.1f}", value.get<double>())
-                                           : value.dump());
+  print_report(report);
   fmt::print("\nto stop a run: {}\n", stopping(launcher));
   if (recipe != nullptr) print_budget(*recipe, report["memory"]);
   if (session.comm().size() == 1 && session.ctx().threads > 1)
@@ -154,8 +204,16 @@ int run_doctor(const std::vector<std::string>& args) {
                       a.overrides.empty() ? "" : a.overrides.front());
   std::optional<Recipe> recipe;
   if (!a.positional.empty()) recipe = load_recipe(a.positional[0], a.overrides);
-  return on_ranks(recipe ? recipe->parallel : ParallelConfig{}, recipe ? recipe->train.threads : 0,
-                  [&](Session& session) { return diagnose(session, a.has("--json"), recipe ? &*recipe : nullptr); });
+  SessionSetup setup = recipe ? setup_of(*recipe) : SessionSetup{};
+  // It is asked what is wrong here: where the recipe's device cannot be used, that is the answer.
+  std::string refused;
+  if (setup.device == DeviceKind::Cuda && !no_gpu(1).empty()) {
+    refused = "run.device = cuda: " + no_gpu(1);
+    setup.device = DeviceKind::Cpu, setup.precision = Precision::Auto;
+  }
+  return on_ranks(setup, [&](Session& session) {
+    return diagnose(session, a.has("--json"), recipe ? &*recipe : nullptr, refused);
+  });
 }
 
 }  // namespace emox

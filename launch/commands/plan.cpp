@@ -33,15 +33,18 @@ int run_plan(const std::vector<std::string>& args) {
           ? number("--nodes", 1) * per_node
           : number("--ranks", static_cast<int>(std::max<std::int64_t>(recipe.parallel.expert_parallel, 1)));
   const int threads = recipe.train.threads > 0 ? static_cast<int>(recipe.train.threads) : default_threads(per_node);
-  auto plan = plan_memory(recipe, ranks, per_node, threads);
-  plan["state"] = to_json(plan_state(recipe, ranks, per_node));
+  const DeviceChoice device = planned_device(recipe, ranks);
+  auto plan = plan_memory(recipe, ranks, per_node, threads, device);
+  plan["state"] = to_json(plan_state(recipe, ranks, per_node, device.activations));
   if (a.has("--json")) {
     fmt::print("{}\n", to_line(plan));
     return kDone;
   }
-  fmt::print("{} on {} ranks: experts over {}, {} replica(s)\n", recipe.run.name, ranks,
+  const bool gpu = device.on_gpu();
+  fmt::print("{} on {} ranks{}: experts over {}, {} replica(s)\n", recipe.run.name, ranks,
+             gpu ? fmt::format(" of a GPU each, in {}", name_of(device.activations)) : "",
              plan["expert_parallel"].get<int>(), plan["data_parallel"].get<int>());
-  fmt::print("{:<32}{:>12}{:>12}\n", "memory of a rank, MiB", "least", "most");
+  fmt::print("{:<32}{:>12}{:>12}\n", gpu ? "memory of a GPU, MiB" : "memory of a rank, MiB", "least", "most");
   const auto line = [&](const char* text, const char* key) {
     fmt::print("{:<32}{:>12.1f}{:>12.1f}\n", text, plan["least"][key].get<double>() / 1048576,
                plan["most"][key].get<double>() / 1048576);
@@ -50,8 +53,14 @@ int run_plan(const std::vector<std::string>& args) {
   line("  routed experts' weights", "expert_weights");
   line("optimizer", "optimizer");
   line("activations", "activations");
-  line("copy of the state for saving", "checkpoint");
+  if (gpu) {
+    line("CUDA, its libraries (a guess)", "libraries");
+    line("scratch of the ops, at most", "op_scratch");
+  } else {
+    line("copy of the state for saving", "checkpoint");
+  }
   line("all, before the first step", "total");
+  if (gpu) line("host: copy for saving, staging", "host");
   const auto& state = plan["state"];
   const auto mib = [](const nlohmann::ordered_json& bytes) { return bytes.get<double>() / 1048576; };
   fmt::print("a checkpoint: {:.1f} MiB in {} files, {} pieces, manifest {:.1f} MiB\n", mib(state["checkpoint_bytes"]),

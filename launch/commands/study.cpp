@@ -73,7 +73,7 @@ int run_study(const std::vector<std::string>& args) {
   request.command = {"emox", "study"};
   request.command.insert(request.command.end(), args.begin(), args.end());
   const StopSignals signals;
-  return on_ranks(request.base.parallel, request.base.train.threads, [&](Session& session) {
+  return on_ranks(setup_of(request.base), [&](Session& session) {
     const int ranks = session.comm().size();
     if (!axes.empty()) {
       request.cells = tuning_cells(request.base, models, seeds, ranks, axes, request.options);

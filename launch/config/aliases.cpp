@@ -76,6 +76,25 @@ constexpr Alias kAliases[] = {
     {"num_threads", "train.threads"},
     {"omp_num_threads", "train.threads"},
     {"num_workers", "train.threads"},
+    {"dtype", "train.precision"},
+    {"torch_dtype", "train.precision"},
+    {"param_dtype", "train.precision"},
+    {"compute_dtype", "train.precision"},
+    {"bf16", "train.precision"},
+    {"bfloat16", "train.precision"},
+    {"fp16", "train.precision"},
+    {"fp32", "train.precision"},
+    {"amp", "train.precision"},
+    {"autocast", "train.precision"},
+    {"mixed_precision", "train.precision"},
+    {"gpu", "run.device"},
+    {"gpus", "run.device"},
+    {"cuda", "run.device"},
+    {"device_type", "run.device"},
+    {"accelerator", "run.device"},
+    {"platform", "run.device"},
+    {"no_cuda", "run.device"},
+    {"use_cpu", "run.device"},
     {"recompute", "train.micro_batch_memory"},
     {"gradient_checkpointing", "train.micro_batch_memory"},
     {"activation_checkpointing", "train.micro_batch_memory"},
@@ -199,16 +218,30 @@ constexpr Alias kAliases[] = {
     {"max_time", "run.stop_after_minutes"},
 };
 
+// Words for devices and types; none of them is a value of a key here.
+constexpr Alias kValueAliases[] = {
+    {"gpu", "cuda"},      {"nvidia", "cuda"}, {"cuda:0", "cuda"},  {"gpu:0", "cuda"}, {"host", "cpu"},
+    {"bfloat16", "bf16"}, {"mixed", "bf16"},  {"float16", "bf16"}, {"fp16", "bf16"},  {"half", "bf16"},
+    {"float32", "f32"},   {"fp32", "f32"},    {"float", "f32"},    {"single", "f32"}, {"tf32", "f32"},
+};
+
+std::string plain(std::string_view name) {
+  std::string text;
+  for (const char c : name) text += c == '-' ? '_' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
+template <std::size_t n>
+std::string_view meaning_of(const Alias (&aliases)[n], const std::string& name) {
+  const auto* found =
+      std::find_if(std::begin(aliases), std::end(aliases), [&](const Alias& a) { return a.first == name; });
+  return found == std::end(aliases) ? std::string_view{} : found->second;
+}
+
 }  // namespace
 
 std::span<const Alias> key_aliases() { return kAliases; }
-
-std::string_view key_of_alias(std::string_view name) {
-  std::string plain;
-  for (const char c : name) plain += c == '-' ? '_' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  const auto* found =
-      std::find_if(std::begin(kAliases), std::end(kAliases), [&](const Alias& a) { return a.first == plain; });
-  return found == std::end(kAliases) ? std::string_view{} : found->second;
-}
+std::string_view key_of_alias(std::string_view name) { return meaning_of(kAliases, plain(name)); }
+std::string_view value_of_alias(std::string_view value) { return meaning_of(kValueAliases, plain(value)); }
 
 }  // namespace emox

@@ -39,6 +39,11 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
 
 }  // namespace
 
+bool is_rank_key(std::string_view name) {
+  return name.starts_with("--parallel.") || name == "--train.threads" || name == "--run.device" ||
+         name == "--train.precision";
+}
+
 Arguments parse_args(const std::vector<std::string>& args, const ArgumentRules& rules) {
   Arguments parsed;
   bool options_ended = false;
@@ -61,8 +66,9 @@ Arguments parse_args(const std::vector<std::string>& args, const ArgumentRules& 
     }
     const bool is_override =
         (rules.overrides || rules.rank_keys) && name.starts_with("--") && name.find('.') != std::string::npos;
-    require<UsageError>(!is_override || rules.overrides || name.starts_with("--parallel.") || name == "--train.threads",
-                        "{}: {} has no effect here: of the recipe's keys only --parallel.* and --train.threads have",
+    require<UsageError>(!is_override || rules.overrides || is_rank_key(name),
+                        "{}: {} has no effect here: of the recipe's keys only --parallel.*, --train.threads, "
+                        "--run.device and --train.precision have",
                         rules.command, name);
     const bool is_list = contains(rules.lists, name);
     if (!is_override && !is_list && !contains(rules.options, name)) unknown_option(name, rules);

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace emox {
@@ -14,7 +15,7 @@ struct ArgumentRules {
   std::vector<std::string> options = {};  ///< take a value, e.g. "--trace"
   std::vector<std::string> lists = {};    ///< the same, and may be given several times
   bool overrides = false;                 ///< --section.key=value
-  bool rank_keys = false;                 ///< of these only --parallel.key=value and --train.threads=N
+  bool rank_keys = false;                 ///< of these only those of is_rank_key()
   std::size_t min_positional = 0;
   std::size_t max_positional = 0;
   const char* positional = "";  ///< their names, e.g. "RECIPE.ini"
@@ -38,6 +39,9 @@ struct Arguments {
   }
 };
 
+/// The recipe's keys that say on what a command runs: "--parallel.*", "--train.threads", "--run.device",
+/// "--train.precision".
+bool is_rank_key(std::string_view name);
 /// Splits the arguments; `--name value` and `--name=value` mean the same, `--` ends the options. Throws UsageError with
 /// the nearest name for an unknown option, and for a missing or surplus argument.
 Arguments parse_args(const std::vector<std::string>& args, const ArgumentRules& rules);

@@ -60,6 +60,7 @@ bool is_free(const std::string& name, const std::string& section, const Recipe& 
   constexpr std::string_view kKeys[] = {"run.name",
                                         "run.dir",
                                         "run.change",
+                                        "run.device",
                                         "train.threads",
                                         "data.token_type",
                                         "run.stop_after_step",

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "launch/config/aliases.h"
 #include "launch/config/nearest.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
@@ -131,8 +132,12 @@ void Field::set_flag(const Flag& target, const std::string& text, const std::str
 
 void Field::set_choice(const Choice& target, const std::string& text, const std::string& origin) const {
   const auto found = std::find(target.names.begin(), target.names.end(), text);
-  require<UsageError>(found != target.names.end(), "{} = {} ({}) is not one of {}: did you mean {}?", name(), text,
-                      origin, allowed(), nearest(text, strings(target.names)));
+  if (found == target.names.end()) {
+    const std::string_view meant = value_of_alias(text);
+    const bool known = std::find(target.names.begin(), target.names.end(), meant) != target.names.end();
+    fail<UsageError>("{} = {} ({}) is not one of {}: did you mean {}?", name(), text, origin, allowed(),
+                     known ? std::string(meant) : nearest(text, strings(target.names)));
+  }
   target.set(target.value, idx(found - target.names.begin()));
 }
 

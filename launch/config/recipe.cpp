@@ -53,8 +53,10 @@ void validate_data(const DataConfig& data, const ModelConfig& model) {
 
 void validate_parallel(const Recipe& recipe, int ranks) {
   const ParallelConfig& parallel = recipe.parallel;
-  require<UsageError>(parallel.communicator != CommunicatorKind::Nccl,
-                      "parallel.communicator = nccl: this emox was built without CUDA; use auto, self or mpi");
+  require<UsageError>(
+      parallel.communicator != CommunicatorKind::Nccl,
+      "parallel.communicator = nccl is not part of this version, with or without CUDA: it computes on one GPU "
+      "with one rank, or on the CPU; use auto, self or mpi");
   require<UsageError>(parallel.communicator != CommunicatorKind::Self || ranks == 1,
                       "parallel.communicator = self is for one rank, not {}; use auto or mpi", ranks);
   if (parallel.expert_parallel != 0)  // auto fits by its making

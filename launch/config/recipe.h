@@ -23,6 +23,8 @@ enum class TokenType : std::uint8_t { Auto, Uint16, Uint32 };
 enum class HeldOutPart : std::uint8_t { Report, Tune };
 enum class CommunicatorKind : std::uint8_t { Auto, Self, Mpi, Nccl };
 enum class PlacementKind : std::uint8_t { Block, Random, File };
+enum class DeviceKind : std::uint8_t { Auto, Cpu, Cuda };
+enum class Precision : std::uint8_t { Auto, F32, Bf16 };
 
 inline constexpr const char* kWarmStartStateNames[] = {"weights", "optimizer"};
 inline constexpr const char* kScheduleNames[] = {"cosine", "linear", "constant", "wsd"};
@@ -36,6 +38,9 @@ enum class WhenBusy : std::uint8_t { Wait, Skip };
 inline constexpr const char* kWhenBusyNames[] = {"wait", "skip"};
 inline constexpr const char* kPlacementNames[] = {"block", "random", "file"};
 
+inline constexpr const char* kDeviceNames[] = {"auto", "cpu", "cuda"};
+inline constexpr const char* kPrecisionNames[] = {"auto", "f32", "bf16"};
+
 inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 60;  ///< "any count": no real run reaches it
 
 struct RunConfig {
@@ -46,6 +51,7 @@ struct RunConfig {
   double stop_after_minutes = 0;
   std::string change;
   std::string warm_start;
+  DeviceKind device = DeviceKind::Auto;
   WarmStartState warm_start_state = WarmStartState::Weights;
 
   template <typename V>
@@ -58,6 +64,8 @@ struct RunConfig {
     v.real("stop_after_minutes", stop_after_minutes, 0.0, 1e9,
            "save and end cleanly at the first step after so many minutes of this job; 0 = never");
     v.text("change", change, "keys, separated by commas, whose values this resume may change; each change is recorded");
+    v.choice("device", device, kDeviceNames,
+             "where to compute: auto = on the GPU where there is one that this emox can use, else on the CPU");
     v.text("warm_start", warm_start,
            "run or checkpoint whose weights a new run begins with; its own step, data and schedule begin at 0");
     v.choice("warm_start_state", warm_start_state, kWarmStartStateNames,
@@ -85,6 +93,7 @@ struct TrainConfig {
   std::int64_t skip_window = 128;
   double lm_z_weight = 1e-5;
   MicroBatchMemory micro_batch_memory = MicroBatchMemory::Auto;
+  Precision precision = Precision::Auto;
   std::int64_t threads = 0;
 
   template <typename V>
@@ -115,6 +124,10 @@ struct TrainConfig {
     v.real("lm_z_weight", lm_z_weight, 0.0, 1e3, "weight of the squared log-sum of the vocabulary logits");
     v.choice("micro_batch_memory", micro_batch_memory, kMicroBatchMemoryNames,
              "several micro-batches under balance_scope = step: hold all activations, or run the forward pass twice");
+    v.choice(
+        "precision", precision, kPrecisionNames,
+        "type of activations and of the weights they meet; auto = bf16 on a GPU, f32 on the CPU, which has no other. "
+        "Router, losses, gradients and the optimizer are f32 always");
     v.integer("threads", threads, 0, 4096,
               "threads of a rank; 0 = OMP_NUM_THREADS, else its share of the cores that it may use");
   }

@@ -31,8 +31,11 @@ struct PlannedRank {
 
 class Planner {
  public:
-  Planner(const Recipe& recipe, int ranks, int ranks_per_node)
-      : recipe_(recipe), layout_(planned_layout(recipe, ranks, ranks_per_node)), bytes_(idx(ranks), 0) {
+  Planner(const Recipe& recipe, int ranks, int ranks_per_node, DType weights)
+      : recipe_(recipe),
+        layout_(planned_layout(recipe, ranks, ranks_per_node)),
+        weight_bytes_(size_of(weights)),
+        bytes_(idx(ranks), 0) {
     plan_.ranks = ranks, plan_.ranks_per_node = ranks_per_node;
     plan_.expert_parallel = layout_.expert_parallel();
   }
@@ -80,7 +83,7 @@ class Planner {
       const auto& ranges = shards.groups()[group].shards.ranges();
       if (nodes.size() == 1) return;
       sum += traffic_of_sum(ranges, nodes, place, sizeof(float), sizeof(float));
-      gather += traffic_of_gather(ranges, nodes, place, sizeof(float));
+      gather += traffic_of_gather(ranges, nodes, place, weight_bytes_);
     };
     count(0, layout_.nodes(), rank);
     count(1, layout_.nodes_of(layout_.replica_group(rank)), layout_.replica_index(rank));
@@ -90,15 +93,16 @@ class Planner {
 
   Recipe recipe_;
   MeshLayout layout_;
+  std::size_t weight_bytes_;         ///< of an element
   std::vector<std::int64_t> bytes_;  ///< of each rank's shard
   StatePlan plan_;
 };
 
 }  // namespace
 
-StatePlan plan_state(const Recipe& recipe, int ranks, int ranks_per_node) {
+StatePlan plan_state(const Recipe& recipe, int ranks, int ranks_per_node, DType activations) {
   recipe.validate(ranks);
-  return Planner(recipe, ranks, ranks_per_node).plan();
+  return Planner(recipe, ranks, ranks_per_node, activations).plan();
 }
 
 nlohmann::ordered_json to_json(const Traffic& t) {

@@ -10,6 +10,7 @@
 #include "launch/config/recipe.h"
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/comm/shares.h"
+#include "runtime/core/dtype.h"
 
 namespace emox {
 
@@ -22,8 +23,9 @@ struct StatePlan {
   Traffic gradients, weights;
 };
 
-/// UsageError when the recipe does not fit these ranks.
-StatePlan plan_state(const Recipe& recipe, int ranks, int ranks_per_node);
+/// Weights come back in the type of the activations, in which they are used. UsageError when the recipe does not fit
+/// these ranks.
+StatePlan plan_state(const Recipe& recipe, int ranks, int ranks_per_node, DType activations = DType::F32);
 /// {"pieces", "files", "manifest_bytes", "checkpoint_bytes", "gradients": {...}, "weights": {...}}
 nlohmann::ordered_json to_json(const StatePlan& plan);
 nlohmann::ordered_json to_json(const Traffic& traffic);

@@ -88,16 +88,14 @@ nlohmann::ordered_json number_or_null(double value) {
 }
 std::string text_of(double bits) { return std::isnan(bits) ? "-" : fmt::format("{:.4f}", bits); }
 
-std::vector<std::int64_t> largest(Context& ctx, Communicator& comm, const std::vector<std::int64_t>& own) {
-  const Tensor most(ctx.device, DType::I64, {static_cast<std::int64_t>(own.size())});
-  ops::copy_from_host(ctx, most, own.data());
-  comm.all_reduce(most, ReduceOp::Max);
-  return ops::to_host<std::int64_t>(ctx, most);
+std::vector<std::int64_t> largest(Communicator& comm, std::vector<std::int64_t> own) {
+  comm.all_reduce(TensorView(own.data(), DType::I64, {static_cast<std::int64_t>(own.size())}), ReduceOp::Max);
+  return own;
 }
 
 // Every rank has read the files by itself. Ranks with other documents would make other numbers of passes.
-void check_same_text(Context& ctx, Communicator& comm, std::int64_t passes, std::int64_t tokens) {
-  const auto most = largest(ctx, comm, {passes, -passes, tokens, -tokens});
+void check_same_text(Communicator& comm, std::int64_t passes, std::int64_t tokens) {
+  const auto most = largest(comm, {passes, -passes, tokens, -tokens});
   require<IoError>(most[0] == -most[1] && most[2] == -most[3],
                    "the ranks have read different held-out documents: {} to {} tokens. Do all nodes see the same "
                    "files?",
@@ -174,15 +172,15 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
     tokens += d.tokens;
     result.domains.push_back(d);
   }
-  const std::int64_t room = -largest(ctx, comm, {-memory.max_tokens})[0];  // of the rank with the least
+  const std::int64_t room = -largest(comm, {-memory.max_tokens})[0];  // of the rank with the least
   const std::vector<Pass> passes = plan_passes(held_out, idx(config.sequence_length), idx(room));
   const auto count = static_cast<std::int64_t>(passes.size());
-  check_same_text(ctx, comm, count, tokens);
+  check_same_text(comm, count, tokens);
 
   const Tensor sums(ctx.device, DType::F64, {count + 1, 2});  // nats and z of every pass; the last row stays 0
   // Experts may be on other ranks: all make as many passes, in the last round perhaps without tokens.
   for (std::int64_t first = 0; first < count; first += comm.size()) {
-    if (largest(ctx, comm, {hooks.stop && hooks.stop() ? 1 : 0})[0] != 0) throw EvaluationStopped();
+    if (largest(comm, {hooks.stop && hooks.stop() ? 1 : 0})[0] != 0) throw EvaluationStopped();
     if (hooks.progress) hooks.progress(first, count);
     const std::int64_t own = first + comm.rank();
     PassInput input;

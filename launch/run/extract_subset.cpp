@@ -73,14 +73,14 @@ class ArraySelection {
   std::map<std::string, std::vector<std::int32_t>> rows_;
 };
 
-/// This rank's share of the small model.
+/// This rank's share of the small model, in host memory: nothing is computed.
 class Share {
  public:
-  explicit Share(const std::vector<KeptArray>& arrays, const Communicator& comm, Device device) {
+  explicit Share(const std::vector<KeptArray>& arrays, const Communicator& comm) {
     for (std::size_t i = idx(comm.rank()); i < arrays.size(); i += idx(comm.size())) {
       const KeptArray& a = arrays[i];
       const Shape shape = a.shape();
-      const TensorView memory = memory_.emplace_back(device, a.from->dtype, shape).view();
+      const TensorView memory = memory_.emplace_back(Device{}, a.from->dtype, shape).view();
       saved.push_back({a.name, a.from->role, shape, 0, shape.numel(), memory});
       if (!a.rows) {
         wanted.push_back({a.from->name, a.from->role, shape, 0, shape.numel(), memory});
@@ -157,7 +157,7 @@ ExtractedSubset extract_subset(Session& session, const fs::path& checkpoint, con
     ++done.tensors;
     done.bytes += arrays.back().shape().numel() * static_cast<std::int64_t>(size_of(a.dtype));
   }
-  const Share share(arrays, comm, session.ctx().device);
+  const Share share(arrays, comm);
   const LoadReport read = load_checkpoint(comm, {checkpoint, manifest}, share.wanted, FilesToRead::Needed);
   done.files_read = read.all_files;
   done.files = static_cast<std::int64_t>(manifest.files.size());

@@ -4,6 +4,7 @@
 #include <system_error>
 #include <utility>
 
+#include "parallel/checkpoint/host_pieces.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
@@ -89,15 +90,16 @@ std::optional<FoundCheckpoint> load_newest(Session& session, const fs::path& che
     if (!candidate) return std::nullopt;
     before = *step_of_directory(candidate->path.filename().string());
     FoundCheckpoint found{candidate->path, std::move(candidate->manifest), false};
-    const std::vector<CheckpointPiece> pieces = pieces_for(found);
+    const HostPieces pieces(pieces_for(found));
     LoadReport read;
-    const auto load = [&] { read = load_checkpoint(comm, {found.path, found.manifest}, pieces); };
+    const auto load = [&] { read = load_checkpoint(comm, {found.path, found.manifest}, pieces.pieces()); };
     if (!refusing_unusable([&] { return passes(comm, found.path, &session.log(), load); })) {
       // A job that goes on beside this one may have saved a newer one and removed this.
       const bool gone = root_says(comm, session.root() && !fs::exists(found.path / "manifest.json"));
       if (gone && ++vanished <= kMostVanished) before.reset();
       continue;
     }
+    pieces.deliver(session.ctx());
     if (report != nullptr) *report = read;
     return found;
   }
@@ -112,8 +114,9 @@ FoundCheckpoint load_found(Session& session, const fs::path& argument, const Pie
     return *std::move(found);
   }
   FoundCheckpoint found = named_checkpoint(session, place.checkpoint);
-  const std::vector<CheckpointPiece> pieces = pieces_for(found);
-  const LoadReport read = load_checkpoint(session.comm(), {found.path, found.manifest}, pieces);
+  const HostPieces pieces(pieces_for(found));
+  const LoadReport read = load_checkpoint(session.comm(), {found.path, found.manifest}, pieces.pieces());
+  pieces.deliver(session.ctx());
   if (report != nullptr) *report = read;
   return found;
 }

@@ -1,4 +1,5 @@
-// The machine's matrix-product speed, the limit that a step is measured against (design section 5, bench JSON).
+// How fast the machine multiplies matrices and moves memory: the limits that steps and ops are measured against (design
+// section 5, bench JSON).
 #pragma once
 
 #include <functional>
@@ -9,8 +10,12 @@
 
 namespace emox {
 
-/// FLOP/s of products of size^3: `repetitions` of them, each timed; the median. Uses ctx.threads.
+/// FLOP/s of products of size^3 (on a device: of a size that fills it, or less where it has not the memory for that) in
+/// the activations' type: `repetitions` of them, each timed; the median. Uses ctx.threads.
 double gemm_rate(Context& ctx, int repetitions, std::int64_t size = 2048);
+
+/// Bytes a second of a large copy, read and write counted: the limit of ops that only move data.
+double copy_rate(Context& ctx);
 
 /// Which part of the time of a step its matrix products would need at the rate of a large one: what `% of GEMM` shows.
 /// Never above 1: a step that is faster than the rate shows that the rate was measured while something else had the

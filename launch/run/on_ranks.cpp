@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
 #include "launch/run/failure.h"
 #include "parallel/comm/mpi_launcher.h"
@@ -9,10 +10,10 @@
 
 namespace emox {
 
-int on_ranks(const ParallelConfig& parallel, std::int64_t threads, const std::function<int(Session&)>& body) {
+int on_ranks(const SessionSetup& setup, const std::function<int(Session&)>& body) {
   std::optional<Session> made;
   try {
-    made.emplace(parallel, threads);
+    made.emplace(setup);
   } catch (const LaunchError&) {
     if (find_launcher().rank > 0) return kUsage;  // the first one says it for all
     throw;
@@ -35,9 +36,9 @@ int on_ranks(const ParallelConfig& parallel, std::int64_t threads, const std::fu
 int on_ranks(const std::vector<std::string>& overrides, const std::function<int(Session&)>& body) {
   std::vector<std::string> own;
   for (const std::string& o : overrides)
-    if (o.starts_with("--parallel.") || o.starts_with("--train.threads=")) own.push_back(o);
+    if (is_rank_key(o.substr(0, o.find('=')))) own.push_back(o);
   const Recipe recipe = parse_recipe("", "the command line", own);
-  return on_ranks(recipe.parallel, recipe.train.threads, body);
+  return on_ranks(setup_of(recipe), body);
 }
 
 }  // namespace emox

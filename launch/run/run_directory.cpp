@@ -42,6 +42,8 @@ nlohmann::ordered_json describe_run(Session& session, const RunStart& start, con
           {"started", utc_now()},
           {"host", host},
           {"processor", processor_name()},
+          {"device", device_name(session.ctx())},
+          {"precision", name_of(session.ctx().activations)},
           {"instructions", cpu::compiled_instructions()},
           {"compiler", __VERSION__},
           {"ranks", session.comm().size()},

@@ -13,9 +13,9 @@ namespace emox {
 namespace {
 
 std::string line_at(const std::string& text, std::size_t begin) {
-  constexpr std::size_t kMost = 200;
+  constexpr std::size_t kShown = 200;
   if (begin >= text.size()) return "nothing more";
-  return fmt::format("'{}'", text.substr(begin, std::min(text.find('\n', begin) - begin, kMost)));
+  return fmt::format("'{}'", text.substr(begin, std::min(text.find('\n', begin) - begin, kShown)));
 }
 
 /// The lines in which two texts, which are not equal, begin to differ.

@@ -17,8 +17,9 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 double mib(std::int64_t bytes) { return static_cast<double>(bytes) / 1048576; }
 
-SaverOptions options_of(const CheckpointConfig& c) {
+SaverOptions options_of(Context& ctx, const CheckpointConfig& c) {
   return {.background = c.async,
+          .context = &ctx,
           .retention = {.keep_last = static_cast<int>(c.keep_last), .keep_every_steps = c.keep_every_steps}};
 }
 
@@ -45,7 +46,7 @@ RunSaver::RunSaver(Session& session, const RunStart& start, std::filesystem::pat
       start_(start),
       sharding_(sharding),
       saver_(session.comm(), std::move(directory), pieces_to_save(model, optimizer, session.root()),
-             options_of(start.recipe.checkpoint)) {}
+             options_of(session.ctx(), start.recipe.checkpoint)) {}
 
 CheckpointMeta RunSaver::meta_of(std::int64_t step, std::int64_t optimizer_step, const nlohmann::json& spikes) {
   CheckpointMeta meta;

@@ -39,8 +39,8 @@ class RunSaver {
   /// Throws an IoError when a save in the background failed.
   void throw_failures() const;
 
-  /// Memory of the copy; 0 without checkpoint.async.
-  std::int64_t buffer_bytes() const { return start_.recipe.checkpoint.async ? saver_.bytes() : 0; }
+  /// Host memory of the copy; 0 without checkpoint.async, unless the model lies on a device.
+  std::int64_t buffer_bytes() const { return saver_.buffer_bytes(); }
 
  private:
   CheckpointMeta meta_of(std::int64_t step, std::int64_t optimizer_step, const nlohmann::json& spikes);

@@ -22,13 +22,18 @@
 
 namespace emox {
 
-Session::Session(const ParallelConfig& parallel, std::int64_t threads)
-    : comm_(make_communicator(parse_transport(kCommunicatorNames[idx(parallel.communicator)]), parallel.watchdog_s,
-                              parallel.io_watchdog_s)),
+SessionSetup setup_of(const Recipe& recipe) {
+  return {recipe.parallel, recipe.train.threads, recipe.run.device, recipe.train.precision};
+}
+
+Session::Session(const SessionSetup& setup)
+    : comm_(make_communicator(parse_transport(kCommunicatorNames[idx(setup.parallel.communicator)]),
+                              setup.parallel.watchdog_s, setup.parallel.io_watchdog_s)),
       log_(comm_->rank()) {
-  const int wanted = threads > 0 ? static_cast<int>(threads) : default_threads(*comm_);
+  const int wanted = setup.threads > 0 ? static_cast<int>(setup.threads) : default_threads(*comm_);
   start(wanted);
   warn_if_bound(wanted);
+  use_device(setup.device, setup.precision);
 }
 
 Session::Session(std::unique_ptr<Communicator> comm, int threads) : comm_(std::move(comm)), log_(comm_->rank()) {
@@ -53,6 +58,21 @@ void Session::start(int threads) {
 #endif
   ctx_.log = &log_;
   ctx_.telemetry = &telemetry_;
+}
+
+void Session::use_device(DeviceKind device, Precision precision) {
+  choice_ = choose_device(device, precision, comm_->size());
+  if (!choice_.on_gpu()) return;
+  queue_ = cuda::accelerator()->open_queue(choice_.device.index);
+  ctx_.device = queue_->device();
+  ctx_.queue = queue_.get();
+  ctx_.activations = choice_.activations;
+}
+
+std::string device_name(const Context& ctx) {
+  if (ctx.device.type == DeviceType::Cpu) return processor_name();
+  const DeviceProperties p = cuda::accelerator()->properties(ctx.device.index);
+  return fmt::format("{} (sm_{}{})", p.name, p.major, p.minor);
 }
 
 namespace {

@@ -5,17 +5,29 @@
 #include <string>
 
 #include "launch/config/recipe.h"
+#include "launch/run/device_choice.h"
 #include "parallel/comm/communicator.h"
+#include "runtime/core/accelerator.h"
 #include "runtime/core/context.h"
 #include "runtime/telemetry/log.h"
 #include "runtime/telemetry/spans.h"
 
 namespace emox {
 
+/// What of a recipe a session needs.
+struct SessionSetup {
+  ParallelConfig parallel = {};
+  std::int64_t threads = 0;  ///< train.threads; 0: OMP_NUM_THREADS, else cores / ranks on the node
+  DeviceKind device = DeviceKind::Auto;
+  Precision precision = Precision::Auto;
+};
+SessionSetup setup_of(const Recipe& recipe);
+
 class Session {
  public:
-  /// Uses the ranks that were started; threads by train.threads (0: OMP_NUM_THREADS, else cores / ranks on the node).
-  Session(const ParallelConfig& parallel, std::int64_t threads);
+  /// Uses the ranks that were started. UsageError when there is no such device here, or it has no such precision; what
+  /// to do is said.
+  explicit Session(const SessionSetup& setup);
   /// On a communicator that somebody else made (ranks as threads of one process).
   Session(std::unique_ptr<Communicator> comm, int threads);
 
@@ -23,15 +35,19 @@ class Session {
   Context& ctx() { return ctx_; }
   Log& log() { return log_; }
   Telemetry& telemetry() { return telemetry_; }
+  const DeviceChoice& choice() const { return choice_; }
   bool root() const { return comm_->rank() == 0; }
 
  private:
   void start(int threads);
   void warn_if_bound(int threads);
+  void use_device(DeviceKind device, Precision precision);
   std::unique_ptr<Communicator> comm_;
+  std::unique_ptr<DeviceQueue> queue_;  ///< outlives all tensors of the session
   Log log_;
   Telemetry telemetry_;
   Context ctx_;
+  DeviceChoice choice_;
 };
 
 /// Threads of a rank when the recipe leaves the choice (0) and so does OMP_NUM_THREADS: as many as the cores that it
@@ -41,6 +57,8 @@ int default_threads(Communicator& comm);
 int default_threads(int ranks_on_node);
 /// Throws UsageError if the ops were compiled for instructions that this processor lacks.
 void check_processor();
+/// "NVIDIA H200 (sm_90)", or the processor.
+std::string device_name(const Context& ctx);
 /// "model name" of /proc/cpuinfo.
 std::string processor_name();
 

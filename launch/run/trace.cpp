@@ -135,10 +135,11 @@ void begin_trace(Session& session, std::size_t max_events) {
   const auto ranks = idx(session.comm().size());
   if (max_events == 0) max_events = std::max(kMostEvents / ranks, kLeastEvents);
   session.comm().barrier();
-  session.telemetry().start_trace(Telemetry::Clock::now(), max_events, {"phase.", "layer.", "dispatch.", "comm."});
+  session.telemetry().start_trace(Telemetry::Clock::now(), max_events, {"phase.", "layer.", "dispatch.", "comm."},
+                                  session.ctx().queue);
 }
 
-TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const fs::path& path) {
+TraceSummary write_trace(Communicator& comm, Telemetry& telemetry, const fs::path& path) {
   Rows own = rows_of(telemetry.events());
   const auto names = gather_texts(comm, nlohmann::json(own.names).dump());
   std::int64_t header[2] = {static_cast<std::int64_t>(telemetry.events().size()), telemetry.dropped_events()};

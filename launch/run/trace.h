@@ -28,7 +28,7 @@ struct TraceSummary {
 /// Collective. Rank 0 writes the events of all ranks to `path`, beside it first and then renamed: the object form of
 /// Chrome's trace format with complete events in microseconds, one lane a rank. Events reach rank 0 in pieces of less
 /// than a MiB. IoError on every rank if the file cannot be written.
-TraceSummary write_trace(Communicator& comm, const Telemetry& telemetry, const std::filesystem::path& path);
+TraceSummary write_trace(Communicator& comm, Telemetry& telemetry, const std::filesystem::path& path);
 
 /// Collective. write_trace, and a word in the log: where the file is, and how many events are missing. What is at
 /// `path` is moved aside under a name that says when, or replaced where `force` says so.

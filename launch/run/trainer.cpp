@@ -17,6 +17,7 @@
 #include "launch/run/gemm_rate.h"
 #include "launch/run/lease.h"
 #include "launch/run/model_pieces.h"
+#include "launch/run/profile_steps.h"
 #include "launch/run/progress.h"
 #include "launch/run/recordings.h"
 #include "launch/run/run_data.h"
@@ -28,6 +29,7 @@
 #include "launch/run/sharding.h"
 #include "launch/run/signals.h"
 #include "launch/run/spikes.h"
+#include "launch/run/step_line.h"
 #include "launch/run/stop_request.h"
 #include "launch/run/trace.h"
 #include "launch/run/warm_start.h"
@@ -39,6 +41,7 @@
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
+#include "runtime/core/out_of_memory.h"
 #include "runtime/telemetry/metrics.h"
 
 namespace emox {
@@ -57,6 +60,7 @@ class Trainer {
         trace_(options.trace),
         force_(options.force),
         among_(options.among),
+        profile_(session, options.profile),
         directory_(recipe.run.dir),
         data_(find_training_data(session, recipe, options.look_in)),
         loader_(loader_config(recipe), data_.identity),
@@ -80,16 +84,18 @@ class Trainer {
     if (nothing_to_do)
       s_.log().info("nothing to do: {} already holds step {} of {}{}", recipe_.run.dir, done_, last,
                     done_ < last ? " and run.stop_after_step is not beyond it" : "");
-    else if (!trace_.empty())
-      begin_trace(s_);
+    else
+      profile_.check(done_ + 1, stop_after);
+    if (!nothing_to_do && !trace_.empty()) begin_trace(s_);
     Progress progress(last, s_.root(), among_);
     // Signals during the start, and what an earlier job left out when it ended.
     bool stopped = stop_.agreed();
     if (!stopped && evaluations_->missing(done_)) stopped = !evaluate(progress);
     while (done_ < stop_after && !stopped) {
       if (lease_ != nullptr) lease_->check();
+      profile_.before(done_ + 1);
       const StepMetrics m = one_step(done_ + 1, progress);
-      ++done_;
+      profile_.after(++done_);
       stopped = m.stop;
       const bool due = recipe_.checkpoint.every_steps > 0 && done_ % recipe_.checkpoint.every_steps == 0;
       const bool evaluation_due = evaluations_->due(done_) && done_ < last;
@@ -162,7 +168,7 @@ class Trainer {
     } else if (!recipe_.run.warm_start.empty()) {
       warm_start(s_, recipe_, model_, step_.optimizer());
     } else {
-      model_.initialize(s_.ctx(), static_cast<std::uint64_t>(recipe_.run.seed));
+      step_.initialize_weights(static_cast<std::uint64_t>(recipe_.run.seed));
     }
     on_root(s_.comm(), [&] {
       metrics_ = std::make_unique<MetricsSink>(directory_.metrics().string());
@@ -195,10 +201,10 @@ class Trainer {
   void announce() {
     const double millions = static_cast<double>(model_.parameters().element_count()) / 1e6;
     s_.log().info(
-        "{}: {:.2f} M parameters, {} rank(s) ({}) x {} thread(s), {} steps of {} tokens, GEMM {:.0f} GFLOP/s a rank on "
-        "{}",
+        "{}: {:.2f} M parameters, {} rank(s) ({}) x {} thread(s), {} steps of {} tokens, {} GEMM {:.0f} GFLOP/s a rank "
+        "on {}",
         recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
-        recipe_.tokens_per_step(), floor_->rate() / 1e9, processor_name());
+        recipe_.tokens_per_step(), name_of(s_.ctx().activations), floor_->rate() / 1e9, device_name(s_.ctx()));
     const MeshLayout& mesh = sharding_.mesh().layout();
     if (model_.experts() != nullptr && s_.comm().size() > 1)
       s_.log().info("mesh: experts over {} rank(s){}, {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
@@ -206,13 +212,21 @@ class Trainer {
                     kPlacementNames[idx(recipe_.parallel.placement)], kDispatchNames[idx(recipe_.parallel.dispatch)]);
     const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
     const auto buffer = idx(saver_->buffer_bytes());
-    s_.log().info("memory of a rank: weights and gradients {:.0f} MiB, optimizer {:.0f} MiB, activations {:.0f} MiB{}",
-                  mib(model_.parameters().bytes()), mib(step_.optimizer().state_bytes()), mib(step_.activation_bytes()),
-                  buffer == 0 ? "" : fmt::format(", copy for saving {:.0f} MiB", mib(buffer)));
+    s_.log().info(
+        "memory of a rank: weights and gradients {:.0f} MiB, optimizer {:.0f} MiB, activations {:.0f} MiB{}{}",
+        mib(model_.parameters().bytes()), mib(step_.optimizer().state_bytes()), mib(step_.activation_bytes()),
+        buffer == 0 ? "" : fmt::format(", copy for saving {:.0f} MiB", mib(buffer)), free_on_device());
     const auto epochs = loader_.epochs(recipe_.total_steps());
     for (std::size_t i = 0; i < epochs.size(); ++i)
       if (epochs[i] > 1.0)
         s_.log().warn("source {} is read {:.2f} times in this run", loader_.sources()[i].label, epochs[i]);
+  }
+
+  std::string free_on_device() const {
+    if (s_.ctx().queue == nullptr) return {};
+    const DeviceProperties p = cuda::accelerator()->properties(s_.ctx().device.index);
+    const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
+    return fmt::format(" (host); {:.0f} of {:.0f} MiB of the GPU are free", mib(p.free), mib(p.memory));
   }
 
   StepMetrics one_step(std::int64_t step, Progress& progress) {
@@ -306,45 +320,16 @@ class Trainer {
   void report(std::int64_t step, const StepMetrics& m, double learning_rate, double step_s, double floor_fraction,
               bool skipped, Progress& progress) {
     const double tokens_per_s = static_cast<double>(recipe_.tokens_per_step()) / step_s;
-    // What only a model with experts has: of a dense one nothing is known, which is not 0.
-    const auto routed = [&](double x) {
-      return model_.experts() != nullptr ? nlohmann::ordered_json(x) : nlohmann::ordered_json(nullptr);
-    };
-    const auto phase = [&](const char* name) { return s_.telemetry().seconds(std::string("phase.") + name); };
-    metrics_->write({{"step", step},
-                     {"tokens", start_.tokens_after(step)},
-                     {"loss", m.loss()},
-                     {"ce", m.ce},
-                     {"lm_z", m.lm_z},
-                     {"lb", m.lb},
-                     {"router_z", m.router_z},
-                     {"grad_norm", m.grad_norm},
-                     {"lr", learning_rate},
-                     {"skipped", skipped ? 1 : 0},
-                     {"skipped_steps", spikes_ ? spikes_->skipped() : 0},
-                     {"tokens_per_s", tokens_per_s},
-                     {"step_s", step_s},
-                     {"gemm_floor_fraction", floor_fraction},
-                     {"load_max_over_mean", routed(m.load_max_over_mean)},
-                     {"experts_per_document", routed(m.experts_per_document)},
-                     {"pool_mean", routed(m.pool_mean)},
-                     {"rows_sent_per_token", routed(m.dispatch.rows_sent_per_token)},
-                     {"ranks_per_token", routed(m.dispatch.ranks_per_token)},
-                     {"nodes_per_token", routed(m.dispatch.nodes_per_token)},
-                     {"ranks_per_document", routed(m.dispatch.ranks_per_document)},
-                     {"bytes_intra_node", m.dispatch.bytes_intra_node},
-                     {"bytes_inter_node", m.dispatch.bytes_inter_node},
-                     {"bytes_saved", m.dispatch.bytes_saved},
-                     {"exposed_comm_s", m.dispatch.exposed_comm_s},
-                     {"rows_max_over_mean", routed(m.dispatch.rows_max_over_mean)},
-                     {"phase_s",
-                      {{"forward", phase("forward")},
-                       {"backward", phase("backward")},
-                       {"dispatch", phase("dispatch")},
-                       {"combine", phase("combine")},
-                       {"optimizer", phase("optimizer")},
-                       {"reduce", phase("reduce")},
-                       {"data", phase("data")}}}});
+    metrics_->write(step_line({.step = step,
+                               .tokens = start_.tokens_after(step),
+                               .learning_rate = learning_rate,
+                               .tokens_per_s = tokens_per_s,
+                               .step_s = step_s,
+                               .gemm_floor_fraction = floor_fraction,
+                               .skipped = skipped,
+                               .skipped_steps = spikes_ ? spikes_->skipped() : 0,
+                               .has_experts = model_.experts() != nullptr},
+                              m, s_.telemetry()));
     progress.show(step, m, learning_rate, tokens_per_s, step_s, floor_fraction);
   }
 
@@ -360,6 +345,7 @@ class Trainer {
   const std::string trace_;
   const bool force_;
   const RunOfMany among_;
+  StepProfile profile_;
   RunDirectory directory_;
   std::unique_ptr<RunLease> lease_;  ///< on rank 0; given back after everything below has ended
   const RunData data_;
@@ -386,10 +372,20 @@ class Trainer {
 void train(Session& session, const Recipe& recipe, const std::vector<std::string>& command,
            const TrainOptions& options) {
   require_same(session.comm(), "the recipe", to_ini(recipe));
-  Trainer trainer(session, recipe, options);
   const auto result = [&](const auto& e) { return options.may_diverge && dynamic_cast<const DivergedError*>(&e); };
+  // Which part is too large can be said where it is known what all of them take.
+  const auto explained = [&](const auto& work) {
+    try {
+      return work();
+    } catch (const OutOfMemoryError& e) {
+      if (!options.memory_plan) throw;
+      fail<OutOfMemoryError>("{}\n{}", e.message(), options.memory_plan());
+    }
+  };
+  std::unique_ptr<Trainer> trainer;
+  explained([&] { trainer = std::make_unique<Trainer>(session, recipe, options); });
   saying_why(
-      session.comm().rank(), [&] { trainer.run(command, options); }, result);
+      session.comm().rank(), [&] { explained([&] { trainer->run(command, options); }); }, result);
 }
 
 }  // namespace emox

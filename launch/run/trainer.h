@@ -2,11 +2,13 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "launch/config/recipe.h"
 #include "launch/run/lease.h"
+#include "launch/run/profile_steps.h"
 #include "launch/run/progress.h"
 #include "launch/run/run_start.h"
 #include "launch/run/session.h"
@@ -21,7 +23,10 @@ struct TrainOptions {
   RateGiven rate = RateGiven::Yes;
   bool force = false;        ///< replace the files above where they are there already (recordings.h)
   bool may_diverge = false;  ///< DivergedError is a result for the caller: nothing is printed, the process goes on
-  RunOfMany among = {};      ///< what the progress line says of the runs that this one is among
+  StepRange profile = {};    ///< steps that the profiler of a GPU watches (profile_steps.h)
+  /// What the parts of a run take, for the message when the memory does not last.
+  std::function<std::string()> memory_plan = {};
+  RunOfMany among = {};  ///< what the progress line says of the runs that this one is among
   /// Where relative paths of sources are looked for after the working directory: where the recipe is.
   std::vector<std::filesystem::path> look_in = {};
 };

@@ -110,7 +110,8 @@ void warm_start(Session& session, const Recipe& recipe, const LanguageModel& mod
     if (here && !there) ops::zero(session.ctx(), model.selection_bias());  // a damaged checkpoint may have been there
     const auto wanted = wanted_arrays(session, model, optimizer.shards(), bias, moments);
     on_root(session.comm(), [&] { check_arrays(found.manifest, found.path, wanted, bias); });
-    std::vector<CheckpointPiece> pieces = moments ? owned_pieces(optimizer) : owned_pieces(optimizer.shards());
+    std::vector<CheckpointPiece> pieces = owned_pieces(optimizer);  // of rounded weights, those they are rounded from
+    if (!moments) std::erase_if(pieces, [](const CheckpointPiece& p) { return p.role != "weight"; });
     if (bias)
       for (CheckpointPiece& piece : bias_pieces(model)) pieces.push_back(std::move(piece));
     return pieces;

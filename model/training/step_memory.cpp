@@ -5,21 +5,32 @@
 #include <limits>
 
 #include "model/training/training_step.h"
+#include "runtime/core/accelerator.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
-#include "runtime/ops/basic.h"
 #include "runtime/telemetry/log.h"
 
 namespace emox {
 
+namespace {
+
+/// Bytes that are free, of the host or the device; all there is where none is at hand (a plan).
+double free_bytes(Device device) {
+  if (device.type == DeviceType::Cpu)
+    return static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  const Accelerator* const cuda = cuda::accelerator();
+  return cuda != nullptr && cuda->count() > device.index ? static_cast<double>(cuda->properties(device.index).free)
+                                                         : std::numeric_limits<double>::max();
+}
+
+}  // namespace
+
 // True when it is on every rank: ranks that decide differently would meet in different collectives.
 bool TrainingStep::on_all_ranks(bool here) const {
   if (comm_.transport() == "planned") return here;
-  const Tensor missing(ctx_.device, DType::I64, {1});
-  const std::int64_t value = here ? 0 : 1;
-  ops::copy_from_host(ctx_, missing, &value);
-  comm_.all_reduce(missing, ReduceOp::Max);
-  return ops::to_host<std::int64_t>(ctx_, missing)[0] == 0;
+  std::int64_t missing = here ? 0 : 1;
+  comm_.all_reduce(TensorView(&missing, DType::I64, {1}), ReduceOp::Max);
+  return missing == 0;
 }
 
 void TrainingStep::plan_memory(std::optional<double> free_memory) {
@@ -38,17 +49,18 @@ void TrainingStep::plan_memory(std::optional<double> free_memory) {
   Arena measure = Arena::measuring(ctx_.device, ctx_.activations);
   (void)model_.reserve(measure, tokens);
   const std::size_t one = measure.peak(), one_growing = measure.growing_bytes();
-  model_.reserve_scratch(measure, tokens, ctx_.threads);
+  model_.reserve_scratch(measure, tokens);
   const std::size_t scratch = measure.peak() - one, scratch_growing = measure.growing_bytes() - one_growing;
 
   // Under step scope the first backward pass needs every count of the step (design 4.7).
   const bool needs_all = config_.is_moe() && config_.balance == BalanceMode::Aux &&
                          config_.balance_scope == BalanceScope::Step && micro_batches_ > 1;
   if (needs_all) {
-    const double available = free_memory.value_or(static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) *
-                                                  static_cast<double>(sysconf(_SC_PAGESIZE)));
+    const bool device = ctx_.device.type != DeviceType::Cpu;
+    const double available = free_memory.value_or(free_bytes(ctx_.device));
     const double wanted = static_cast<double>(one + one_growing) * static_cast<double>(micro_batches_);
-    const bool fits = on_all_ranks(wanted < 0.5 * available / comm_.node_size());
+    // A device is this rank's alone, and what the host takes beside the model it does not.
+    const bool fits = on_all_ranks(wanted < (device ? 0.8 * available : 0.5 * available / comm_.node_size()));
     recompute_ = step_.micro_batch_memory == MicroBatchMemory::Recompute ||
                  (step_.micro_batch_memory == MicroBatchMemory::Auto && !fits);
     if (ctx_.log != nullptr)
@@ -65,7 +77,7 @@ void TrainingStep::plan_memory(std::optional<double> free_memory) {
     slots_.push_back(model_.reserve(arena_, tokens));
     device_batches_.emplace_back(ctx_.device, tokens);
   }
-  model_.reserve_scratch(arena_, tokens, ctx_.threads);
+  model_.reserve_scratch(arena_, tokens);
 }
 
 }  // namespace emox

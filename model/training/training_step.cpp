@@ -73,6 +73,13 @@ void TrainingStep::reserve_sums() {
                  integers_.view().rows(layers * n, layers * n + layers).reshape({layers, 1})};
 }
 
+void TrainingStep::initialize_weights(std::uint64_t seed) {
+  if (model_.parameters().weight_type() == DType::F32) return model_.initialize(ctx_, seed);
+  optimizer_.fill_weights(ctx_, [&](const NamedParameter& p, TensorView part, std::int64_t first) {
+    LanguageModel::draw(ctx_, seed, p, part, first);
+  });
+}
+
 TensorView TrainingStep::counts_of(TensorView integers) const {
   const std::int64_t layers = config_.layers, n = config_.is_moe() ? config_.routed_experts() : 0;
   return integers.rows(0, layers * n).reshape({layers, n});

@@ -77,6 +77,9 @@ class TrainingStep {
   TrainingStep(Context& ctx, const StepConfig& config, LanguageModel& model, ProcessMesh& mesh,
                const StepResources& resources);
 
+  /// Draws the model's weights, as LanguageModel::initialize; of rounded ones, those they are rounded from. Collective.
+  void initialize_weights(std::uint64_t seed);
+
   /// This rank's share of a step's sequences: [begin, end) of the global batch.
   std::int64_t share_begin() const { return batch_ * comm_.rank() / comm_.size(); }
   std::int64_t share_end() const { return batch_ * (comm_.rank() + 1) / comm_.size(); }

@@ -14,9 +14,9 @@ class InferenceMemory {
   /// is gone.
   InferenceMemory(Context& ctx, LanguageModel& model, std::int64_t tokens)
       : arena_(Arena::measuring(ctx.device, ctx.activations)) {
-    reserve(ctx, model, tokens);
+    reserve(model, tokens);
     arena_ = Arena(ctx.device, arena_.peak(), ctx.activations);
-    reserve(ctx, model, tokens);
+    reserve(model, tokens);
     batch = DeviceBatch(ctx.device, tokens);
     max_tokens = tokens;
   }
@@ -30,9 +30,9 @@ class InferenceMemory {
   OutputScores output_scores;
 
  private:
-  void reserve(Context& ctx, LanguageModel& model, std::int64_t tokens) {
+  void reserve(LanguageModel& model, std::int64_t tokens) {
     activations = model.reserve(arena_, tokens);
-    model.reserve_scratch(arena_, tokens, ctx.threads);
+    model.reserve_scratch(arena_, tokens);
     if (model.config().is_moe()) output_scores = model.reserve_output_scores(arena_, tokens);
   }
   Arena arena_;

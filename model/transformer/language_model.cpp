@@ -97,7 +97,7 @@ Activations LanguageModel::reserve(Arena& arena, std::int64_t tokens) const {
   return a;
 }
 
-void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threads) {
+void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens) {
   const std::int64_t d = config_.d_model;
   scratch_.d = arena.activation({tokens, d});
   scratch_.attention.dnormed = arena.activation({tokens, d});
@@ -108,7 +108,7 @@ void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens, int threa
   } else {
     scratch_.dense_activation = arena.activation({tokens, config_.dense_ff});
   }
-  const std::size_t bytes = ops::lm_head_loss_scratch(tokens, d, config_.vocab_size, threads);
+  const std::size_t bytes = ops::lm_head_loss_scratch(arena.device(), tokens, config_.vocab_size);
   scratch_.loss = arena.allocate(DType::U8, {static_cast<std::int64_t>(bytes)});
 }
 

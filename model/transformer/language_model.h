@@ -84,7 +84,7 @@ class LanguageModel {
 
   /// Reserves the activations of one micro-batch of at most `tokens` tokens / the scratch that all micro-batches share.
   Activations reserve(Arena& arena, std::int64_t tokens) const;
-  void reserve_scratch(Arena& arena, std::int64_t tokens, int threads);
+  void reserve_scratch(Arena& arena, std::int64_t tokens);
 
   /// Runs all blocks and the final norm. Adds to `statistics` when given.
   void forward(Context& ctx, Activations& a, const DeviceBatch& batch, const std::vector<PoolDocument>& documents,

@@ -24,7 +24,7 @@ struct CheckpointPiece {
   std::string role;  ///< "weight", "exp_avg", "exp_avg_sq"
   Shape shape;       ///< the whole array's
   std::int64_t begin = 0, end = 0;
-  TensorView view;  ///< host memory, end - begin elements of any shape
+  TensorView view;  ///< host memory unless it is said, end - begin elements of any shape
 };
 
 /// What is saved besides the tensors.

@@ -90,6 +90,7 @@ std::vector<CheckpointPiece> lay_out(std::vector<CheckpointPiece> pieces, Tensor
   struct Run {
     std::uint8_t* from;
     std::int64_t offset, bytes;
+    Device device;
   };
   std::vector<Run> found;
   std::vector<std::int64_t> offsets;
@@ -98,7 +99,7 @@ std::vector<CheckpointPiece> lay_out(std::vector<CheckpointPiece> pieces, Tensor
   for (const CheckpointPiece* p : sorted) {
     auto* from = static_cast<std::uint8_t*>(p->view.raw());
     const bool adjoins = !found.empty() && found.back().from + found.back().bytes == from;
-    if (!adjoins) found.push_back({from, end = (end + kAlignment - 1) / kAlignment * kAlignment, 0});
+    if (!adjoins) found.push_back({from, end = (end + kAlignment - 1) / kAlignment * kAlignment, 0, p->view.device()});
     offsets.push_back(end);
     end += static_cast<std::int64_t>(p->view.bytes());
     found.back().bytes = end - found.back().offset;
@@ -110,7 +111,8 @@ std::vector<CheckpointPiece> lay_out(std::vector<CheckpointPiece> pieces, Tensor
     view = TensorView(base + offsets[i], view.dtype(), {view.numel()});
   }
   for (const Run& r : found)
-    runs.push_back({TensorView(r.from, DType::U8, {r.bytes}), memory.view().rows(r.offset, r.offset + r.bytes)});
+    runs.push_back(
+        {TensorView(r.from, DType::U8, {r.bytes}, r.device), memory.view().rows(r.offset, r.offset + r.bytes)});
   return pieces;
 }
 
@@ -130,11 +132,16 @@ CheckpointSaver::CheckpointSaver(Communicator& comm, fs::path directory, std::sp
       pieces_(pieces.begin(), pieces.end()) {
   std::string text;
   run_together(comm_, [&] {
-    live_ = shard_datasets(pieces_, file_name_);
-    text = text_of(live_);
-    for (const CheckpointPiece& p : pieces_) bytes_ += static_cast<std::int64_t>(p.view.bytes());
-    if (!options_.background) return;
-    copied_ = shard_datasets(lay_out(pieces_, memory_, runs_), file_name_);
+    bool elsewhere = false;
+    for (const CheckpointPiece& p : pieces_) {
+      bytes_ += static_cast<std::int64_t>(p.view.bytes());
+      elsewhere = elsewhere || p.view.device().type != DeviceType::Cpu;
+    }
+    require<ShapeError>(!elsewhere || options_.context != nullptr,
+                        "pieces of a checkpoint lie on a device, and there is no context to copy them with");
+    if (elsewhere || options_.background) copied_ = shard_datasets(lay_out(pieces_, memory_, runs_), file_name_);
+    if (!elsewhere) live_ = shard_datasets(pieces_, file_name_);
+    text = text_of(elsewhere ? copied_ : live_);
   });
   const std::vector<std::string> texts = gather_texts(comm_, text);
   run_together(comm_, [&] {
@@ -154,18 +161,30 @@ void CheckpointSaver::begin(std::int64_t step, const CheckpointMeta& meta) {
   meta_ = meta;
 }
 
+void CheckpointSaver::copy_pieces(Context& ctx) const {
+  for (const CopyRun& run : runs_)
+    if (run.from.device().type == DeviceType::Cpu)
+      ops::copy(ctx, run.to, run.from);
+    else
+      ops::copy_to_host(ctx, run.to.raw(), run.from);
+}
+
 SavedCheckpoint CheckpointSaver::save(std::int64_t step, const CheckpointMeta& meta) {
-  run_together(comm_, [&] { begin(step, meta); });
+  const bool live = !live_.empty() || copied_.empty();
+  run_together(comm_, [&] {
+    begin(step, meta);
+    if (!live) copy_pieces(*options_.context);
+  });
   phase_ = Phase::Writing;
   // Not in another thread: this one has nothing else to do.
-  writing_ = std::async(std::launch::deferred, [this] { return write(live_); });
+  writing_ = std::async(std::launch::deferred, [this, live] { return write(live ? live_ : copied_); });
   return wait();
 }
 
 void CheckpointSaver::start(Context& ctx, std::int64_t step, const CheckpointMeta& meta) {
   require(options_.background, "this saver was made for saves that are waited for");
   begin(step, meta);
-  for (const CopyRun& run : runs_) ops::copy(ctx, run.to, run.from);
+  copy_pieces(ctx);
   phase_ = Phase::Writing;
   writing_ = std::async(std::launch::async, [this] { return write(copied_); });
 }

@@ -22,7 +22,8 @@
 namespace emox {
 
 struct SaverOptions {
-  bool background = false;  ///< keeps a copy of the pieces' memory
+  bool background = false;     ///< keeps a copy of the pieces' memory
+  Context* context = nullptr;  ///< of pieces that lie on a device, which are copied to the host before they are written
   Retention retention;
 };
 
@@ -43,7 +44,8 @@ struct CopyRun {
 
 class CheckpointSaver {
  public:
-  /// Collective; every rank gives the pieces that it alone writes, or none, in memory that stays where it is. All
+  /// Collective; every rank gives the pieces that it alone writes, or none, in memory that stays where it is, on
+  /// the host or a device. All
   /// pieces together must hold every element of every array that occurs in them exactly once, a parameter's both
   /// moments or none, and moments of the weight's shape: otherwise all ranks throw an IoError that names array,
   /// elements and ranks. Leftovers of crashed saves in `directory` are removed.
@@ -73,13 +75,16 @@ class CheckpointSaver {
   /// Collective. Waits until the running save is over. Throws as save() does.
   SavedCheckpoint wait();
 
-  /// Elements' bytes that this rank writes; the copy takes as much memory.
+  /// Elements' bytes that this rank writes.
   std::int64_t bytes() const { return bytes_; }
+  /// Host memory of the copy: about as much, or 0 where there is none.
+  std::int64_t buffer_bytes() const { return static_cast<std::int64_t>(memory_.view().bytes()); }
 
  private:
   enum class Phase : std::uint8_t { Idle, Writing, Committing };
   bool first() const { return comm_.rank() == 0; }
   void begin(std::int64_t step, const CheckpointMeta& meta);
+  void copy_pieces(Context& ctx) const;
   WrittenShard write(const std::vector<ShardDataset>& datasets) const;
   void finish_writing();
   SavedCheckpoint finish_commit();

@@ -6,15 +6,15 @@
 namespace emox {
 namespace {
 
-void check_memory(std::string_view op, const TensorView& t) {
-  require<CommError>(t.device().type == DeviceType::Cpu,
+void check_memory(std::string_view op, const TensorView& t, bool devices = false) {
+  require<CommError>(devices || t.device().type == DeviceType::Cpu,
                      "{} moves host memory, this tensor {} lies on a GPU: copy it to a host buffer first", op,
                      t.shape().str());
   require<ShapeError>(!t.null() || t.bytes() == 0, "{} was handed a tensor {} without memory", op, t.shape().str());
 }
 
-void check_summable(std::string_view op, const TensorView& t) {
-  check_memory(op, t);
+void check_summable(std::string_view op, const TensorView& t, bool devices) {
+  check_memory(op, t, devices);
   // A sum in bf16 would lose what it adds: it is taken in f32, and rounded afterwards where that is wanted.
   require<ShapeError>(t.dtype() != DType::U8 && t.dtype() != DType::BF16, "{} adds f32, f64, i32 and i64, not {}", op,
                       name_of(t.dtype()));
@@ -54,24 +54,24 @@ void check_rows(std::string_view what, const TensorView& t, std::span<const std:
 
 }  // namespace
 
-void check_all_reduce(const TensorView& x) { check_summable("all_reduce", x); }
+void check_all_reduce(const TensorView& x, bool devices) { check_summable("all_reduce", x, devices); }
 
-void check_all_gather(const TensorView& out, const TensorView& in, int size) {
-  check_memory("all_gather", out);
-  check_memory("all_gather", in);
+void check_all_gather(const TensorView& out, const TensorView& in, int size, bool devices) {
+  check_memory("all_gather", out, devices);
+  check_memory("all_gather", in, devices);
   check_dtypes("all_gather", out, in);
   require<ShapeError>(out.numel() == in.numel() * size,
                       "all_gather of {} ranks: input {}, output {}; want {} times as many", size, in.shape().str(),
                       out.shape().str(), size);
 }
 
-void check_all_gather_v(const TensorView& x, std::span<const RowRange> ranges, int size) {
-  check_memory("all_gather_v", x);
+void check_all_gather_v(const TensorView& x, std::span<const RowRange> ranges, int size, bool devices) {
+  check_memory("all_gather_v", x, devices);
   check_ranges("all_gather_v", x, ranges, size);
 }
 
-void check_reduce_scatter(const TensorView& x, std::span<const RowRange> ranges, int size) {
-  check_summable("reduce_scatter", x);
+void check_reduce_scatter(const TensorView& x, std::span<const RowRange> ranges, int size, bool devices) {
+  check_summable("reduce_scatter", x, devices);
   check_ranges("reduce_scatter", x, ranges, size);
 }
 

@@ -46,28 +46,28 @@ class Observed {
 
 void Communicator::all_reduce(TensorView x, ReduceOp op) {
   require_idle("all_reduce");
-  check_all_reduce(x);
+  check_all_reduce(x, device_memory());
   const Observed observed(observer_, "all_reduce", x.bytes());
   do_all_reduce(x, op);
 }
 
 void Communicator::all_gather(TensorView out, TensorView in) {
   require_idle("all_gather");
-  check_all_gather(out, in, size());
+  check_all_gather(out, in, size(), device_memory());
   const Observed observed(observer_, "all_gather", in.bytes());
   do_all_gather(out, in);
 }
 
 void Communicator::all_gather_v(TensorView x, std::span<const RowRange> ranges) {
   require_idle("all_gather_v");
-  check_all_gather_v(x, ranges, size());
+  check_all_gather_v(x, ranges, size(), device_memory());
   const Observed observed(observer_, "all_gather_v", x.bytes());
   do_all_gather_v(x, ranges);
 }
 
 void Communicator::reduce_scatter(TensorView x, std::span<const RowRange> ranges) {
   require_idle("reduce_scatter");
-  check_reduce_scatter(x, ranges, size());
+  check_reduce_scatter(x, ranges, size(), device_memory());
   const Observed observed(observer_, "reduce_scatter", x.bytes());
   do_reduce_scatter(x, ranges);
 }

@@ -45,6 +45,9 @@ class Communicator {
   int node_rank() const;
   virtual std::string_view transport() const = 0;  ///< "self", "threads", "mpi"; "planned" does not run
 
+  /// Whether sums and gathers of weights take tensors on a device; others are moved through host memory by the caller.
+  virtual bool device_memory() const { return false; }
+
   /// x = sum (or max) over ranks of x; f32, f64, i32, i64. Large tensors are cut into pieces of 4 MiB.
   void all_reduce(TensorView x, ReduceOp op = ReduceOp::Sum);
   /// out[size * n, ...] = the ranks' in[n, ...] in rank order; equal n on all ranks.

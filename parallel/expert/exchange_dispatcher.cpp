@@ -65,7 +65,7 @@ class ExchangeDispatcher final : public TokenDispatcher {
     ExchangeHandle& h = of(base);
     const ops::RowPicks tokens{h.ids, h.first->rows(h.tokens + 1)};
     hops_[0].dispatch_start(ctx, h.hops[0], x, tokens, h.gates, destination(h, 0));
-    count_copies(h, x.dim(1));
+    count_copies(h, row_bytes(x));
   }
   void dispatch_finish(Context& ctx, DispatchHandle& base, TensorView rows, TensorView row_gates) override;
 
@@ -78,7 +78,7 @@ class ExchangeDispatcher final : public TokenDispatcher {
     const Span span(ctx, "phase.dispatch");
     ExchangeHandle& h = of(base);
     hops_[0].send_start(ctx, h.hops[0], dout);
-    count_copies(h, dout.dim(1));
+    count_copies(h, row_bytes(dout));
   }
   void combine_backward_finish(Context& ctx, DispatchHandle& base, TensorView drows) override {
     const Span span(ctx, "phase.dispatch");
@@ -115,9 +115,9 @@ class ExchangeDispatcher final : public TokenDispatcher {
   void return_rows(Context& ctx, ExchangeHandle& h, TensorView out, const TensorView* dgates, TensorView rows,
                    float beta);
 
-  void count_copies(const ExchangeHandle& h, std::int64_t width) {
-    counters_[DispatchCounters::BytesCopies] +=
-        static_cast<double>(h.remote_picks) * static_cast<double>(width) * sizeof(float);
+  static std::size_t row_bytes(const TensorView& rows) { return idx(rows.dim(1)) * size_of(rows.dtype()); }
+  void count_copies(const ExchangeHandle& h, std::size_t bytes) {
+    counters_[DispatchCounters::BytesCopies] += static_cast<double>(h.remote_picks) * static_cast<double>(bytes);
   }
 
   Communicator& comm_;
@@ -332,7 +332,7 @@ void ExchangeDispatcher::dispatch_finish(Context& ctx, DispatchHandle& base, Ten
 
 void ExchangeDispatcher::return_rows(Context& ctx, ExchangeHandle& h, TensorView out, const TensorView* dgates,
                                      TensorView rows, float beta) {
-  count_copies(h, rows.dim(1) + (dgates != nullptr ? 1 : 0));
+  count_copies(h, row_bytes(rows) + (dgates != nullptr ? sizeof(float) : 0));
   TensorView slots = h.slots->rows(h.hops.back().arrived);
   for (std::size_t i = hops_.size(); i-- > 0;) {
     hops_[i].return_start(ctx, h.hops[i], rows, slots, dgates != nullptr);

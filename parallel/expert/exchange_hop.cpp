@@ -116,7 +116,7 @@ void ExchangeHop::dispatch_start(Context& ctx, const HopPlan& p, TensorView in, 
   const Exposed exposed(ctx, counters_);
   comm_.all_to_all_v_start(transfers);
   count_bytes(p.input_pick_splits, sizeof(std::int32_t) + sizeof(float));
-  count_bytes(p.input_splits, idx(in.dim(1)) * sizeof(float));
+  count_bytes(p.input_splits, idx(in.dim(1)) * size_of(in.dtype()));
 }
 
 ExchangeHop::Arrived ExchangeHop::dispatch_finish(Context& ctx, const HopPlan& p) {
@@ -132,7 +132,7 @@ void ExchangeHop::send_start(Context& ctx, const HopPlan& p, TensorView in) {
   const Exposed exposed(ctx, counters_);
   comm_.all_to_all_v_start(staging_.arrive[index_]->rows(p.arrived_away), p.output_splits,
                            staging_.send->rows(p.sent_away), p.input_splits);
-  count_bytes(p.input_splits, idx(in.dim(1)) * sizeof(float));
+  count_bytes(p.input_splits, idx(in.dim(1)) * size_of(in.dtype()));
 }
 
 TensorView ExchangeHop::send_finish(Context& ctx, const HopPlan& p) {
@@ -146,7 +146,7 @@ void ExchangeHop::return_start(Context& ctx, const HopPlan& p, TensorView rows, 
   ops::combine_rows(ctx, out, rows, slots.rows(0, p.arrived_away), 0.0F);
   ops::combine_rows(ctx, back.rows(p.sent_away, p.sent), rows, slots.rows(p.arrived_away, p.arrived), 0.0F);
   const RowTransfer transfer{back.rows(0, p.sent_away), p.input_splits, out, p.output_splits};
-  count_bytes(p.output_splits, idx(rows.dim(1)) * sizeof(float));
+  count_bytes(p.output_splits, idx(rows.dim(1)) * size_of(rows.dtype()));
   if (!pick_values) {
     const Exposed exposed(ctx, counters_);
     comm_.all_to_all_v_start({&transfer, 1});

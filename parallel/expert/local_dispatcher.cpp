@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "parallel/expert/token_dispatcher.h"
 #include "runtime/core/error.h"
@@ -12,12 +13,13 @@ namespace emox {
 namespace {
 
 struct LocalHandle final : DispatchHandle {
-  std::int64_t picks = 0;  ///< of a token of the planned micro-batch
-  TensorView first;        ///< i32 [tokens + 1] picks of a token
-  TensorView all_tokens;   ///< i64 [1]
-  TensorView row;          ///< i32 [rows] token of each expert row
-  TensorView pick;         ///< i32 [rows] token * picks + place among the token's picks
-  TensorView slots;        ///< i32 [tokens * picks] expert rows of a token
+  std::int64_t picks = 0;      ///< of a token of the planned micro-batch
+  TensorView first;            ///< i32 [tokens + 1] picks of a token
+  TensorView all_tokens;       ///< i64 [1]
+  std::int64_t uploaded = -1;  ///< what it holds
+  TensorView row;              ///< i32 [rows] token of each expert row
+  TensorView pick;             ///< i32 [rows] token * picks + place among the token's picks
+  TensorView slots;            ///< i32 [tokens * picks] expert rows of a token
   // What an open transfer was given.
   TensorView gates, source;
 
@@ -53,7 +55,7 @@ class LocalDispatcher final : public TokenDispatcher {
     require<ShapeError>(h.picks <= top_k_, "{} picks a token, memory was reserved for {}", h.picks, top_k_);
     const ops::RowPicks tokens{ids.reshape({h.rows}), h.first.rows(0, h.tokens + 1)};
     ops::first_picks(ctx, tokens.first, h.picks);
-    ops::copy_from_host(ctx, h.all_tokens, &h.tokens);
+    if (std::exchange(h.uploaded, h.tokens) != h.tokens) ops::copy_from_host(ctx, h.all_tokens, &h.tokens);
     ops::plan_experts(ctx, {h.offsets, h.rows_of(h.row), h.rows_of(h.pick), h.slots_of_tokens()}, tokens, h.all_tokens,
                       {}, 0);
     if (counters_ == nullptr) return;

@@ -20,6 +20,7 @@ class Arena {
   static Arena measuring(Device device = {}, DType activations = DType::F32);
   Arena(Device device, std::size_t bytes, DType activations = DType::F32);
 
+  Device device() const { return device_; }
   /// Begins at a multiple of kTensorAlignment.
   TensorView allocate(DType dtype, Shape shape);
   TensorView f32(Shape shape) { return allocate(DType::F32, shape); }

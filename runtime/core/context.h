@@ -6,12 +6,13 @@
 
 namespace emox {
 
+class DeviceQueue;
 class Log;
 class Telemetry;
 
 struct Context {
   Device device;
-  Stream stream;
+  DeviceQueue* queue = nullptr;    ///< work of the device, in order; null on the CPU, where work runs in the caller
   DType activations = DType::F32;  ///< what layers pass on: F32 or BF16; the CPU computes F32 only
   bool round_activations =
       false;           ///< for tests: ops round their F32 activations to bf16 values, as a BF16 run stores them

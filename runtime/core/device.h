@@ -13,11 +13,4 @@ struct Device {
   friend bool operator==(const Device&, const Device&) = default;
 };
 
-/// An ordered queue of work on a device. On the CPU work runs in the caller, so the queue is always empty.
-struct Stream {
-  Device device;
-  void* handle = nullptr;
-  friend bool operator==(const Stream&, const Stream&) = default;
-};
-
 }  // namespace emox

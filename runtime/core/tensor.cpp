@@ -7,8 +7,10 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/core/accelerator.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
+#include "runtime/core/out_of_memory.h"
 
 namespace emox {
 namespace {
@@ -22,6 +24,19 @@ void count(std::int64_t bytes) {
   std::int64_t peak = g_peak.load();
   while (now > peak && !g_peak.compare_exchange_weak(peak, now)) {
   }
+}
+
+void* device_memory(Device device, std::size_t bytes) {
+  Accelerator* const cuda = cuda::accelerator();
+  require(cuda != nullptr, "cannot allocate {} bytes on a CUDA device: this emox was built without CUDA", bytes);
+  void* const memory = cuda->allocate(device.index, bytes);
+  if (memory != nullptr) return memory;
+  const DeviceProperties p = cuda->properties(device.index);
+  const auto mib = [](std::size_t n) { return static_cast<double>(n) / 1048576.0; };
+  fail<OutOfMemoryError>(
+      "out of memory on CUDA device {} ({}): could not allocate {:.1f} MiB; of {:.1f} MiB {:.1f} are free, tensors "
+      "hold {:.1f}. Use fewer micro_batch_sequences, a smaller model or more ranks; 'emox plan' shows what needs it",
+      device.index, p.name, mib(bytes), mib(p.memory), mib(p.free), mib(idx(g_allocated.load())));
 }
 }  // namespace
 
@@ -37,16 +52,20 @@ Buffer::Buffer(Device device, std::size_t bytes) : bytes_(bytes), device_(device
     t_measurement->bytes_ += static_cast<std::int64_t>(bytes);
     return;
   }
-  require(device.type == DeviceType::Cpu, "cannot allocate {} bytes on a CUDA device: this emox was built without CUDA",
-          bytes);
+  if (device.type == DeviceType::Cuda) {
+    data_ = device_memory(device, bytes);
+    count(static_cast<std::int64_t>(bytes));
+    return;
+  }
   const bool huge = bytes >= kHugePage;
   const std::size_t align = huge ? kHugePage : kTensorAlignment;
   const std::size_t rounded = (bytes + align - 1) / align * align;
   data_ = std::aligned_alloc(align, rounded);
-  require(data_ != nullptr,
-          "out of memory: could not allocate {:.1f} MiB ({:.1f} MiB are in use by tensors); use fewer "
-          "micro_batch_sequences, a smaller model or more ranks",
-          static_cast<double>(bytes) / 1048576.0, static_cast<double>(g_allocated.load()) / 1048576.0);
+  require<OutOfMemoryError>(
+      data_ != nullptr,
+      "out of memory: could not allocate {:.1f} MiB ({:.1f} MiB are in use by tensors); use fewer "
+      "micro_batch_sequences, a smaller model or more ranks",
+      static_cast<double>(bytes) / 1048576.0, static_cast<double>(g_allocated.load()) / 1048576.0);
   // One 2 MiB page fault instead of 512; the advice may be refused, which costs only time.
   if (huge) madvise(data_, rounded, MADV_HUGEPAGE);
   std::memset(data_, 0, rounded);
@@ -70,7 +89,10 @@ Buffer::~Buffer() { release(); }
 
 void Buffer::release() noexcept {
   if (data_ == nullptr) return;
-  std::free(data_);
+  if (device_.type == DeviceType::Cuda)
+    cuda::accelerator()->release(device_.index, data_);
+  else
+    std::free(data_);
   count(-static_cast<std::int64_t>(bytes_));
   data_ = nullptr;
 }

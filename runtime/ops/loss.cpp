@@ -2,15 +2,16 @@
 
 #include "runtime/core/idx.h"
 #include "runtime/cpu/loss_blocks.h"
+#include "runtime/cuda/loss_blocks.h"
 #include "runtime/ops/check.h"
 #include "runtime/ops/dispatch.h"
 
 namespace emox::ops {
 
-std::size_t lm_head_loss_scratch(std::int64_t tokens, std::int64_t width, std::int64_t vocab, int threads) {
-  (void)width;
-  (void)threads;
-  return idx(cpu::loss_scratch_floats(tokens, vocab)) * sizeof(float);
+std::size_t lm_head_loss_scratch(Device device, std::int64_t tokens, std::int64_t vocab) {
+  const std::int64_t floats = device.type == DeviceType::Cpu ? cpu::loss_scratch_floats(tokens, vocab)
+                                                             : cuda::loss_scratch_floats(tokens, vocab);
+  return idx(floats) * sizeof(float);
 }
 
 void lm_head_loss(Context& ctx, const LmLossResult& out, const LmHead& head, TensorView scratch,
@@ -27,7 +28,7 @@ void lm_head_loss(Context& ctx, const LmLossResult& out, const LmHead& head, Ten
   expect_optional("lm_head_loss", "dweight", dweight, DType::F32, weight.shape());
   require<ShapeError>(dx.null() == dweight.null() || x.numel() == 0,
                       "[lm_head_loss] dx and dweight are given together or not at all");
-  const std::size_t need = lm_head_loss_scratch(x.dim(0), x.dim(1), weight.dim(0), ctx.threads);
+  const std::size_t need = lm_head_loss_scratch(ctx.device, x.dim(0), weight.dim(0));
   require<ShapeError>(scratch.bytes() >= need, "[lm_head_loss] scratch holds {} bytes, {} are needed", scratch.bytes(),
                       need);
   const double products = dx.null() ? 1 : 3;

@@ -37,8 +37,8 @@ void for_each_activation(const LmLossResult& r, F&& f) {
   f(r.dx);
 }
 
-/// Bytes of scratch that lm_head_loss needs for T tokens, width D and V words on `threads` threads.
-std::size_t lm_head_loss_scratch(std::int64_t tokens, std::int64_t width, std::int64_t vocab, int threads);
+/// Bytes of scratch that lm_head_loss needs on the device for T tokens and V words.
+std::size_t lm_head_loss_scratch(Device device, std::int64_t tokens, std::int64_t vocab);
 
 /// Cross entropy and LM z-loss of x . weight^T against the labels; scratch u8 [lm_head_loss_scratch].
 void lm_head_loss(Context& ctx, const LmLossResult& out, const LmHead& head, TensorView scratch,

@@ -14,8 +14,14 @@ void Telemetry::add_total(std::string_view name, double seconds, double flops, d
   t.bytes += bytes;
 }
 
-void Telemetry::start_trace(Clock::time_point zero, std::size_t max_events, std::vector<std::string> prefixes) {
+void Telemetry::start_trace(Clock::time_point zero, std::size_t max_events, std::vector<std::string> prefixes,
+                            DeviceQueue* queue) {
   tracing_ = true;
+  if (queue != nullptr) {
+    queue->synchronize();
+    anchor_ = queue->mark();
+    anchor_time_ = Clock::now();
+  }
   zero_ = zero;
   max_events_ = max_events;
   prefixes_ = std::move(prefixes);
@@ -40,9 +46,63 @@ void Telemetry::add_event(std::string_view name, Clock::time_point start, Clock:
   events_.push_back({*known, from.count(), (until - from).count()});
 }
 
-double Telemetry::seconds(std::string_view name) const {
+void Telemetry::add_later(std::string_view name, DeviceQueue& queue, DeviceMark from, DeviceMark to, double flops,
+                          double bytes) {
+  queue_ = &queue;
+  later_.push_back({std::string(name), from, to, flops, bytes});
+}
+
+// The device's clock is the host's at a moment when the device has nothing to do; from there its own times count.
+void Telemetry::resolve() {
+  if (later_.empty()) return;
+  std::size_t done = 0;
+  for (; done < later_.size(); ++done) {
+    const Later& l = later_[done];
+    const auto seconds = queue_->seconds_between(l.from, l.to);
+    if (!seconds) break;
+    add_total(l.name, *seconds, l.flops, l.bytes);
+    if (!tracing_) continue;
+    const double after =
+        l.from >= anchor_ ? *queue_->seconds_between(anchor_, l.from) : -*queue_->seconds_between(l.from, anchor_);
+    const auto ticks = [](double s) {
+      return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s));
+    };
+    const Clock::time_point start = anchor_time_ + ticks(after);
+    add_event(l.name, start, start + ticks(*seconds));
+    anchor_ = l.from, anchor_time_ = start;
+  }
+  later_.erase(later_.begin(), later_.begin() + static_cast<std::ptrdiff_t>(done));
+  DeviceMark needed = anchor_;
+  if (!tracing_) needed = later_.empty() ? queue_->mark() : later_.front().from;
+  for (const Later& l : later_) needed = std::min(needed, l.from);
+  queue_->forget_marks(needed);
+}
+
+const std::map<std::string, SpanTotal, std::less<>>& Telemetry::totals() {
+  resolve();
+  return totals_;
+}
+
+std::span<const TraceEvent> Telemetry::events() {
+  resolve();
+  return events_;
+}
+
+double Telemetry::seconds(std::string_view name) {
+  resolve();
   const auto it = totals_.find(name);
   return it == totals_.end() ? 0.0 : it->second.seconds;
+}
+
+void Span::begin_on_device(DeviceQueue& queue) {
+  queue.begin_range(name_);
+  queue_ = &queue;
+  if (telemetry_->watches_on_device(name_)) from_ = queue.mark();
+}
+
+void Span::end_on_device() {
+  if (from_) telemetry_->add_later(name_, *queue_, *from_, queue_->mark(), flops_, bytes_);
+  queue_->end_range();
 }
 
 }  // namespace emox

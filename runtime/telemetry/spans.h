@@ -8,12 +8,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "runtime/core/accelerator.h"
 #include "runtime/core/context.h"
 
 namespace emox {
@@ -44,19 +46,39 @@ class Telemetry {
     add_total(name, std::chrono::duration<double>(end - start).count(), flops, bytes);
     if (tracing_) add_event(name, start, end);
   }
-  const std::map<std::string, SpanTotal, std::less<>>& totals() const { return totals_; }
-  double seconds(std::string_view name) const;
+  /// A span of work that a device does later. It is counted once the device has passed its end, which the calls below
+  /// look for; they wait for nothing.
+  void add_later(std::string_view name, DeviceQueue& queue, DeviceMark from, DeviceMark to, double flops, double bytes);
+  /// What spans took, those of a device as far as it has come.
+  const std::map<std::string, SpanTotal, std::less<>>& totals();
+  double seconds(std::string_view name);
   /// Forgets the totals; a trace goes on.
   void clear() { totals_.clear(); }
 
+  /// Whether spans of single ops on a device are recorded: a mark costs about as much as a launch. Off at the start.
+  void watch_device_ops(bool on) { device_ops_ = on; }
+  /// Whether a span of a device is recorded: those of phases, layers and exchanges ("phase.forward") always are.
+  bool watches_on_device(std::string_view name) const {
+    return device_ops_ || name.find('.') != std::string_view::npos;
+  }
+
   /// From now on the spans that begin at `zero` or later, and whose name begins with one of the prefixes (none: every
   /// name), are kept as events in the order of their ends, the first `max_events` of them. Starts a new trace.
-  void start_trace(Clock::time_point zero, std::size_t max_events, std::vector<std::string> prefixes = {});
-  std::span<const TraceEvent> events() const { return events_; }
+  /// `queue`: whose device's spans are wanted; it is waited for.
+  void start_trace(Clock::time_point zero, std::size_t max_events, std::vector<std::string> prefixes = {},
+                   DeviceQueue* queue = nullptr);
+  std::span<const TraceEvent> events();
   /// Events for which there was no room.
   std::int64_t dropped_events() const { return dropped_; }
 
  private:
+  /// On a device, waiting for its end.
+  struct Later {
+    std::string name;
+    DeviceMark from, to;
+    double flops, bytes;
+  };
+  void resolve();
   void add_total(std::string_view name, double seconds, double flops, double bytes);
   void add_event(std::string_view name, Clock::time_point start, Clock::time_point end);
 
@@ -68,26 +90,45 @@ class Telemetry {
   std::set<std::string, std::less<>> names_;
   std::vector<TraceEvent> events_;
   std::int64_t dropped_ = 0;
+  bool device_ops_ = false;
+  DeviceQueue* queue_ = nullptr;  ///< of `later_`
+  std::vector<Later> later_;
+  DeviceMark anchor_ = 0;  ///< a mark whose time is known
+  Clock::time_point anchor_time_;
 };
 
-/// Measures from its construction to its end. Costs a branch when the context records nothing.
+/// Measures from its construction to its end: the host's time on the CPU, the device's on a device. Costs a branch when
+/// the context records nothing.
 class Span {
  public:
   Span(const Context& ctx, std::string_view name, double flops = 0, double bytes = 0)
       : telemetry_(ctx.telemetry), name_(name), flops_(flops), bytes_(bytes) {
-    if (telemetry_ != nullptr) start_ = Telemetry::Clock::now();
+    if (telemetry_ == nullptr) return;
+    if (ctx.queue != nullptr)
+      begin_on_device(*ctx.queue);
+    else
+      start_ = Telemetry::Clock::now();
   }
   ~Span() {
-    if (telemetry_ != nullptr) telemetry_->add(name_, start_, Telemetry::Clock::now(), flops_, bytes_);
+    if (telemetry_ == nullptr) return;
+    if (queue_ != nullptr)
+      end_on_device();
+    else
+      telemetry_->add(name_, start_, Telemetry::Clock::now(), flops_, bytes_);
   }
   Span(const Span&) = delete;
   Span& operator=(const Span&) = delete;
 
  private:
+  void begin_on_device(DeviceQueue& queue);
+  void end_on_device();
+
   Telemetry* telemetry_;
   std::string_view name_;
   double flops_, bytes_;
   Telemetry::Clock::time_point start_;
+  DeviceQueue* queue_ = nullptr;
+  std::optional<DeviceMark> from_;  ///< none: not recorded, only named to the profiler
 };
 
 }  // namespace emox

@@ -29,9 +29,9 @@ void go_wrong(const std::string& how, std::string_view where) {
 
 int run(const std::string& how, const std::string& name, int number, DispatchKind dispatch) {
   const Recipe recipe = test::step_recipe(MpiWorld::launched_ranks(), dispatch);
-  ParallelConfig parallel = recipe.parallel;
-  parallel.watchdog_s = 1;
-  return on_ranks(parallel, 1, [&](Session& session) {
+  SessionSetup setup{.parallel = recipe.parallel, .threads = 1, .device = DeviceKind::Cpu};
+  setup.parallel.watchdog_s = 1;
+  return on_ranks(setup, [&](Session& session) {
     const int last = session.comm().size() - 1;
     std::int64_t step = 0;
     int count = 0;

@@ -84,9 +84,9 @@ class Inference {
     const auto tokens = static_cast<std::int64_t>(ids.size());
     const auto reserve = [&] {
       activations_ = model_.reserve(arena_, tokens);
-      model_.reserve_scratch(arena_, tokens, ctx_.threads);
+      model_.reserve_scratch(arena_, tokens);
     };
-    arena_ = Arena::measuring();
+    arena_ = Arena::measuring(ctx_.device);
     reserve();
     arena_ = Arena(ctx_.device, arena_.peak());
     reserve();
@@ -104,7 +104,7 @@ class Inference {
     for (const NamedParameter& p : model_.parameters().named()) {
       if (p.name.find(".mlp.gate.weight") == std::string::npos) continue;
       const Activations::Block& block = activations_.blocks[idx(layer)];
-      const Tensor logits({}, DType::F32, {block.normed.dim(0), in_.config.num_experts});
+      const Tensor logits(ctx_.device, DType::F32, {block.normed.dim(0), in_.config.num_experts});
       ops::matmul_nt(ctx_, logits, block.normed, model_.parameters().weight(p.slot));
       into.router_logits.put(layer, comm_.rank(), ref::doubles(logits));
       into.picks.put(layer++, comm_.rank(),

@@ -10,6 +10,7 @@
 #include "model/training/training_step.h"
 #include "model/transformer/language_model.h"
 #include "runtime/core/idx.h"
+#include "runtime/ops/basic.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_ranks.h"
 #include "tests/support/reference.h"
@@ -75,15 +76,16 @@ class ByHand {
         host_(make_micro_batch(config, in.eos,
                                part_of(static_cast<std::int64_t>(in.sequences.size()), comm).of(in.sequences))),
         pools_{config.pool == PoolMode::Off ? nullptr : &in.pools, nullptr, 0},
-        counts_({}, DType::I64, {config.layers, routed()}),
-        p_sum_({}, DType::F64, {config.layers, routed()}),
-        z_sum_({}, DType::F64, {config.layers, 1}),
-        used_({}, DType::I64, {config.layers, 1}) {
+        counts_(ctx.device, DType::I64, {config.layers, routed()}),
+        p_sum_(ctx.device, DType::F64, {config.layers, routed()}),
+        z_sum_(ctx.device, DType::F64, {config.layers, 1}),
+        used_(ctx.device, DType::I64, {config.layers, 1}) {
     const std::int64_t most =
         most_of(static_cast<std::int64_t>(in.sequences.size()), comm.size()) * config.sequence_length;
+    arena_ = Arena::measuring(ctx.device);
     const auto reserve = [&] {
       activations_ = model.reserve(arena_, most);
-      model.reserve_scratch(arena_, most, ctx.threads);
+      model.reserve_scratch(arena_, most);
     };
     reserve();
     arena_ = Arena(ctx.device, arena_.peak());
@@ -96,14 +98,14 @@ class ByHand {
     batch.upload(ctx_, host_);
     const RoutingStatistics statistics{counts_, p_sum_, z_sum_, used_};
     model_.forward(ctx_, activations_, batch, host_.documents, pools_, config_.is_moe() ? &statistics : nullptr);
-    const Tensor logits({}, DType::F32, {host_.tokens, config_.vocab_size});
+    const Tensor logits(ctx_.device, DType::F32, {host_.tokens, config_.vocab_size});
     model_.logits(ctx_, logits, activations_, batch);
     into.logits.put(0, comm_.rank(), ref::doubles(logits));
-    const Tensor sums({}, DType::F64, {2});
+    const Tensor sums(ctx_.device, DType::F64, {2});
     model_.loss(ctx_, activations_, batch,
                 {.sums = sums, .gradient = true, .inverse_divisor = 1.0 / divisor_, .z_weight = z_weight_});
     into.ce[rank] = ref::doubles(sums)[0], into.z[rank] = ref::doubles(sums)[1];
-    const Tensor balance({}, DType::F32, {config_.layers, routed()});
+    const Tensor balance(ctx_.device, DType::F32, {config_.layers, routed()});
     if (config_.is_moe()) {
       note_routing(into);
       reduce_statistics();
@@ -139,7 +141,7 @@ class ByHand {
     for (std::int64_t l = 0; l < config_.layers; ++l) {
       const GoldenBalance b = golden_balance(counts_.view()[l], p_sum_.view()[l], config_.routed_top_k(),
                                              static_cast<double>(tokens_), divisor_, weight);
-      std::copy(b.gradient.begin(), b.gradient.end(), gradient.view()[l].data<float>());
+      ops::copy_from_host(ctx_, gradient.view()[l], b.gradient.data());
       if (comm_.rank() != 0) continue;
       into.balance_loss.push_back(b.loss);
       into.router_z.push_back(ref::doubles(z_sum_.view()[l]).front() / divisor_);
@@ -155,7 +157,7 @@ class ByHand {
   MicroBatch host_;      ///< of this rank
   PoolPlan pools_;
   Tensor counts_, p_sum_, z_sum_, used_;
-  Arena arena_ = Arena::measuring();
+  Arena arena_{Device{}, 0};
   Activations activations_;
 };
 

@@ -134,7 +134,7 @@ void run_rank(const Inputs& in, Context& ctx, Communicator& comm, const Parallel
   device_batch.upload(ctx, batch);
 
   const std::int64_t most = most_of(sequences, comm.size()) * config.sequence_length;
-  Arena arena = Arena::measuring();
+  Arena arena = Arena::measuring(ctx.device);
   MoeLayer::Saved saved;
   MoeLayer::Scratch scratch;
   const auto reserve = [&] {
@@ -145,16 +145,16 @@ void run_rank(const Inputs& in, Context& ctx, Communicator& comm, const Parallel
   reserve();
   arena = Arena(ctx.device, arena.peak());
   reserve();
-  const Tensor counts({}, DType::I64, {n}), p_sum({}, DType::F64, {n}), z_sum({}, DType::F64, {1}),
-      used({}, DType::I64, {1});
+  const Tensor counts(ctx.device, DType::I64, {n}), p_sum(ctx.device, DType::F64, {n}),
+      z_sum(ctx.device, DType::F64, {1}), used(ctx.device, DType::I64, {1});
   const LayerStatistics statistics{counts, p_sum, z_sum, used};
 
   const auto rows = [&](const std::vector<float>& all) {
     const auto mine = part.of(all, config.sequence_length * d);
-    return tensor_of(std::vector<float>(mine.begin(), mine.end()), {batch.tokens, d});
+    return on(ctx, tensor_of(std::vector<float>(mine.begin(), mine.end()), {batch.tokens, d}));
   };
-  const Tensor x = rows(in.x), dy = rows(in.dy), y({}, DType::F32, {batch.tokens, d}),
-               dx({}, DType::F32, {batch.tokens, d});
+  const Tensor x = rows(in.x), dy = rows(in.dy), y(ctx.device, DType::F32, {batch.tokens, d}),
+               dx(ctx.device, DType::F32, {batch.tokens, d});
   const PoolPlan pools{in.pooled ? &in.pools : nullptr, nullptr, 0};
   layer.forward_add(ctx, y, saved, scratch, store, {x, device_batch, batch.documents, pools, {}, &statistics});
   if (in.pooled)
@@ -171,7 +171,7 @@ void run_rank(const Inputs& in, Context& ctx, Communicator& comm, const Parallel
     into.balance_loss = balance.loss;
     into.router_z = ref::doubles(z_sum).front() / in.divisor;
   }
-  const Tensor balance_gradient = tensor_of(balance.gradient, {n});
+  const Tensor balance_gradient = on(ctx, tensor_of(balance.gradient, {n}));
   layer.backward(ctx, dx, saved, scratch, store, {x, dy, {balance_gradient, static_cast<float>(in.b / in.divisor)}});
   into.dx.put(0, comm.rank(), ref::doubles(dx));
   into.gradients[idx(comm.rank())] = golden_gradients(store);

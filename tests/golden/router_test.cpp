@@ -29,11 +29,11 @@ struct Sizes {
 Tensor pools_of(GoldenCase& c, Context& ctx, const Sizes& s, const TensorView& logits, const TensorView& segments) {
   if (!c.has_file("draws.npy")) return {};
   const std::int64_t docs = segments.numel() - 1;
-  const Tensor p({}, DType::F32, {s.tokens, s.n}), scores({}, DType::F32, {docs, s.n});
-  Tensor pool({}, DType::U8, {docs, s.n});
+  const Tensor p(ctx.device, DType::F32, {s.tokens, s.n}), scores(ctx.device, DType::F32, {docs, s.n});
+  Tensor pool(ctx.device, DType::U8, {docs, s.n});
   ops::router_softmax(ctx, p, logits);
   ops::document_scores(ctx, scores, p, segments);
-  ops::document_pools(ctx, pool, scores, tensor_of(c.tokens("draws.npy"), {docs}));
+  ops::document_pools(ctx, pool, scores, on(ctx, tensor_of(c.tokens("draws.npy"), {docs})));
   if (c.has_file("segment_scores.npy")) c.expect_close("segment_scores.npy", ref::doubles(scores));
   if (c.has_file("kept.npy")) c.expect_exact("kept.npy", integers_of(pool));
   return pool;
@@ -63,22 +63,23 @@ void run_router(GoldenCase& c) {
   const MicroBatch batch = make_micro_batch(config, static_cast<std::int32_t>(c.integer("eos")),
                                             golden_sequences(ids, c.integer("sequence")));
   if (c.has_file("segments.npy")) c.expect_exact("segments.npy", golden_segments(batch, c.integer("sequence")));
-  const Tensor segments = tensor_of(batch.pool_segments, {static_cast<std::int64_t>(batch.pool_segments.size())});
+  const Tensor segments =
+      on(ctx, tensor_of(batch.pool_segments, {static_cast<std::int64_t>(batch.pool_segments.size())}));
 
-  const Tensor x = tensor_of(c.floats("x.npy"), {s.tokens, s.width});
-  const Tensor weight = tensor_of(c.floats("router_weight.npy"), {s.experts, s.width});
+  const Tensor x = on(ctx, tensor_of(c.floats("x.npy"), {s.tokens, s.width}));
+  const Tensor weight = on(ctx, tensor_of(c.floats("router_weight.npy"), {s.experts, s.width}));
   if (c.has_file("logits.npy")) {
-    const Tensor all({}, DType::F32, {s.tokens, s.experts});
+    const Tensor all(ctx.device, DType::F32, {s.tokens, s.experts});
     ops::matmul_nt(ctx, all, x, weight);
     c.expect_close("logits.npy", ref::doubles(all));
   }
-  const Tensor logits({}, DType::F32, {s.tokens, s.n});
+  const Tensor logits(ctx.device, DType::F32, {s.tokens, s.n});
   ops::matmul_nt(ctx, logits, x, weight.view().rows(0, s.n));
   const Tensor pool = pools_of(c, ctx, s, logits, segments);
 
-  const Tensor p({}, DType::F32, {s.tokens, s.n}), lse({}, DType::F32, {s.tokens}),
-      picks({}, DType::I32, {s.tokens, s.k});
-  const Tensor gates({}, DType::F32, {s.tokens, s.k});
+  const Tensor p(ctx.device, DType::F32, {s.tokens, s.n}), lse(ctx.device, DType::F32, {s.tokens}),
+      picks(ctx.device, DType::I32, {s.tokens, s.k});
+  const Tensor gates(ctx.device, DType::F32, {s.tokens, s.k});
   const ops::TopkResult route{p, lse, picks, gates};
   ops::masked_topk(ctx, route, logits, pool, pool.view().null() ? TensorView{} : segments.view(), {}, false);
   c.expect_close("p.npy", ref::doubles(p));
@@ -87,7 +88,8 @@ void run_router(GoldenCase& c) {
   const std::vector<double> all_gates = with_shared_gates(gates, s.shared);
   c.expect_close("gates.npy", all_gates);
 
-  const Tensor counts({}, DType::I64, {s.n}), p_sum({}, DType::F64, {s.n}), z_sum({}, DType::F64, {1});
+  const Tensor counts(ctx.device, DType::I64, {s.n}), p_sum(ctx.device, DType::F64, {s.n}),
+      z_sum(ctx.device, DType::F64, {1});
   ops::router_statistics(ctx, counts, p_sum, z_sum, route);
   c.expect_exact("counts.npy", integers_of(counts));
   std::vector<double> pbar = ref::doubles(p_sum);
@@ -101,10 +103,10 @@ void run_router(GoldenCase& c) {
   const std::vector<float> cotangent = c.floats("gate_cotangent.npy");
   c.expect_scalar("objective", ref::dot(all_gates, {cotangent.begin(), cotangent.end()}) + a * balance.loss + b * z);
 
-  const Tensor dlogits({}, DType::F32, {s.tokens, s.n}), dx({}, DType::F32, {s.tokens, s.width});
-  const Tensor dweight({}, DType::F32, {s.experts, s.width});
-  ops::masked_topk_backward(ctx, dlogits, tensor_of(routed_slots(cotangent, s), {s.tokens, s.k}), route,
-                            tensor_of(balance.gradient, {s.n}), static_cast<float>(b / divisor), false);
+  const Tensor dlogits(ctx.device, DType::F32, {s.tokens, s.n}), dx(ctx.device, DType::F32, {s.tokens, s.width});
+  const Tensor dweight(ctx.device, DType::F32, {s.experts, s.width});
+  ops::masked_topk_backward(ctx, dlogits, on(ctx, tensor_of(routed_slots(cotangent, s), {s.tokens, s.k})), route,
+                            on(ctx, tensor_of(balance.gradient, {s.n})), static_cast<float>(b / divisor), false);
   ops::matmul_nn(ctx, dx, dlogits, weight.view().rows(0, s.n));
   ops::matmul_tn(ctx, dweight.view().rows(0, s.n), dlogits, x);
   c.expect_close("grad_x.npy", ref::doubles(dx));

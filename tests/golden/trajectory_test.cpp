@@ -125,7 +125,7 @@ class Rank {
         step_(ctx, test::with_eos(step_config(recipe_of(memory)), t.eos), model_, sharding_.mesh(),
               {.pools = &t.pools}) {
     load_golden_weights(ctx, model_.parameters(), t.parameters);
-    Arena arena = Arena::measuring();
+    Arena arena = Arena::measuring(ctx.device);
     (void)model_.reserve(arena, step_.max_tokens());
     arena_ = Arena(ctx.device, arena.peak());
     activations_ = model_.reserve(arena_, step_.max_tokens());

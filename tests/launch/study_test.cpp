@@ -134,7 +134,7 @@ TEST_F(ProgramStudy, RetentionGoesOnWithTheNextDomain) {
 
   // Stopped after one domain, and one more left half measured.
   fs::remove(file);
-  Session session(recipe_.parallel, 1);
+  Session session({.parallel = recipe_.parallel, .threads = 1});
   int asked = 0;
   EXPECT_TRUE(measure_retention(session, emo, [&] { return ++asked < 2; }));
   EXPECT_EQ(read_retention(text_of(file), "one").size(), 6U);

@@ -33,10 +33,10 @@ class ModularityOfAModel : public testing::Test {
     }
     Arena measure = Arena::measuring({});
     (void)model.reserve(measure, max_tokens);
-    model.reserve_scratch(measure, max_tokens, 1);
+    model.reserve_scratch(measure, max_tokens);
     Arena arena({}, measure.peak());
     Activations activations = model.reserve(arena, max_tokens);
-    model.reserve_scratch(arena, max_tokens, 1);
+    model.reserve_scratch(arena, max_tokens);
     DeviceBatch batch({}, max_tokens);
     HeldOutRouting routing(model, held_out_);
     (void)evaluate(ctx, model, comm,

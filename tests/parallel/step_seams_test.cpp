@@ -15,7 +15,7 @@ namespace {
 
 using test::StepRank;
 
-std::int64_t reads(const Telemetry& telemetry) {
+std::int64_t reads(Telemetry& telemetry) {
   const auto found = telemetry.totals().find("copy_to_host");
   return found == telemetry.totals().end() ? 0 : found->second.calls;
 }

@@ -31,10 +31,10 @@ class Scorer {
     }
     Arena measure = Arena::measuring({});
     (void)model_.reserve(measure, max_tokens);
-    model_.reserve_scratch(measure, max_tokens, 1);
+    model_.reserve_scratch(measure, max_tokens);
     arena_ = Arena({}, measure.peak());
     activations_ = model_.reserve(arena_, max_tokens);
-    model_.reserve_scratch(arena_, max_tokens, 1);
+    model_.reserve_scratch(arena_, max_tokens);
   }
   Evaluation run(Communicator& comm, const std::vector<HeldOut>& held_out, const EvaluationHooks& hooks = {}) {
     return evaluate(ctx_, model_, comm, {.held_out = held_out, .eos = kByteEos, .step = 17, .hooks = hooks},

@@ -81,7 +81,7 @@ TEST_F(TrainTrace, SpansThatStartOrEndTogetherKeepTheirOrder) {
 
 TEST_F(TrainTrace, AFileThatCannotBeWrittenFailsOnAllRanks) {
   test::run_ranks(2, [&](Communicator& comm) {
-    const Telemetry telemetry;
+    Telemetry telemetry;
     EXPECT_THROW(write_trace(comm, telemetry, directory_.path() / "nowhere" / "trace.json"), IoError);
     fs::create_directories(directory_.path() / ("folder" + std::to_string(comm.rank())));
     comm.barrier();

@@ -17,8 +17,8 @@ struct Case {
   unsigned seed = 1;
 };
 
-Tensor scratch_for(const Case& c, int threads) {
-  const auto bytes = static_cast<std::int64_t>(ops::lm_head_loss_scratch(c.tokens, c.width, c.vocab, threads));
+Tensor scratch_for(const Case& c) {
+  const auto bytes = static_cast<std::int64_t>(ops::lm_head_loss_scratch({}, c.tokens, c.vocab));
   return Tensor({}, DType::U8, {bytes});
 }
 
@@ -48,7 +48,7 @@ void check(const Case& c) {
   const auto run = [&](Context& ctx) {
     const Tensor sums = tensor_of(Vec{100.0, 200.0}, {2}), token_loss = poison({c.tokens}),
                  dx = poison({c.tokens, c.width});
-    const Tensor dweight = tensor_of(floats(start), {c.vocab, c.width}), scratch = scratch_for(c, ctx.threads);
+    const Tensor dweight = tensor_of(floats(start), {c.vocab, c.width}), scratch = scratch_for(c);
     ops::lm_head_loss(ctx, {sums, token_loss, dx, dweight}, {x, weight, labels}, scratch, c.options);
     all_sums.push_back(ref::doubles(sums));
     std::vector<float> added = floats(dweight);
@@ -141,7 +141,7 @@ TEST(LmHeadLoss, WordsOnBothSidesOfAPiece) {
     const auto run = [&](Context& ctx) {
       const Tensor sums = tensor_of(Vec{0.0, 0.0}, {2}), token_loss = poison({tokens}), dx = poison({tokens, width});
       const Tensor dweight = filled({vocab, width}, 0.0F),
-                   scratch = scratch_for({tokens, width, vocab, {}}, ctx.threads);
+                   scratch = scratch_for({tokens, width, vocab, {}});
       ops::lm_head_loss(ctx, {sums, token_loss, dx, dweight}, {x, weight, labels}, scratch, {});
       return Outputs{floats(token_loss), floats(dx), floats(dweight)};
     };
@@ -159,7 +159,7 @@ TEST(LmHeadLoss, LossAloneIsTheSameLoss) {
   const Tensor x = random_tensor({37, 6}, 1), weight = random_tensor({50, 6}, 2), labels = ids_of(any_labels(c));
   for (const int threads : {1, 2}) {
     Context ctx = context(threads);
-    const Tensor scratch = scratch_for(c, threads), with({}, DType::F64, {2}), without({}, DType::F64, {2});
+    const Tensor scratch = scratch_for(c), with({}, DType::F64, {2}), without({}, DType::F64, {2});
     const Tensor dx = poison({37, 6}), dweight = filled({50, 6}, 0.0F), each = poison({37});
     ops::lm_head_loss(ctx, {.sums = with, .dx = dx, .dweight = dweight}, {x, weight, labels}, scratch, c.options);
     ops::lm_head_loss(ctx, {.sums = without, .token_loss = each}, {x, weight, labels}, scratch, c.options);
@@ -176,7 +176,7 @@ TEST(LmHeadLoss, NothingScoredChangesNothing) {
   const Tensor sums = tensor_of(Vec{1.5, 2.5}, {2}), token_loss = poison({9}), dx = poison({9, 3}),
                dweight = filled({5, 3}, 3.0F);
   const Tensor x = random_tensor({9, 3}, 1), weight = random_tensor({5, 3}, 2), labels = ids_of(Ids(9, -1));
-  ops::lm_head_loss(ctx, {sums, token_loss, dx, dweight}, {x, weight, labels}, scratch_for(c, 2), c.options);
+  ops::lm_head_loss(ctx, {sums, token_loss, dx, dweight}, {x, weight, labels}, scratch_for(c), c.options);
   EXPECT_EQ(ref::doubles(sums), (Vec{1.5, 2.5}));
   EXPECT_EQ(floats(token_loss), std::vector<float>(9, 0.0F));
   EXPECT_EQ(floats(dx), std::vector<float>(27, 0.0F));
@@ -188,7 +188,7 @@ TEST(LmHeadLoss, EqualLogitsCostTheLogarithmOfTheVocabulary) {
   Context ctx = context();
   const Tensor sums({}, DType::F64, {2}), token_loss = poison({4});
   const Tensor x = random_tensor({4, 2}, 1), weight = filled({64, 2}, 0.0F), labels = ids_of({0, 63, -1, 5});
-  ops::lm_head_loss(ctx, {.sums = sums, .token_loss = token_loss}, {x, weight, labels}, scratch_for(c, 1), c.options);
+  ops::lm_head_loss(ctx, {.sums = sums, .token_loss = token_loss}, {x, weight, labels}, scratch_for(c), c.options);
   const double log64 = std::log(64.0);
   EXPECT_TRUE(all_close(floats(token_loss), {log64, log64, 0.0, log64}, rounding(kFunction, log64)));
   EXPECT_NEAR(ref::doubles(sums)[0], 3 * log64, rounding(kFunction, 3 * log64));
@@ -201,7 +201,7 @@ TEST(LmHeadLoss, NamesALabelBeyondTheVocabulary) {
   const Tensor sums({}, DType::F64, {2}), x = random_tensor({2, 2}, 1), weight = random_tensor({5, 2}, 2);
   const Tensor labels = ids_of({4, 5});
   try {
-    ops::lm_head_loss(ctx, {.sums = sums}, {x, weight, labels}, scratch_for(c, 1), {});
+    ops::lm_head_loss(ctx, {.sums = sums}, {x, weight, labels}, scratch_for(c), {});
     ADD_FAILURE() << "label 5 of 5 words was accepted";
   } catch (const UsageError& e) {
     EXPECT_NE(e.message().find("model.vocab_size is 5"), std::string::npos) << e.message();
@@ -214,7 +214,7 @@ TEST(LmHeadLoss, LargeLogitsDoNotOverflow) {
   const Tensor sums({}, DType::F64, {2}), token_loss = poison({2}), dx = poison({2, 1}), dweight = filled({3, 1}, 0.0F);
   const Tensor x = tensor_of(std::vector<float>{1, 1}, {2, 1}),
                weight = tensor_of(std::vector<float>{-500, 500, 0}, {3, 1}), labels = ids_of({1, 0});
-  ops::lm_head_loss(ctx, {sums, token_loss, dx, dweight}, {x, weight, labels}, scratch_for(c, 1), c.options);
+  ops::lm_head_loss(ctx, {sums, token_loss, dx, dweight}, {x, weight, labels}, scratch_for(c), c.options);
   EXPECT_TRUE(all_close(floats(token_loss), {0.0, 1000.0}, rounding(kFunction, 1000.0)));
   EXPECT_TRUE(all_close(floats(dx), {0.0, 1000.0}, rounding(kFunction, 1000.0)));
 }

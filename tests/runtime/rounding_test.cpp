@@ -169,7 +169,7 @@ std::vector<OpCase> cases() {
        [=](Context& ctx) {
          Tensor sums({}, DType::F64, {2}), losses = filled({kT}, 0.0F), dx = filled({kT, kD}, 0.0F),
                                            dw = r({kV, kD}, 1);
-         const auto bytes = static_cast<std::int64_t>(ops::lm_head_loss_scratch(kT, kD, kV, 1));
+         const auto bytes = static_cast<std::int64_t>(ops::lm_head_loss_scratch({}, kT, kV));
          const Tensor x = r({kT, kD}, 2), weight = r({kV, kD}, 3), labels = ids(kV);
          ops::lm_head_loss(ctx, {sums, losses, dx, dw}, {x, weight, labels}, Tensor({}, DType::U8, {bytes}),
                            {0.1, 0.2});

@@ -142,7 +142,7 @@ TEST_F(ShapeErrors, Rows) {
 }
 
 TEST_F(ShapeErrors, LossAndOptimizer) {
-  const auto bytes = static_cast<std::int64_t>(ops::lm_head_loss_scratch(3, 4, 7, 1));
+  const auto bytes = static_cast<std::int64_t>(ops::lm_head_loss_scratch({}, 3, 7));
   const Tensor x = f({3, 4}), w = f({7, 4}), labels = i({3}), scratch = u({bytes}), sums = d({2});
   const auto loss = [&](TensorView dx, TensorView dw, TensorView weight, TensorView at, TensorView room) {
     ops::lm_head_loss(ctx, {sums, kNone, dx, dw}, {x, weight, at}, room, {});

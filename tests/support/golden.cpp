@@ -19,6 +19,7 @@
 #include "runtime/ops/basic.h"
 #include "tests/support/npy_file.h"
 #include "tests/support/reference.h"
+#include "tests/support/support.h"
 
 namespace emox::test {
 namespace {
@@ -219,7 +220,7 @@ void for_each_golden_case(const std::filesystem::path& source_dir, const std::st
 }
 
 Context golden_context() {
-  Context ctx;
+  Context ctx = any_context();
   const char* threads = std::getenv("OMP_NUM_THREADS");
   ctx.threads = threads != nullptr ? std::max(1, std::atoi(threads)) : 1;
   return ctx;
@@ -321,10 +322,10 @@ GoldenBalance golden_balance(const TensorView& counts, const TensorView& p_sum, 
 }
 
 std::vector<std::int64_t> integers_of(const TensorView& t) {
-  const auto all = [&](const auto* p) { return std::vector<std::int64_t>(p, p + t.numel()); };
-  if (t.dtype() == DType::I64) return all(t.data<std::int64_t>());
-  if (t.dtype() == DType::U8) return all(t.data<std::uint8_t>());
-  return all(t.data<std::int32_t>());
+  const auto all = [](const auto& v) { return std::vector<std::int64_t>(v.begin(), v.end()); };
+  if (t.dtype() == DType::I64) return values_of<std::int64_t>(t);
+  if (t.dtype() == DType::U8) return all(values_of<std::uint8_t>(t));
+  return all(values_of<std::int32_t>(t));
 }
 
 void load_golden_weights(Context& ctx, const ParameterStore& store, const std::filesystem::path& file) {

@@ -94,7 +94,7 @@ std::filesystem::path golden_root(const std::filesystem::path& source_dir);
 void for_each_golden_case(const std::filesystem::path& source_dir, const std::string& kind,
                           const std::function<void(GoldenCase&)>& body);
 
-/// As many threads as OMP_NUM_THREADS says, else one.
+/// On the device where the program has one (device.h). As many threads as OMP_NUM_THREADS says, else one.
 Context golden_context();
 
 /// The model a case describes: of `model` and `trajectory` cases.

@@ -37,8 +37,8 @@ Ids picks(const Vec& score, const Vec& allowed, std::int64_t k) {
 
 Vec doubles(const TensorView& t) {
   if (t.dtype() == DType::F64) return values_of<double>(t);
-  const float* p = t.data<float>();
-  return Vec(p, p + t.numel());
+  const std::vector<float> values = values_of<float>(t);
+  return Vec(values.begin(), values.end());
 }
 
 double largest(const Vec& x) {

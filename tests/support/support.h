@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "runtime/core/context.h"
+#include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
+#include "tests/support/device.h"
 
 namespace emox::test {
 
@@ -24,8 +26,11 @@ Tensor tensor_of(const std::vector<T>& values, Shape shape) {
 
 template <typename T>
 std::vector<T> values_of(const TensorView& t) {
-  const T* p = t.data<T>();
-  return std::vector<T>(p, p + t.numel());
+  (void)t.data<T>();  // checks the type
+  std::vector<T> values(idx(t.numel()));
+  const std::vector<unsigned char> bytes = bytes_at(t);
+  std::copy(bytes.begin(), bytes.end(), reinterpret_cast<unsigned char*>(values.data()));
+  return values;
 }
 
 /// Standard normal values, fixed by the seed.

@@ -21,6 +21,7 @@
 #include "model/optim/schedule.h"
 #include "parallel/checkpoint/manifest.h"
 #include "runtime/core/idx.h"
+#include "runtime/ops/basic.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/ranks.h"
 #include "tests/support/support.h"
@@ -158,33 +159,42 @@ class RankOfRun {
         comm_(comm),
         run_(run),
         mutex_(mutex),
+        ctx_(options.context),
         loader_(loader_config(recipe)),
         sharding_(comm, recipe.model, recipe.parallel),
         model_(recipe.model, ctx_, true, sharding_.experts()),
         draws_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
         step_(ctx_, step_config(recipe), model_, sharding_.mesh(),
               {.pools = &draws_, .label_count = static_cast<std::int64_t>(recipe.data.source.size())}) {
-    model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
+    step_.initialize_weights(static_cast<std::uint64_t>(recipe.run.seed));
     if (options.start == nullptr) return;
-    for (const NamedParameter& p : model_.parameters().named()) {
-      const std::vector<float>& v = options.start->at(p.name);
-      std::copy(v.begin(), v.end(), model_.parameters().weight(p.slot).data<float>());
-    }
+    step_.optimizer().fill_weights(ctx_, [&](const NamedParameter& p, TensorView part, std::int64_t first) {
+      ops::copy_from_host(ctx_, part, options.start->at(p.name).data() + first);
+    });
   }
 
   void run() {
     const Schedule schedule = schedule_of(recipe_);
+    const auto count = [&] {
+      if (ctx_.queue != nullptr) run_.queue.push_back(ctx_.queue->counters());
+    };
+    count();
     for (std::int64_t i = 0; i < options_.steps; ++i) {
       const std::int64_t step = options_.first_step + i;
       const StepMetrics m = one_step(step);
+      count();
       if (comm_.rank() == 0) run_.steps[idx(i)] = m;
       if (i + 1 == options_.steps) {
         step_.optimizer().gather_gradients(ctx_);
         collect(run_.gradients, &ParameterStore::grad);
       }
       step_.update(step, schedule.learning_rate(step), m);
+      count();
     }
-    collect(run_.weights, &ParameterStore::weight);
+    if (model_.parameters().weight_type() == DType::F32)
+      collect(run_.weights, &ParameterStore::weight);
+    else
+      collect_masters();
     if (comm_.rank() == 0 && !model_.selection_bias().null()) run_.bias = values_of<float>(model_.selection_bias());
   }
 
@@ -210,6 +220,16 @@ class RankOfRun {
     for (const auto& [name, values] : mine)
       if (const auto [at, added] = into.emplace(name, values); !added && at->second != values)
         throw std::runtime_error("two ranks hold different values of " + name);
+  }
+
+  // Of one rank, which owns all of them.
+  void collect_masters() {
+    for (const OwnedPart& part : step_.optimizer().owned_parts())
+      if (part.role == "weight") {
+        const auto values = values_of<float>(part.view);
+        std::vector<float>& all = run_.weights[part.name];
+        all.insert(all.end(), values.begin(), values.end());
+      }
   }
 
   const Recipe& recipe_;
@@ -320,6 +340,13 @@ TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options) {
     run.routing.assign(idx(options.steps), empty);
   }
   std::mutex mutex;
+  if (options.context.queue != nullptr) {
+    const auto alone = make_self_communicator();
+    RankOfRun rank(recipe, options, *alone, run, mutex);
+    rank.run();
+    run.draws = rank.draws();
+    return run;
+  }
   ThreadWorld world(options.ranks, {.ranks_per_node = options.ranks_per_node});
   run_ranks(
       world,

@@ -11,6 +11,7 @@
 
 #include "launch/config/recipe.h"
 #include "model/training/training_step.h"
+#include "runtime/core/accelerator.h"
 
 namespace emox::test {
 
@@ -51,9 +52,10 @@ struct TrainingRun {
   std::vector<StepMetrics> steps;
   std::vector<Routing> routing;  ///< a step each, if asked for
   Draws draws;  ///< (step, layer, sequence, document) -> pool size; document -1 - position: whether a token is free
-  NamedValues gradients;    ///< of the last step, summed over ranks
-  NamedValues weights;      ///< at the end
-  std::vector<float> bias;  ///< selection bias at the end
+  NamedValues gradients;             ///< of the last step, summed over ranks
+  NamedValues weights;               ///< at the end; of rounded ones, those they are rounded from
+  std::vector<QueueCounters> queue;  ///< of a device: at first, then of each step before and after the update
+  std::vector<float> bias;           ///< selection bias at the end
 };
 
 struct RunOptions {
@@ -64,6 +66,7 @@ struct RunOptions {
   bool record_routing = false;         ///< only where a rank's share is one micro-batch
   const NamedValues* start = nullptr;  ///< weights to begin with; null: drawn from run.seed
   int timeout_s = 120;
+  Context context = {};  ///< where and in which type: of one rank only where that is a device
 };
 
 /// TrainingStep on the sequences of a Loader, as `emox train` does it. Every rank must end with the same numbers.

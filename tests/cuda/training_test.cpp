@@ -1,0 +1,169 @@
+// Whole training steps on a device against the CPU, which is the specification.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "runtime/core/bf16.h"
+#include "tests/support/device.h"
+#include "tests/support/support.h"
+#include "tests/support/training.h"
+
+namespace emox::test {
+namespace {
+
+class CudaTraining : public ::testing::Test {
+ protected:
+  // Two layers, 8 routed experts and a shared one, 4 sequences of 64 bytes of real text a step.
+  Recipe recipe() {
+    Recipe r = tiny_recipe(make_text_sources(directory_.path()));
+    r.train.batch_sequences = r.train.micro_batch_sequences = 4;
+    r.train.steps = 20;
+    return r;
+  }
+  TemporaryDirectory directory_;
+};
+
+TrainingRun on_cpu(const Recipe& recipe, RunOptions options = {}) { return train_on_threads(recipe, options); }
+TrainingRun on_device(const Recipe& recipe, DType type, RunOptions options = {}) {
+  options.context = device_context(type);
+  return train_on_threads(recipe, options);
+}
+
+double norm_of(const std::vector<float>& x) {
+  double sum = 0;
+  for (const float v : x) sum += static_cast<double>(v) * static_cast<double>(v);
+  return std::sqrt(sum);
+}
+
+// |got - want| / |want| of each tensor.
+void expect_near(const NamedValues& got, const NamedValues& want, double tolerance) {
+  ASSERT_EQ(got.size(), want.size());
+  for (const auto& [name, w] : want) {
+    const std::vector<float>& g = got.at(name);
+    ASSERT_EQ(g.size(), w.size()) << name;
+    std::vector<float> off(w.size());
+    for (std::size_t i = 0; i < w.size(); ++i) off[i] = g[i] - w[i];
+    EXPECT_LE(norm_of(off), tolerance * norm_of(w)) << name;
+  }
+}
+
+void expect_near(const StepMetrics& got, const StepMetrics& want, double tolerance) {
+  EXPECT_NEAR(got.ce, want.ce, tolerance * want.ce);
+  EXPECT_NEAR(got.lm_z, want.lm_z, tolerance * want.lm_z);
+  EXPECT_NEAR(got.lb, want.lb, tolerance * std::abs(want.lb));
+  EXPECT_NEAR(got.router_z, want.router_z, tolerance * std::abs(want.router_z));
+  EXPECT_NEAR(got.grad_norm, want.grad_norm, tolerance * want.grad_norm);
+  EXPECT_EQ(got.experts_per_document, want.experts_per_document);
+  EXPECT_EQ(got.load_max_over_mean, want.load_max_over_mean);
+  EXPECT_EQ(got.pool_mean, want.pool_mean);
+}
+
+struct Case {
+  const char* name;
+  void (*change)(Recipe&);
+};
+
+class CudaStep : public CudaTraining, public ::testing::WithParamInterface<Case> {};
+
+// Only the order of sums differs: 1e-5, as the issue of this backend asks.
+TEST_P(CudaStep, InF32IsTheCpus) {
+  Recipe r = recipe();
+  GetParam().change(r);
+  const TrainingRun want = on_cpu(r), got = on_device(r, DType::F32);
+  expect_near(got.steps[0], want.steps[0], 1e-5);
+  expect_near(got.gradients, want.gradients, 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Recipes, CudaStep,
+    ::testing::Values(Case{"emo", [](Recipe&) {}}, Case{"standard", [](Recipe& r) { r.model.pool = PoolMode::Off; }},
+                      Case{"bias", [](Recipe& r) { r.model.balance = BalanceMode::Bias; }},
+                      Case{"dense",
+                           [](Recipe& r) {
+                             r.model.num_experts = 0;
+                             r.model.pool = PoolMode::Off;
+                             r.model.dense_ff = 48;
+                           }},
+                      Case{"two_micro_batches_held", [](Recipe& r) { r.train.micro_batch_sequences = 2; }},
+                      Case{"two_micro_batches_again",
+                           [](Recipe& r) {
+                             r.train.micro_batch_sequences = 2;
+                             r.train.micro_batch_memory = MicroBatchMemory::Recompute;
+                           }},
+                      Case{"micro_batch_scope",
+                           [](Recipe& r) {
+                             r.train.micro_batch_sequences = 2;
+                             r.model.balance_scope = BalanceScope::MicroBatch;
+                           }},
+                      Case{"free_tokens_and_whole_attention",
+                           [](Recipe& r) {
+                             r.model.pool_free_tokens = 0.2;
+                             r.model.intra_document_attention = false;
+                           }}),
+    [](const auto& p) { return std::string(p.param.name); });
+
+// The CPU, told to round what a device stores as bf16: each rounding may fall to the other side where sums differ in
+// their last bits, so values agree to some roundings, not to the last bit.
+TEST_F(CudaTraining, InBf16IsTheCpusWithRoundedActivations) {
+  const Recipe r = recipe();
+  NamedValues start = on_cpu(r, {.steps = 0}).weights;
+  for (auto& [name, values] : start)
+    for (float& v : values) v = rounded_to_bf16(v);
+  RunOptions rounded{.start = &start};
+  rounded.context.round_activations = true;
+  const TrainingRun want = on_cpu(r, rounded), got = on_device(r, DType::BF16, {.start = &start});
+  const TrainingRun exact = on_cpu(r, {.start = &start});
+  expect_near(got.gradients, want.gradients, 2e-2);
+  EXPECT_NEAR(got.steps[0].ce, want.steps[0].ce, 2e-4 * want.steps[0].ce);
+  EXPECT_NEAR(got.steps[0].grad_norm, want.steps[0].grad_norm, 5e-3 * want.steps[0].grad_norm);
+  EXPECT_NE(got.steps[0].ce, exact.steps[0].ce);
+}
+
+TEST_F(CudaTraining, TwiceGivesTheSameBits) {
+  const Recipe r = recipe();
+  for (const DType type : {DType::F32, DType::BF16}) {
+    const TrainingRun first = on_device(r, type, {.steps = 2}), again = on_device(r, type, {.steps = 2});
+    for (std::size_t s = 0; s < 2; ++s) {
+      EXPECT_EQ(first.steps[s].loss(), again.steps[s].loss());
+      EXPECT_EQ(first.steps[s].grad_norm, again.steps[s].grad_norm);
+    }
+    EXPECT_EQ(first.weights, again.weights);
+  }
+}
+
+// The host waits for the integers and the sums of a step at its end, and nowhere else; an update waits for nothing.
+TEST_F(CudaTraining, TheHostWaitsTwiceAStep) {
+  for (const MicroBatchMemory memory : {MicroBatchMemory::Hold, MicroBatchMemory::Recompute}) {
+    Recipe r = recipe();
+    r.train.micro_batch_sequences = 2;
+    r.train.micro_batch_memory = memory;
+    const TrainingRun run = on_device(r, DType::BF16, {.steps = 3});
+    ASSERT_EQ(run.queue.size(), 7U);
+    for (std::size_t step = 1; step < 3; ++step) {  // in the first one scratch memory grows
+      const QueueCounters &before = run.queue[2 * step], &computed = run.queue[2 * step + 1],
+                          &updated = run.queue[2 * step + 2];
+      if (step == 2) {  // the test itself reads the last step's gradients
+        EXPECT_EQ(computed.waits - before.waits, 2);
+        continue;
+      }
+      EXPECT_EQ(computed.waits - before.waits, 2);
+      EXPECT_EQ(updated.waits - computed.waits, 0);
+    }
+  }
+}
+
+// Twenty steps of real text at test size: what bf16 changes stays small beside what is learned.
+TEST_F(CudaTraining, TwentyStepsLearnWhatTheCpuLearns) {
+  Recipe r = recipe();
+  r.train.batch_sequences = r.train.micro_batch_sequences = 2;
+  const TrainingRun cpu = on_cpu(r, {.steps = 20}), f32 = on_device(r, DType::F32, {.steps = 20}),
+                    bf16 = on_device(r, DType::BF16, {.steps = 20});
+  EXPECT_LT(cpu.steps.back().ce, cpu.steps.front().ce - 0.2);
+  for (std::size_t s = 0; s < 20; ++s) {
+    EXPECT_NEAR(f32.steps[s].loss(), cpu.steps[s].loss(), 1e-3) << s;
+    EXPECT_NEAR(bf16.steps[s].loss(), cpu.steps[s].loss(), 0.01 * cpu.steps[s].loss()) << s;
+  }
+}
+
+}  // namespace
+}  // namespace emox::test

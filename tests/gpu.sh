@@ -1,0 +1,207 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in one command, for a machine that has the CUDA Toolkit's libraries and a driver but
+# none of emox's packages and no network.
+#
+#   tests/gpu.sh bundle [--build DIR] FILE.tar.zst   here: pack programs, tests, recipes, text and all libraries but glibc and CUDA
+#   tests/gpu.sh run [RESULTS]                       there, in the unpacked folder: run all stages; results are files in RESULTS
+#   tests/gpu.sh rehearse [--build DIR]              here, without a GPU: bundle, unpack into an empty root, start what starts
+#
+# --build: a build folder with the CUDA backend. Default: build/gpu, which `cmake --preset gpu` and `cmake --build --preset gpu`
+# make. Stages run in the order correctness, bits, speed, each under its own limit; a stage that fails does not end the others.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+usage() { sed -n '2,/^set /{/^# \{0,1\}/s///p}' "$here/gpu.sh"; }
+fail() { echo "tests/gpu.sh: $*" >&2; exit 2; }
+
+# ---- bundle ----
+
+openmpi_files=/usr/lib/x86_64-linux-gnu/openmpi/lib/openmpi3
+pmix_files=/usr/lib/x86_64-linux-gnu/pmix2/lib/pmix
+
+# Libraries that a program needs, but for glibc's, the compiler's where the machine's are newer, and CUDA's.
+libraries_of() {
+  ldd "$@" 2>/dev/null | awk '$3 ~ /^\// { print $3 }' | sort -u |
+    grep -Ev '/(libc|libm|libdl|libpthread|librt|libresolv|ld-linux.*|libcudart|libcublas|libcublasLt|libcuda)\.so'
+}
+
+bundle() {
+  local build=build/gpu file=
+  while (($#)); do
+    case $1 in
+      --build) build=$2; shift 2 ;;
+      *) file=$1; shift ;;
+    esac
+  done
+  [[ -n $file ]] || fail "bundle: name the file, e.g. gpu.tar.zst"
+  local program
+  for program in launch/emox tests/emox_test_gpu tests/emox_test_gpu_golden; do
+    [[ -x $build/$program ]] || fail "$build/$program is not there: cmake --preset gpu && cmake --build --preset gpu"
+  done
+  command -v zstd >/dev/null || fail "bundle: zstd is not installed"
+  local stage
+  stage=$(mktemp -d)
+  local root=$stage/emox-gpu
+  mkdir -p "$root"/{bin,lib/openmpi,lib/pmix,share,tests}
+  cp "$build"/launch/emox "$build"/tests/emox_test_gpu "$build"/tests/emox_test_gpu_golden "$root/bin"
+  strip --strip-debug "$root"/bin/*
+  cp "$openmpi_files"/mca_*.so "$root/lib/openmpi"
+  cp "$pmix_files"/*.so "$root/lib/pmix"
+  cp "$(command -v orted)" "$root/bin"
+  local library
+  while read -r library; do cp -L "$library" "$root/lib"; done < <(
+    libraries_of "$root"/bin/* "$root"/lib/openmpi/*.so "$root"/lib/pmix/*.so)
+  cp -r "$here/../launch/recipes" "$root/share/recipes"
+  cp -rL /usr/share/openmpi "$root/share/openmpi"
+  # Real text, tokenized here.
+  local label texts=()
+  for label in GPL-2 GPL-3 MPL-2.0 GFDL-1.3 Apache-2.0; do
+    [[ ! -f /usr/share/common-licenses/$label ]] || texts+=("$label=/usr/share/common-licenses/$label")
+  done
+  "$build/launch/emox" corpus --output "$root/share/text" --text "${texts[@]}" >/dev/null
+  cp -r "$here/golden" "$root/tests/golden"
+  cp "$here/gpu.sh" "$root/gpu.sh"
+  date -u +"%Y-%m-%d" >"$root/made"
+  tar -C "$stage" -c emox-gpu | zstd -q -9 -T0 -f -o "$file"
+  rm -rf "$stage"
+  echo "$file: $(($(stat -c %s "$file") / 1048576)) MiB"
+}
+
+# ---- environment of an unpacked bundle ----
+
+use_bundle() {
+  local cuda=
+  for cuda in "${CUDA_HOME-}" /usr/local/cuda; do [[ -n $cuda && -d $cuda/lib64 ]] && break; done
+  export LD_LIBRARY_PATH=$here/lib:${cuda:-/usr/local/cuda}/lib64:${LD_LIBRARY_PATH-} PATH=$here/bin:$PATH
+  export OPAL_PREFIX=$here OMPI_MCA_plm=isolated OMPI_MCA_mca_base_component_path=$here/lib/openmpi
+  export OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_pmix=isolated OMPI_MCA_btl_vader_single_copy_mechanism=none
+  export PMIX_INSTALL_PREFIX=$here PMIX_MCA_mca_base_component_path=$here/lib/pmix
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  export EMOX_GOLDEN_DIR=$here/tests/golden EMOX_PROGRAM=$here/bin/emox
+}
+
+# ---- stages ----
+
+declare -a table=()
+# stage NAME SECONDS COMMAND...: its output goes to RESULTS/NAME.txt.
+stage() {
+  local name=$1 limit=$2 code=0 start=$SECONDS
+  shift 2
+  timeout -k 5 "$limit" "$@" >"$results/$name.txt" 2>&1 || code=$?
+  local word="ok"
+  ((code == 0)) || word="FAILED ($code)"
+  ((code != 124 && code != 137)) || word="over $limit s"
+  ((code != 77)) || word="left out: $(tail -n 1 "$results/$name.txt")"
+  table+=("$(printf '%-24s %-16s %5s s   %s' "$name" "$word" $((SECONDS - start)) "$(tail -n 1 "$results/$name.txt" | cut -c1-90)")")
+  echo "${table[-1]}"
+}
+
+sanitize() {
+  command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here"; return 77; }
+  compute-sanitizer --tool "$1" --error-exitcode 9 emox_test_gpu --gtest_brief=1 --gtest_filter="$2"
+}
+
+sources() { for f in "$here"/share/text/*/; do printf -- '--data.source=%s:1:%s ' "$(basename "$f")" "${f%/}"; done; }
+
+# train NAME STEPS DEVICE PRECISION: metrics are in RESULTS/runs/NAME.
+train() {
+  # shellcheck disable=SC2046  # one word a source
+  emox train "$here/share/recipes/tiny.ini" --run.dir="$results/runs/$1" --train.steps="$2" --run.device="$3" \
+    --train.precision="$4" --checkpoint.every_steps=0 --eval.final=false $(sources)
+}
+
+losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$results/runs/$1/metrics.jsonl"; }
+
+# Two hundred steps in bf16 stay within 1 % of the CPU's in f32, each step.
+near_the_cpu() {
+  train cpu 200 cpu f32
+  train gpu 200 cuda bf16
+  paste <(losses cpu) <(losses gpu) | awk '
+    { d = ($2 - $1) / $1; if (d < 0) d = -d; if (d > worst) worst = d; last = $1 " on the CPU, " $2 " on the GPU" }
+    END { printf "after %d steps %s; largest difference of a step %.3f %%\n", NR, last, 100 * worst; exit !(NR == 200 && worst < 0.01) }'
+}
+
+same_bits_twice() {
+  train once 20 cuda bf16
+  train twice 20 cuda bf16
+  cmp <(losses once) <(losses twice) && echo "20 steps twice: the same losses, digit by digit"
+}
+
+run_stages() {
+  results=${1:-results}
+  mkdir -p "$results"
+  results=$(cd "$results" && pwd)
+  use_bundle
+  stage doctor 60 emox doctor
+  stage doctor_json 60 emox doctor --json
+  stage tests_golden 240 emox_test_gpu_golden --gtest_brief=1
+  stage tests_ops 300 emox_test_gpu --gtest_brief=1 --gtest_filter=-*CudaProgram*:*CudaTraining*
+  stage tests_training 240 emox_test_gpu --gtest_brief=1 --gtest_filter=*CudaTraining*:*CudaProgram*
+  stage memcheck 200 sanitize memcheck '*CudaBasic*:*Router*/0:*Grouped*/0:*Attention*/0:*CudaStep*/0'
+  stage racecheck 200 sanitize racecheck '*Router*/0:*Grouped*/0:*Attention*/0:*LmHead*/0'
+  stage near_the_cpu 180 near_the_cpu
+  stage same_bits_twice 90 same_bits_twice
+  stage bench_ops 120 emox bench ops --run.device=cuda
+  stage bench_step_small 90 emox bench step --preset=small --run.device=cuda
+  stage bench_step_block 240 emox bench step --preset=emo-1b14b-block --run.device=cuda
+  {
+    echo "emox on $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo 'no GPU'), $(date -u +%F)"
+    printf '%s\n' "${table[@]}"
+  } | tee "$results/table.txt"
+  ! grep -q FAILED "$results/table.txt"
+}
+
+# ---- rehearsal without a GPU ----
+
+# An empty root with glibc and a shell: nothing of what is installed here can be used by accident.
+rehearse() {
+  local build=build/gpu
+  [[ ${1-} != --build ]] || build=$2
+  ((EUID == 0)) || { echo "a root of its own needs root: left out"; exit 77; }
+  local root
+  root=$(mktemp -d)
+  trap 'rm -rf "$root"' RETURN
+  bundle --build "$build" "$root/bundle.tar.zst"
+  mkdir -p "$root"/{usr/bin,usr/lib/x86_64-linux-gnu,lib64,tmp,dev,proc,cuda/lib64}
+  ln -s usr/bin "$root/bin"
+  ln -s usr/lib "$root/lib"
+  local program library
+  for program in bash env timeout cut tail dirname basename mkdir date sed awk mawk paste cmp sleep cat tee grep; do
+    local path
+    path=$(command -v "$program" || true)
+    [[ -n $path ]] || continue
+    cp -L "$path" "$root/usr/bin/$program"
+    while read -r library; do cp -Ln "$library" "$root/usr/lib/x86_64-linux-gnu"; done < <(
+      ldd "$path" 2>/dev/null | awk '$3 ~ /^\// { print $3 }')
+  done
+  for library in libc libm libdl libpthread librt libresolv libnss_files; do
+    cp -L "/lib/x86_64-linux-gnu/$library".so.* "$root/usr/lib/x86_64-linux-gnu" 2>/dev/null || true
+  done
+  cp -L /lib64/ld-linux-x86-64.so.2 "$root/lib64"
+  # CUDA's libraries are on such a machine; its driver is not here.
+  for library in $(ldd "$build/launch/emox" | awk '$3 ~ /libcu(dart|blas|blasLt)\.so/ { print $3 }'); do
+    cp -L "$library" "$root/cuda/lib64"
+  done
+  for program in null zero urandom; do cp -a "/dev/$program" "$root/dev" 2>/dev/null || true; done
+  tar -C "$root" -x --zstd -f "$root/bundle.tar.zst"
+  # shellcheck disable=SC2016  # of the shell inside
+  chroot "$root" /usr/bin/env -i HOME=/tmp CUDA_HOME=/cuda PATH=/usr/bin bash -c '
+    source /emox-gpu/gpu.sh --library
+    use_bundle
+    timeout 60 emox doctor || exit
+    timeout 100 emox train /emox-gpu/share/recipes/tiny.ini --run.dir=/tmp/run --train.steps=2 --train.warmup_steps=1 \
+      --eval.final=false $(sources) || exit
+    code=0
+    timeout 60 emox train /emox-gpu/share/recipes/tiny.ini --run.dir=/tmp/none --run.device=cuda $(sources) || code=$?
+    ((code == 2)) || { echo "run.device = cuda without a device ended with $code, not 2"; exit 1; }
+    echo "rehearsed: the bundle runs on the CPU in an empty root, and says that there is no device"'
+}
+
+case ${1-} in
+  bundle) shift; bundle "$@" ;;
+  run) shift; run_stages "$@" ;;
+  rehearse) shift; rehearse "$@" ;;
+  --library) here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) ;;
+  -h | --help) usage ;;
+  *) usage >&2; exit 2 ;;
+esac

@@ -1,0 +1,54 @@
+// Streams hold their work back until somebody waits for it. Then work of all streams runs, in a random order that the
+// order within streams and their events allow.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace emu {
+
+/// A point in a stream, reached or not.
+struct Point {
+  bool reached = false;
+  std::chrono::steady_clock::time_point time;
+  char sync = 0;  ///< for ThreadSanitizer
+};
+struct Work {
+  std::function<void()> call;
+  std::shared_ptr<Point> reach = nullptr, wait = nullptr;
+  Body body = {};  ///< of a kernel, whose arguments are destroyed when it is done
+};
+
+}  // namespace emu
+
+struct EmuEvent {
+  std::shared_ptr<emu::Point> last;  ///< of the last record; null: never recorded
+  bool timed = true;
+};
+struct EmuStream {
+  int device = 0;
+  bool blocking = true;  ///< in order with the default stream
+  std::deque<emu::Work> work;
+  void* tsan = nullptr;  ///< what the stream does is a thread of its own, to ThreadSanitizer
+  char handed = 0, done = 0;
+};
+
+namespace emu {
+
+/// Runs work until `enough()`. Answers with the failure, if work failed.
+cudaError_t drain(const std::function<bool()>& enough);
+cudaError_t drain_all();
+/// One piece of work that may run, if there is one.
+cudaError_t advance();
+/// Null stands for the current device's default stream. Null: no such stream, which is reported.
+EmuStream* stream_of(cudaStream_t s);
+void hand(EmuStream& s, Work work);
+void forget_work();
+
+}  // namespace emu
