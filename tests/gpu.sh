@@ -157,6 +157,7 @@ run_stages() {
 rehearse() {
   local build=build/gpu
   [[ ${1-} != --build ]] || build=$2
+  [[ -x $build/tests/emox_test_gpu ]] || { echo "$build has no CUDA backend (no nvcc, or EMOX_CUDA=OFF): left out"; exit 77; }
   ((EUID == 0)) || { echo "a root of its own needs root: left out"; exit 77; }
   local root
   root=$(mktemp -d)

@@ -65,7 +65,8 @@ class CheckpointBench {
       fs::create_directories(options_.directory);
     });
     CheckpointSaver at_once(s_.comm(), options_.directory / "at-once", pieces_, {});
-    CheckpointSaver background(s_.comm(), options_.directory / "background", pieces_, {true, {}});
+    CheckpointSaver background(s_.comm(), options_.directory / "background", pieces_,
+                               {.background = true, .retention = {}});
     const Tensor from(s_.ctx().device, DType::U8, {bytes_}), to(s_.ctx().device, DType::U8, {bytes_});
     fill_state(from);
     saying_why(s_.comm().rank(), [&] {  // before the savers' destructors may wait

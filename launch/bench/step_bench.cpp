@@ -60,10 +60,21 @@ nlohmann::ordered_json device_memory(const Context& ctx, std::int64_t peak) {
   return {{"tensors_peak", peak}, {"op_scratch", ctx.queue->counters().workspace}, {"in_use", p.memory - p.free}};
 }
 
-nlohmann::ordered_json op_table(Telemetry& telemetry, int steps, double step_s, double gemm, double copy) {
+/// What an op table is of.
+struct OpTable {
+  int steps = 1;
+  double step_s = 0, gemm = 0, copy = 0;         ///< limits: FLOP/s, bytes/s
+  double attention = 0, attention_backward = 0;  ///< FLOPs of a step: where documents end is not read from a device
+};
+
+nlohmann::ordered_json op_table(Telemetry& telemetry, const OpTable& of) {
+  const auto& [steps, step_s, gemm, copy, attention, attention_backward] = of;
   std::vector<std::pair<double, nlohmann::ordered_json>> rows;
-  for (const auto& [name, t] : telemetry.totals()) {
+  for (const auto& [name, total] : telemetry.totals()) {
     if (name.starts_with("phase.") || name.starts_with("layer.") || name.starts_with("comm.")) continue;
+    SpanTotal t = total;
+    if (t.flops == 0 && name == "attention") t.flops = attention * steps;
+    if (t.flops == 0 && name == "attention_backward") t.flops = attention_backward * steps;
     const double limit = t.flops > 0 ? t.flops / gemm : t.bytes / copy;  // 0: the op says of neither what it takes
     rows.push_back(
         {t.seconds,
@@ -155,7 +166,7 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
   };
   measure_rate();
   reset_memory_peak();
-  std::vector<double> flops;
+  std::vector<double> flops, attention;
   for (int i = 0; i < options.warmup + options.steps; ++i) {
     if (i == options.warmup) {
       session.telemetry().totals();  // what a device has done since the last look, too, is warming up
@@ -180,6 +191,7 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
     rates.push_back(gemm_rate(ctx, 1));  // between the steps too: the clock of a shared machine drifts
     reset_memory_peak();
     flops.push_back(step_flops(recipe.model, whole.tokens, whole.attention_segments));
+    attention.push_back(flops.back() - step_flops(recipe.model, whole.tokens, {}));
   }
   measure_rate();
   const double step_s = median(times), gradients_s = median(gradient_times), work = median(flops), rate = median(rates);
@@ -226,7 +238,9 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
   if (ops) {
     const double copy = copy_rate(ctx);  // after the steps: it takes memory of its own
     out["copy_gb_s"] = copy / 1e9;
-    out["ops"] = op_table(session.telemetry(), options.steps, step_s, rate, copy);
+    const double once = median(attention);  // a third of it forward
+    out["ops"] = op_table(session.telemetry(), {options.steps, step_s, rate, copy,
+                                                once / 3 * (step.recomputes_forward() ? 2 : 1), once * 2 / 3});
   }
   return out;
 }

@@ -45,7 +45,10 @@ void print_step(const nlohmann::ordered_json& r) {
     const auto& rate = op[gemm ? "gflop_per_s" : "gb_per_s"];
     fmt::print("{:<24} {:>6} {:>10.3f} {:>6.1f}% {:>9} {:<7}  {} {}\n", op["op"].get<std::string>(),
                op["calls"].get<std::int64_t>(), 1e3 * op["seconds"].get<double>(), 100 * op["share"].get<double>(),
-               rate.is_null() ? "-" : fmt::format("{:.1f}", rate.get<double>()), gemm ? "GFLOP/s" : "GB/s",
+               rate.is_null() ? "-" : fmt::format("{:.1f}", rate.get<double>()),
+               rate.is_null() ? ""
+               : gemm         ? "GFLOP/s"
+                              : "GB/s",
                op["fraction_of_limit"].is_null()
                    ? "    -"
                    : fmt::format("{:>4.0f}%", 100 * op["fraction_of_limit"].get<double>()),
@@ -75,7 +78,11 @@ int run_checkpoint_bench(const Arguments& a) {
   CheckpointBenchOptions options;
   options.directory = a.value("--dir", "bench-checkpoint");
   if (a.has("--repeats")) options.repeats = whole_number("emox bench", "--repeats", a.value("--repeats"), 1);
-  return on_ranks(setup_of(recipe), [&](Session& session) {
+  SessionSetup setup = setup_of(recipe);
+  require<UsageError>(setup.device != DeviceKind::Cuda,
+                      "emox bench checkpoint measures files and host memory: leave out run.device = cuda");
+  setup.device = DeviceKind::Cpu, setup.precision = Precision::Auto;
+  return on_ranks(setup, [&](Session& session) {
     recipe.validate(session.comm().size());
     const auto result = bench_checkpoint(session, recipe, options);
     if (session.root()) fmt::print("{}", a.has("--json") ? to_line(result) + "\n" : checkpoint_table(result));

@@ -117,6 +117,7 @@ std::string memory_lines(const nlohmann::ordered_json& plan) {
     line("copy of the state for saving", "checkpoint");
   }
   line("all, before the first step", "total");
+  text.pop_back();
   return text;
 }
 

@@ -25,7 +25,10 @@ int on_ranks(const SessionSetup& setup, const std::function<int(Session&)>& body
   const int code = guarded([&] {
     int done = 0;
     thrown = true;
-    saying_why(rank, [&] { done = body(session); });
+    saying_why(rank, [&] {
+      session.use_device(setup.device, setup.precision);
+      done = body(session);
+    });
     thrown = false;
     return done;
   });

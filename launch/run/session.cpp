@@ -33,7 +33,6 @@ Session::Session(const SessionSetup& setup)
   const int wanted = setup.threads > 0 ? static_cast<int>(setup.threads) : default_threads(*comm_);
   start(wanted);
   warn_if_bound(wanted);
-  use_device(setup.device, setup.precision);
 }
 
 Session::Session(std::unique_ptr<Communicator> comm, int threads) : comm_(std::move(comm)), log_(comm_->rank()) {

@@ -25,8 +25,7 @@ SessionSetup setup_of(const Recipe& recipe);
 
 class Session {
  public:
-  /// Uses the ranks that were started. UsageError when there is no such device here, or it has no such precision; what
-  /// to do is said.
+  /// Uses the ranks that were started, and the CPU.
   explicit Session(const SessionSetup& setup);
   /// On a communicator that somebody else made (ranks as threads of one process).
   Session(std::unique_ptr<Communicator> comm, int threads);
@@ -35,13 +34,15 @@ class Session {
   Context& ctx() { return ctx_; }
   Log& log() { return log_; }
   Telemetry& telemetry() { return telemetry_; }
+  /// Computes there from now on; before anything is made. UsageError when there is no such device here, or it has no
+  /// such precision; what to do is said.
+  void use_device(DeviceKind device, Precision precision);
   const DeviceChoice& choice() const { return choice_; }
   bool root() const { return comm_->rank() == 0; }
 
  private:
   void start(int threads);
   void warn_if_bound(int threads);
-  void use_device(DeviceKind device, Precision precision);
   std::unique_ptr<Communicator> comm_;
   std::unique_ptr<DeviceQueue> queue_;  ///< outlives all tensors of the session
   Log log_;

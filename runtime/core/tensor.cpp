@@ -35,7 +35,9 @@ void* device_memory(Device device, std::size_t bytes) {
   const auto mib = [](std::size_t n) { return static_cast<double>(n) / 1048576.0; };
   fail<OutOfMemoryError>(
       "out of memory on CUDA device {} ({}): could not allocate {:.1f} MiB; of {:.1f} MiB {:.1f} are free, tensors "
-      "hold {:.1f}. Use fewer micro_batch_sequences, a smaller model or more ranks; 'emox plan' shows what needs it",
+      "hold {:.1f}. Use fewer train.micro_batch_sequences or a smaller model; 'emox plan RECIPE --run.device=cuda' "
+      "shows "
+      "what needs it",
       device.index, p.name, mib(bytes), mib(p.memory), mib(p.free), mib(idx(g_allocated.load())));
 }
 }  // namespace

@@ -43,6 +43,7 @@ float softmax_row(float* out, const float* z, std::int64_t n) {
 // has at least k members, and only they are picked, whatever their scores are: NaN and -infinity count as the lowest
 // number, since a comparison with them would let the others pass.
 void top_k(std::int32_t* ids, const float* score, const std::uint8_t* allowed, std::int64_t n, std::int64_t k) {
+  if (k == 0) return;
   float best[64];
   std::vector<float> many;
   float* values = best;

@@ -51,8 +51,11 @@ class Cuda final : public Accelerator {
     char bus[32] = {};
     if (cudaDeviceGetPCIBusId(bus, sizeof bus, device) == cudaSuccess) out.bus = bus;
     std::size_t all = 0;
+    int before = device;  // whose queue works on this thread
+    cudaGetDevice(&before);
     choose(device);
     if (cudaMemGetInfo(&out.free, &all) != cudaSuccess) out.free = 0;
+    choose(before);
     return out;
   }
 
@@ -84,9 +87,10 @@ class Cuda final : public Accelerator {
       cudaGetLastError();
       return nullptr;
     }
-    // Rare, and before anything else uses it on another stream: no stream is at hand here.
-    cudaMemset(memory, 0, bytes);
-    return memory;
+    // Queues do not wait for the stream on which this runs, so it is waited for here; allocations are rare.
+    if (cudaMemset(memory, 0, bytes) == cudaSuccess && cudaStreamSynchronize(nullptr) == cudaSuccess) return memory;
+    cudaFree(memory);
+    return nullptr;
   }
   void release(int device, void* memory) noexcept override {
     cudaSetDevice(device);

@@ -5,7 +5,7 @@
 #include <sstream>
 
 #ifndef EMOX_CUDA_ARCHITECTURES
-#define EMOX_CUDA_ARCHITECTURES "90"
+#define EMOX_CUDA_ARCHITECTURES "90a"  // of the emulator
 #endif
 
 namespace emox::cuda {
@@ -39,6 +39,12 @@ std::vector<std::string> compiled_architectures() {
     if (a.intermediate) names.push_back("compute_" + a.name);
   }
   return names;
+}
+
+bool compiled_for(const std::string& name) {
+  for (const Architecture& a : parsed(EMOX_CUDA_ARCHITECTURES))
+    if (a.real && a.name == name) return true;
+  return false;
 }
 
 bool runs_on(const std::string& architectures, int major, int minor) {

@@ -8,6 +8,8 @@ namespace emox::cuda {
 
 /// "sm_80", "sm_90a", "compute_90", ...
 std::vector<std::string> compiled_architectures();
+/// Whether there is code for just this one, "90a".
+bool compiled_for(const std::string& name);
 /// Whether there is code for this compute capability: of the same major number and at most this minor number, of just
 /// this one for "90a", or intermediate code of at most this capability.
 bool runs_on(int major, int minor);

@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kForwardThreads, d == 128 ? 2 : 3)
     attention_forward_kernel(AttentionTask<Bf16> task, AttentionOutputs<Bf16> outputs) {
   ForwardShared<d>& shared = shared_memory<ForwardShared<d>>();
   ForwardTiles<d>& s = shared.tiles;
-  const TileAt at = tile_at(task.heads, kForwardQueries);
+  const TileAt at = tile_at(task.heads, kForwardQueries, true);
   const int first = static_cast<int>(at.first), tokens = static_cast<int>(task.tokens);
   const int end = first + kForwardQueries < tokens ? first + kForwardQueries : tokens;
   const WarpTokens own = WarpTokens::of<kForwardRows>(first, tokens);

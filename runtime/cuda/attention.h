@@ -62,8 +62,11 @@ struct TileAt {
   std::int64_t first;  ///< token
   int head;
 };
-__device__ inline TileAt tile_at(int heads, int tokens_a_tile) {
-  return {static_cast<std::int64_t>(blockIdx.x / heads) * tokens_a_tile, static_cast<int>(blockIdx.x % heads)};
+/// `last_first`: where a tile's work grows with its place in the document, the longest begin first.
+__device__ inline TileAt tile_at(int heads, int tokens_a_tile, bool last_first) {
+  const unsigned tile = blockIdx.x / heads;
+  return {static_cast<std::int64_t>(last_first ? gridDim.x / heads - 1 - tile : tile) * tokens_a_tile,
+          static_cast<int>(blockIdx.x % heads)};
 }
 inline dim3 attention_blocks(std::int64_t tokens, int heads, int tokens_a_tile) {
   return blocks_of((tokens + tokens_a_tile - 1) / tokens_a_tile * heads, 1);

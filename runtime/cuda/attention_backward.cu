@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kBackwardThreads, S::kDim == 32 ? 3 : 2)
     attention_key_gradient_kernel(AttentionTask<Bf16> task, AttentionGradient<Bf16> gradient) {
   typename S::Shared& shared = shared_memory<typename S::Shared>();
   typename S::Tiles& s = shared.tiles;
-  const TileAt at = tile_at(task.heads, S::kRows);
+  const TileAt at = tile_at(task.heads, S::kRows, false);
   const int first = static_cast<int>(at.first), tokens = static_cast<int>(task.tokens);
   const int last = first + S::kRows <= tokens ? first + S::kRows - 1 : tokens - 1, end = task.ends[last];
   const int thread = static_cast<int>(threadIdx.x);
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kBackwardThreads, S::kDim == 128 ? 2 : 3)
     attention_query_gradient_kernel(AttentionTask<Bf16> task, AttentionGradient<Bf16> gradient) {
   typename S::Shared& shared = shared_memory<typename S::Shared>();
   typename S::Tiles& s = shared.tiles;
-  const TileAt at = tile_at(task.heads, S::kRows);
+  const TileAt at = tile_at(task.heads, S::kRows, true);
   const int first = static_cast<int>(at.first), tokens = static_cast<int>(task.tokens);
   const int end = first + S::kRows < tokens ? first + S::kRows : tokens;
   const WarpTokens own = WarpTokens::of<S::kWarpRows>(first, tokens);

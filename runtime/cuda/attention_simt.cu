@@ -85,7 +85,7 @@ template <typename T, int d>
 __global__ void __launch_bounds__(kHeadThreads)
     attention_simt_kernel(AttentionTask<T> task, AttentionOutputs<T> outputs) {
   SimtForwardShared<d>& s = shared_memory<SimtForwardShared<d>>();
-  const TileAt at = tile_at(task.heads, kHeadTile);
+  const TileAt at = tile_at(task.heads, kHeadTile, false);
   const int first = static_cast<int>(at.first), tokens = static_cast<int>(task.tokens);
   const int end = first + kHeadTile < tokens ? first + kHeadTile : tokens;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -176,7 +176,7 @@ template <typename T, int d>
 __global__ void __launch_bounds__(kHeadThreads)
     attention_simt_key_gradient_kernel(AttentionTask<T> task, AttentionGradient<T> gradient) {
   SimtBackwardShared<d>& s = shared_memory<SimtBackwardShared<d>>();
-  const TileAt at = tile_at(task.heads, kHeadTile);
+  const TileAt at = tile_at(task.heads, kHeadTile, false);
   const int first = static_cast<int>(at.first), tokens = static_cast<int>(task.tokens);
   const int last = first + kHeadTile <= tokens ? first + kHeadTile - 1 : tokens - 1, end = task.ends[last];
   SimtHeadRows<d> dk, dv;
@@ -217,7 +217,7 @@ template <typename T, int d>
 __global__ void __launch_bounds__(kHeadThreads)
     attention_simt_query_gradient_kernel(AttentionTask<T> task, AttentionGradient<T> gradient) {
   SimtBackwardShared<d>& s = shared_memory<SimtBackwardShared<d>>();
-  const TileAt at = tile_at(task.heads, kHeadTile);
+  const TileAt at = tile_at(task.heads, kHeadTile, false);
   const int first = static_cast<int>(at.first), tokens = static_cast<int>(task.tokens);
   const int end = first + kHeadTile < tokens ? first + kHeadTile : tokens;
   SimtHeadRows<d> dq;

@@ -1,4 +1,4 @@
-// Elementwise ops and copies: a thread handles four elements, 16 bytes where the pointers allow it.
+// Elementwise ops and copies: a thread handles four pieces, of `add` 16 bytes each where the pointers allow it.
 #include <algorithm>
 
 #include "runtime/core/idx.h"
@@ -6,18 +6,19 @@
 #include "runtime/cuda/device.h"
 #include "runtime/cuda/kernels.h"
 #include "runtime/cuda/launch.h"
+#include "runtime/cuda/pieces.h"
 
 namespace emox::cuda {
 namespace {
 
 using ops::Op;
 
-constexpr int kBasicThreads = 256, kEach = 4;  // elements a thread
+constexpr int kBasicThreads = 256, kEach = 4;  // pieces a thread
 constexpr std::int64_t kBasicBlock = kBasicThreads * kEach;
 
-// Calls f(i) for each element that the thread handles: neighbours in memory go to neighbouring threads.
+// Calls f(i) for each piece that the thread handles: neighbours in memory go to neighbouring threads.
 template <typename F>
-__device__ inline void each_element(std::int64_t n, F f) {
+__device__ inline void each_of(std::int64_t n, F f) {
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kBasicBlock + threadIdx.x;
 #pragma unroll
   for (int j = 0; j < kEach; ++j)
@@ -27,17 +28,25 @@ __device__ inline void each_element(std::int64_t n, F f) {
 dim3 basic_blocks(std::int64_t n) { return {static_cast<unsigned>((n + kBasicBlock - 1) / kBasicBlock)}; }
 
 __global__ void __launch_bounds__(kBasicThreads) fill_kernel(float* x, float value, std::int64_t n) {
-  each_element(n, [&](std::int64_t i) { x[i] = value; });
+  each_of(n, [&](std::int64_t i) { x[i] = value; });
 }
 
 template <typename To, typename From>
 __global__ void __launch_bounds__(kBasicThreads) convert_kernel(To* to, const From* from, std::int64_t n) {
-  each_element(n, [&](std::int64_t i) { to[i] = from_float<To>(to_float(from[i])); });
+  each_of(n, [&](std::int64_t i) { to[i] = from_float<To>(to_float(from[i])); });
 }
 
-template <typename T>
+// n: pieces of kElements.
+template <typename T, int kElements>
 __global__ void __launch_bounds__(kBasicThreads) add_kernel(T* y, const T* x, std::int64_t n) {
-  each_element(n, [&](std::int64_t i) { y[i] = from_float<T>(to_float(y[i]) + to_float(x[i])); });
+  each_of(n, [&](std::int64_t i) {
+    float sum[kElements], more[kElements];
+    load_piece<kElements>(sum, y + i * kElements);
+    load_piece<kElements>(more, x + i * kElements);
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) sum[e] += more[e];
+    store_piece<kElements>(y + i * kElements, sum);
+  });
 }
 
 }  // namespace
@@ -73,8 +82,13 @@ void convert(Context& ctx, TensorView dst, TensorView src) {
 void add(Context& ctx, TensorView y, TensorView x) {
   by_type(ctx.activations, [&](auto zero) {
     using T = decltype(zero);
-    launch(queue_of(ctx), Op::add, add_kernel<T>, {basic_blocks(x.numel()), kBasicThreads}, y.data<T>(), x.data<T>(),
-           x.numel());
+    const auto add_pieces = [&](auto kernel, std::int64_t pieces) {
+      launch(queue_of(ctx), Op::add, kernel, {basic_blocks(pieces), kBasicThreads}, y.data<T>(), x.data<T>(), pieces);
+    };
+    if (in_pieces<T>(x.numel(), {y.raw(), x.raw()}))
+      add_pieces(add_kernel<T, kPiece<T>>, x.numel() / kPiece<T>);
+    else
+      add_pieces(add_kernel<T, 1>, x.numel());
   });
 }
 

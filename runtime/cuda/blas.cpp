@@ -71,6 +71,8 @@ MatmulPlans::Plan make_plan(cublasLtHandle_t handle, const Product& p) {
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, plan.operation, plan.a, plan.b, plan.c, plan.c,
                                                                preference, 1, &best, &count);
   check_blas(cublasLtMatmulPreferenceDestroy(preference), "preferences");
+  // Only that there is none is an answer; anything else is a mistake, and would hide as a slow run.
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_blas(status, "the choice of an algorithm");
   plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0 && best.state == CUBLAS_STATUS_SUCCESS;
   plan.algorithm = best.algo;
   return plan;
@@ -111,7 +113,10 @@ void product(Queue& queue, ops::Op op, const Product& p, void* workspace) {
   if (p.m == 0 || p.n == 0) return;
   if (p.k == 0) return simt_product(queue, op, p);  // an empty sum: beta C remains, which the library does not compute
   const MatmulPlans::Plan& plan = queue.plans().of(queue.blas(), p);
-  if (!plan.found) return simt_product(queue, op, p);
+  if (!plan.found) {
+    queue.count_fallback();
+    return simt_product(queue, op, p);
+  }
   queue.count_launch(op);
   constexpr float kOne = 1.0F;
   check_blas(cublasLtMatmul(queue.blas(), plan.operation, &kOne, p.b.data, plan.a, p.a.data, plan.b, &p.beta, p.c,

@@ -42,15 +42,19 @@ void grouped_product(Context& ctx, const GroupedCall& call, GroupedKind kind, co
 /// whether the offsets are right; all 0 where they are wrong.
 void plan_groups(Queue& queue, const GroupedCall& call, const GroupedProduct& p, int tile, double* fault,
                  std::int64_t* plan);
+/// Chooses its kernel: wgmma where the queue has it and copies of 16 bytes are possible.
 void grouped_bf16(Queue& queue, const GroupedCall& call, GroupedKind kind, const GroupedProduct& p,
                   const std::int64_t* plan);
 void grouped_f32(Queue& queue, const GroupedCall& call, GroupedKind kind, const GroupedProduct& p,
                  const std::int64_t* plan);
-inline constexpr int kGroupedBf16Tile = 128, kGroupedF32Tile = 64;
+void grouped_wgmma(Queue& queue, const GroupedCall& call, GroupedKind kind, const GroupedProduct& p,
+                   const std::int64_t* plan);
+/// Rows of a tile of C; its columns are as many, of wgmma more.
+inline constexpr int kGroupedBf16Tile = 128, kGroupedF32Tile = 64, kGroupedWgmmaColumns = 256;
 
 /// Tiles of C in the worst case, and blocks for them: as many as run at once, each taking every so manyth tile.
-inline std::int64_t grouped_blocks(GroupedKind kind, const GroupedProduct& p, int tile, int at_once) {
-  const std::int64_t across = (p.n + tile - 1) / tile;
+inline std::int64_t grouped_blocks(GroupedKind kind, const GroupedProduct& p, int tile, int columns, int at_once) {
+  const std::int64_t across = (p.n + columns - 1) / columns;
   const std::int64_t down = kind == GroupedKind::Tn ? p.experts * ((p.k + tile - 1) / tile)
                                                     : p.rows / tile + (p.experts < p.rows ? p.experts : p.rows);
   const std::int64_t tiles = across * down;

@@ -3,6 +3,7 @@
 // tile its writes are few. A sum over an expert's rows (Tn) stays whole in one block, so that no order is left open.
 #include <type_traits>
 
+#include "runtime/cuda/grouped_store.h"
 #include "runtime/cuda/grouped_tiles.h"
 #include "runtime/cuda/launch.h"
 #include "runtime/cuda/mma_tile.h"
@@ -13,30 +14,6 @@ namespace {
 static_assert(kGroupedBf16Tile == kMmaTile);
 constexpr int kGroupedBlocksAtOnce = 2;  // a processor, by their registers: 128 a thread for sums alone
 
-// Two neighbouring elements, of which the second may be beyond the row's end.
-__device__ __forceinline__ void store_pair(Bf16* c, float x, float y, float, bool second, bool wide) {
-  if (wide) {
-    *reinterpret_cast<std::uint32_t*>(c) = static_cast<std::uint32_t>(Bf16(y).bits()) << 16 | Bf16(x).bits();
-    return;
-  }
-  c[0] = Bf16(x);
-  if (second) c[1] = Bf16(y);
-}
-
-__device__ __forceinline__ void store_pair(float* c, float x, float y, float beta, bool second, bool wide) {
-  if (wide) {
-    auto& to = *reinterpret_cast<float2*>(c);
-    if (beta != 0.0F) {
-      const float2 old = to;
-      x += beta * old.x, y += beta * old.y;
-    }
-    to = float2{x, y};
-    return;
-  }
-  c[0] = beta == 0.0F ? x : x + beta * c[0];
-  if (second) c[1] = beta == 0.0F ? y : y + beta * c[1];
-}
-
 template <GroupedKind kKind, bool kVector>
 __global__ void __launch_bounds__(kMmaThreads, kGroupedBlocksAtOnce)
     grouped_bf16_kernel(GroupedProduct p, const std::int64_t* plan) {
@@ -45,9 +22,9 @@ __global__ void __launch_bounds__(kMmaThreads, kGroupedBlocksAtOnce)
   constexpr bool kTn = kKind == GroupedKind::Tn, kNt = kKind == GroupedKind::Nt;
   using C = std::conditional_t<kTn, float, Bf16>;
   const bool wide = p.n % 2 == 0 && reinterpret_cast<std::uintptr_t>(p.c) % (2 * sizeof(C)) == 0;
-  const std::int64_t tiles = grouped_tiles<kKind>(p, plan, kMmaTile);
+  const std::int64_t tiles = grouped_tiles<kKind>(p, plan, kMmaTile, kMmaTile);
   for (std::int64_t number = blockIdx.x; number < tiles; number += gridDim.x) {
-    const GroupedTile t = grouped_tile<kKind>(p, plan, kMmaTile, number);
+    const GroupedTile t = grouped_tile<kKind>(p, plan, kMmaTile, kMmaTile, number);
     const std::int64_t columns = p.n - t.column;
     MmaSum sum;
     C* c = static_cast<C*>(p.c) + t.column;
@@ -82,10 +59,11 @@ void grouped_bf16(Queue& queue, const GroupedCall& call, GroupedKind kind, const
   const auto aligned = [](const void* at) { return reinterpret_cast<std::uintptr_t>(at) % 16 == 0; };
   // Of Nt only K lies in rows of memory; of the others n, too.
   const bool vector = aligned(p.a) && aligned(p.b) && p.k % 8 == 0 && (kind == GroupedKind::Nt || p.n % 8 == 0);
+  if (vector && queue.uses_wgmma()) return grouped_wgmma(queue, call, kind, p, plan);
   const auto kernel = kind == GroupedKind::Nt   ? grouped_bf16_kernel_of<GroupedKind::Nt>(vector)
                       : kind == GroupedKind::Nn ? grouped_bf16_kernel_of<GroupedKind::Nn>(vector)
                                                 : grouped_bf16_kernel_of<GroupedKind::Tn>(vector);
-  const std::int64_t blocks = grouped_blocks(kind, p, kMmaTile, queue.processors() * kGroupedBlocksAtOnce);
+  const std::int64_t blocks = grouped_blocks(kind, p, kMmaTile, kMmaTile, queue.processors() * kGroupedBlocksAtOnce);
   launch(queue, call.op, kernel, {blocks_of(blocks, 1), kMmaThreads, sizeof(MmaShared)}, p, plan);
 }
 

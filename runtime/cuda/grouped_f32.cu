@@ -14,9 +14,9 @@ __global__ void __launch_bounds__(kSimtThreads) grouped_f32_kernel(GroupedProduc
   auto& s = shared_memory<SimtShared>();
   const auto *pa = static_cast<const float*>(p.a), *pb = static_cast<const float*>(p.b);
   auto* pc = static_cast<float*>(p.c);
-  const std::int64_t tiles = grouped_tiles<kKind>(p, plan, kSimtTile);
+  const std::int64_t tiles = grouped_tiles<kKind>(p, plan, kSimtTile, kSimtTile);
   for (std::int64_t number = blockIdx.x; number < tiles; number += gridDim.x) {
-    const GroupedTile t = grouped_tile<kKind>(p, plan, kSimtTile, number);
+    const GroupedTile t = grouped_tile<kKind>(p, plan, kSimtTile, kSimtTile, number);
     const std::int64_t columns = p.n - t.column;
     float sum[4][4];
     if constexpr (kKind == GroupedKind::Tn) {
@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kSimtThreads) grouped_f32_kernel(GroupedProduc
 
 void grouped_f32(Queue& queue, const GroupedCall& call, GroupedKind kind, const GroupedProduct& p,
                  const std::int64_t* plan) {
-  const std::int64_t blocks = grouped_blocks(kind, p, kSimtTile, queue.processors() * kGroupedF32BlocksAtOnce);
+  const std::int64_t blocks =
+      grouped_blocks(kind, p, kSimtTile, kSimtTile, queue.processors() * kGroupedF32BlocksAtOnce);
   const auto kernel = kind == GroupedKind::Nt   ? grouped_f32_kernel<GroupedKind::Nt>
                       : kind == GroupedKind::Nn ? grouped_f32_kernel<GroupedKind::Nn>
                                                 : grouped_f32_kernel<GroupedKind::Tn>;

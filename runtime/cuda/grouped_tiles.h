@@ -14,10 +14,10 @@ struct GroupedTile {
   std::int64_t expert, begin, end, first, lines, column;
 };
 
-/// Tiles in all.
+/// Tiles of `tile` rows and `columns` columns in all.
 template <GroupedKind kKind>
-__device__ inline std::int64_t grouped_tiles(const GroupedProduct& p, const std::int64_t* plan, int tile) {
-  const std::int64_t across = (p.n + tile - 1) / tile;
+__device__ inline std::int64_t grouped_tiles(const GroupedProduct& p, const std::int64_t* plan, int tile, int columns) {
+  const std::int64_t across = (p.n + columns - 1) / columns;
   if constexpr (kKind == GroupedKind::Tn) return plan[p.experts + 1] * p.experts * ((p.k + tile - 1) / tile) * across;
   return plan[p.experts] * across;
 }
@@ -25,11 +25,11 @@ __device__ inline std::int64_t grouped_tiles(const GroupedProduct& p, const std:
 /// Tile `number`: tiles of one expert and of the same rows follow each other, so that blocks that run at the same time
 /// read the same rows and weights.
 template <GroupedKind kKind>
-__device__ inline GroupedTile grouped_tile(const GroupedProduct& p, const std::int64_t* plan, int tile,
+__device__ inline GroupedTile grouped_tile(const GroupedProduct& p, const std::int64_t* plan, int tile, int columns,
                                            std::int64_t number) {
-  const std::int64_t across = (p.n + tile - 1) / tile, down = number / across;
+  const std::int64_t across = (p.n + columns - 1) / columns, down = number / across;
   GroupedTile at{};
-  at.column = number % across * tile;
+  at.column = number % across * columns;
   if constexpr (kKind == GroupedKind::Tn) {
     const std::int64_t tiles = (p.k + tile - 1) / tile;
     at.expert = down / tiles;

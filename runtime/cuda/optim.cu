@@ -6,6 +6,7 @@
 #include "runtime/cuda/device.h"
 #include "runtime/cuda/kernels.h"
 #include "runtime/cuda/launch.h"
+#include "runtime/cuda/pieces.h"
 
 namespace emox::cuda {
 namespace {
@@ -42,17 +43,29 @@ struct AdamWNumbers {
   float b1, b2, c1, c2, step_size, root, keep, scale, eps;
 };
 
+// A thread updates kElements neighbours, 4 where all begin aligned: one element's loads alone do not fill the memory's
+// latency. n: such groups.
+template <int kElements>
 __global__ void __launch_bounds__(kOptimThreads)
     adamw_kernel(float* param, Bf16* copy, const float* grad, float* m, float* v, AdamWNumbers o, std::int64_t n) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kOptimThreads + threadIdx.x;
-  if (i >= n) return;
-  const float g = grad[i] * o.scale;
-  const float mi = o.b1 * m[i] + o.c1 * g, vi = o.b2 * v[i] + o.c2 * g * g;
-  const float p = param[i] * o.keep - o.step_size * mi / (sqrtf(vi) * o.root + o.eps);
-  m[i] = mi;
-  v[i] = vi;
-  param[i] = p;
-  if (copy != nullptr) copy[i] = Bf16(p);
+  const std::int64_t group = static_cast<std::int64_t>(blockIdx.x) * kOptimThreads + threadIdx.x;
+  if (group >= n) return;
+  const std::int64_t at = group * kElements;
+  float p[kElements], g[kElements], mi[kElements], vi[kElements];
+  load_floats(p, param + at), load_floats(g, grad + at), load_floats(mi, m + at), load_floats(vi, v + at);
+#pragma unroll
+  for (int i = 0; i < kElements; ++i) {
+    g[i] *= o.scale;
+    mi[i] = o.b1 * mi[i] + o.c1 * g[i];
+    vi[i] = o.b2 * vi[i] + o.c2 * g[i] * g[i];
+    p[i] = p[i] * o.keep - o.step_size * mi[i] / (sqrtf(vi[i]) * o.root + o.eps);
+  }
+  store_floats(m + at, mi), store_floats(v + at, vi), store_floats(param + at, p);
+  if (copy == nullptr) return;
+  if constexpr (kElements == 4)
+    *reinterpret_cast<uint2*>(copy + at) = uint2{pack_bf16(p[0], p[1]), pack_bf16(p[2], p[3])};
+  else
+    copy[at] = Bf16(p[0]);
 }
 
 }  // namespace
@@ -78,9 +91,18 @@ void adamw(Context& ctx, TensorView param, TensorView copy, TensorView grad, Ten
   numbers.root = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(o.beta2, t)));
   numbers.keep = static_cast<float>(1.0 - o.learning_rate * o.weight_decay);
   numbers.scale = static_cast<float>(o.grad_scale), numbers.eps = static_cast<float>(o.eps);
-  launch(queue_of(ctx), Op::adamw, adamw_kernel, {blocks_of(param.numel(), kOptimThreads), kOptimThreads},
-         param.data<float>(), copy.null() ? nullptr : copy.data<Bf16>(), grad.data<float>(), m.data<float>(),
-         v.data<float>(), numbers, param.numel());
+  const auto update = [&](auto kernel, std::int64_t groups) {
+    launch(queue_of(ctx), Op::adamw, kernel, {blocks_of(groups, kOptimThreads), kOptimThreads}, param.data<float>(),
+           copy.null() ? nullptr : copy.data<Bf16>(), grad.data<float>(), m.data<float>(), v.data<float>(), numbers,
+           groups);
+  };
+  // Owned parts begin at multiples of 128 elements and mostly end at them, too.
+  const bool aligned = in_pieces<float>(param.numel(), {param.raw(), grad.raw(), m.raw(), v.raw()}) &&
+                       reinterpret_cast<std::uintptr_t>(copy.raw()) % 8 == 0;
+  if (aligned)
+    update(adamw_kernel<4>, param.numel() / 4);
+  else
+    update(adamw_kernel<1>, param.numel());
 }
 
 }  // namespace emox::cuda

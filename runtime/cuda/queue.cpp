@@ -9,7 +9,10 @@
 
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
+#include "runtime/core/out_of_memory.h"
+#include "runtime/cuda/architectures.h"
 #include "runtime/cuda/blas.h"
+#include "runtime/cuda/hopper.h"
 #include "runtime/ops/fault.h"
 
 namespace emox::cuda {
@@ -24,6 +27,10 @@ constexpr std::size_t kFirstScratch = std::size_t{4} << 20;
 Queue::Queue(int device) : device_(device), plans_(std::make_unique<MatmulPlans>()) {
   check(cudaSetDevice(device), "choosing the device");
   check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device), "reading its properties");
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "reading its properties");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "reading its properties");
+  wgmma_ = major == 9 && minor == 0 && compiled_for("90a");
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   for (cudaEvent_t& e : ring_done_) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "making an event");
   check(cudaHostAlloc(reinterpret_cast<void**>(&ring_), 2 * kRingHalf + kAlign, cudaHostAllocDefault),
@@ -53,13 +60,18 @@ void Queue::synchronize() {
 
 void* Queue::scratch(std::size_t bytes) {
   if (bytes <= scratch_bytes_) return scratch_;
-  // The old block may be in use by what is enqueued; cudaFree waits for that.
-  if (scratch_ != nullptr) ++counters_.waits;
+  // The old block may be in use by what is enqueued.
+  if (scratch_ != nullptr) wait();
   check(cudaFree(scratch_), "giving scratch memory back");
   scratch_ = nullptr;
   scratch_bytes_ = 0;
   const std::size_t wanted = std::max(kFirstScratch, (bytes + bytes / 4 + kAlign - 1) / kAlign * kAlign);
-  check(cudaMalloc(&scratch_, wanted), "taking scratch memory");
+  if (const cudaError_t code = cudaMalloc(&scratch_, wanted); code != cudaSuccess) {
+    cudaGetLastError();
+    scratch_ = nullptr;
+    fail<OutOfMemoryError>("out of memory on CUDA device {}: an op needs {:.1f} MiB of scratch memory: {}", device_,
+                           static_cast<double>(wanted) / 1048576.0, cudaGetErrorString(code));
+  }
   scratch_bytes_ = counters_.workspace = wanted;
   return scratch_;
 }
@@ -74,6 +86,7 @@ void Queue::upload(void* device, const void* host, std::size_t bytes) {
       ring_half_ ^= 1;
       ring_used_ = 0;
       if (cudaEventQuery(ring_done_[idx(ring_half_)]) != cudaSuccess) {
+        cudaGetLastError();  // "not ready" is an answer
         ++counters_.waits;
         check(cudaEventSynchronize(ring_done_[idx(ring_half_)]), "waiting for a copy");
       }
@@ -146,6 +159,9 @@ void Queue::check(cudaError_t code, const char* what) {
       "that failed is the last",
       device_, what, cudaGetErrorString(code), cudaGetErrorName(code), ops.empty() ? "none" : ops);
 }
+
+bool uses_wgmma(const DeviceQueue& queue) { return static_cast<const Queue&>(queue).uses_wgmma(); }
+void use_wgmma(DeviceQueue& queue, bool on) { static_cast<Queue&>(queue).use_wgmma(on); }
 
 cublasLtHandle_t Queue::blas() {
   if (blas_ == nullptr) {

@@ -38,6 +38,8 @@ class Queue final : public DeviceQueue {
 
   cudaStream_t handle() const { return stream_; }
   int processors() const { return processors_; }
+  bool uses_wgmma() const { return wgmma_; }  ///< hopper.h
+  void use_wgmma(bool on) { wgmma_ = on; }
 
   /// Scratch on the device for the op at hand, aligned to 256 bytes, its content undefined: the next op on this queue
   /// uses the same memory. An op asks once, for all that it needs. Grows (and waits for the device then) when it must.
@@ -54,6 +56,8 @@ class Queue final : public DeviceQueue {
 
   /// Every launch goes through here first: counted, and its op remembered for messages.
   void count_launch(ops::Op op);
+  /// A product that the library has no algorithm for; no shape of a large model should be one.
+  void count_fallback() { ++counters_.fallbacks; }
   /// Throws Error with the op's name unless the code is cudaSuccess.
   void check(cudaError_t code, const char* what);
 
@@ -65,6 +69,7 @@ class Queue final : public DeviceQueue {
   void throw_own_fault();
   int device_;
   int processors_ = 0;
+  bool wgmma_ = false;
   cudaStream_t stream_ = nullptr;
   QueueCounters counters_;
   void* scratch_ = nullptr;

@@ -47,8 +47,8 @@ __device__ inline void check_pool(const TopkArguments& a, std::int64_t document)
   if (members < a.k && threadIdx.x % kWarp == 0) report_fault(a.fault, Op::masked_topk, 3, document);
 }
 
-/// The k largest numbers by falling order, ties to the lowest column, taken out one by one: 0 is not there. Writes the
-/// token's ids and gates.
+/// The k largest numbers by falling order, ties to the lowest column, taken out one by one: 0 is not there. Too small a
+/// pool, which check_pool reports, ends with picks of column 0. Writes the token's ids and gates.
 template <int kSlots>
 __device__ __forceinline__ void pick_experts(const TopkArguments& a, std::int64_t token,
                                              LaneColumns<unsigned, kSlots>& number, LaneColumns<float, kSlots>& p) {
@@ -66,7 +66,6 @@ __device__ __forceinline__ void pick_experts(const TopkArguments& a, std::int64_
       if (number[i] == best && static_cast<unsigned>(column) < at) at = static_cast<unsigned>(column);
     });
     at = __reduce_min_sync(kAllLanes, at);
-    if (best == 0) at = static_cast<unsigned>(j);  // too small a pool, reported: any expert there is
     float g = 0;
     for_columns<kSlots>(a.n, [&](int i, int column) {
       if (static_cast<unsigned>(column) != at) return;
@@ -108,7 +107,7 @@ __global__ void __launch_bounds__(kTopkThreads) masked_topk_kernel(TopkArguments
     // By logit, not by p: the same order, but experts outside the pool stay below p = 0 inside it. NaN and -infinity
     // count as the lowest number.
     for_columns<kSlots>(a.n, [&](int i, int column) {
-      const float s = a.bias == nullptr ? score[i] : p[i] + a.bias[column];
+      const float s = a.bias == nullptr ? score[i] : __fadd_rn(p[i], a.bias[column]);
       if (number[i] != 0) number[i] = ordered_bits(s > -FLT_MAX ? s : -FLT_MAX);
       if constexpr (kSlots > 0) a.p[t * a.width + column] = p[i];
     });

@@ -1,6 +1,7 @@
 // Products grouped by expert on the device against the CPU.
 #include <random>
 
+#include "runtime/cuda/hopper.h"
 #include "runtime/ops/matmul.h"
 #include "tests/cuda/product_testing.h"
 
@@ -36,6 +37,8 @@ std::vector<Problem> problems() {
       {{0, 150, 151}, 8, 40},               // beyond a tile of rows
       {{0, 3, 60}, 136, 64},                // beyond a tile of columns
       {{0, 0, 0, 300, 300}, 40, 136},       // one expert has all rows; beyond a tile of K
+      {{0, 70, 70, 205}, 328, 200},         // beyond a tile of columns of every kernel, and of K in Nt and Nn
+      {{0, 5}, 264, 456},                   // every stage of K more than once
       {{0, 130, 135}, 130, 33},             // odd beyond tiles
       {{0, 2, 9}, 3, 0},                    // empty sums
       {{0, 4, 7}, 0, 5},                    // no columns
@@ -48,6 +51,19 @@ std::vector<Problem> problems() {
 
 class GroupedOnDevice : public DeviceTest {
  protected:
+  /// f32; bf16 on the kernel for every device; bf16 on Hopper's, where there is one.
+  struct Way {
+    Context* ctx;
+    bool wgmma;
+  };
+  std::vector<Way> ways() {
+    std::vector<Way> all{{&gpu, false}, {&gpu_bf16, false}};
+    if (hopper_) all.push_back({&gpu_bf16, true});
+    return all;
+  }
+  static void choose(const Way& way) { cuda::use_wgmma(device_queue(), way.wgmma); }
+  ~GroupedOnDevice() override { cuda::use_wgmma(device_queue(), hopper_); }
+
   static Tensor at(const Offsets& o) { return tensor_of(o, {static_cast<std::int64_t>(o.size())}); }
   static Shape shape_b(Kind kind, const Problem& p) {
     return kind == Kind::Nt   ? Shape{p.experts(), p.n, p.k}
@@ -85,7 +101,9 @@ class GroupedOnDevice : public DeviceTest {
       for (std::size_t e = 1; e < p.offsets.size(); ++e) terms = std::max(terms, p.offsets[e] - p.offsets[e - 1] + 1);
     }
     const std::vector<float> size = on_cpu(absolute(a), absolute(b), absolute(start));
-    for (Context* ctx : {&gpu, &gpu_bf16}) {
+    for (const Way& way : ways()) {
+      Context* const ctx = way.ctx;
+      choose(way);
       const bool bf16 = ctx->activations == DType::BF16;
       const Tensor c = output(*ctx, kind, p, start, beta), again = output(*ctx, kind, p, start, beta);
       const Tensor da = of_type(*ctx, a), db = of_type(*ctx, b), doffsets = up(offsets);
@@ -95,11 +113,16 @@ class GroupedOnDevice : public DeviceTest {
       const std::vector<float> want = bf16 ? on_cpu(rounded(a), rounded(b), start) : on_cpu(a, b, start);
       EXPECT_TRUE(
           sums_agree(got, want, size, {.terms = static_cast<double>(terms), .bf16_result = bf16 && kind != Kind::Tn}))
-          << (bf16 ? "bf16" : "f32");
+          << (way.wgmma ? "bf16, wgmma"
+              : bf16    ? "bf16"
+                        : "f32");
       EXPECT_EQ(got, floats(again));
     }
     EXPECT_FALSE(fault());
   }
+
+ private:
+  const bool hopper_ = cuda::uses_wgmma(device_queue());
 };
 
 TEST_F(GroupedOnDevice, NtEqualsTheCpu) {
@@ -137,8 +160,10 @@ TEST_F(GroupedOnDevice, TakesOperandsThatBeginAnywhere) {
     op(cpu, kind, size, absolute(a), absolute(b), offsets, 0.0F);
     for (const auto& [first_a, first_b, first_c] :
          {std::tuple{1, 0, 0}, std::tuple{0, 1, 0}, std::tuple{0, 0, 1}, std::tuple{1, 1, 1}})
-      for (Context* ctx : {&gpu, &gpu_bf16}) {
+      for (const Way& way : ways()) {
         SCOPED_TRACE(::testing::Message() << static_cast<int>(kind) << ": " << first_a << first_b << first_c);
+        Context* const ctx = way.ctx;
+        choose(way);
         const auto pa = placed(*ctx, a, first_a), pb = placed(*ctx, b, first_b);
         const DType type = kind == Kind::Tn ? DType::F32 : ctx->activations;
         const std::int64_t end = first_c + want.view().numel();
@@ -169,7 +194,9 @@ TEST_F(GroupedOnDevice, WrongOffsetsAreReportedAndNothingIsComputed) {
       const Problem p{{0, 4, 8, kRows}, kN, kK};
       ASSERT_EQ(p.experts(), kExperts);
       const Tensor b = random_tensor(shape_b(kind, p), 2), start = random_tensor(shape_c(kind, p), 3);
-      for (Context* ctx : {&gpu, &gpu_bf16}) {
+      for (const Way& way : ways()) {
+        Context* const ctx = way.ctx;
+        choose(way);
         const Tensor out = output(*ctx, kind, p, start, 0.0F), da = of_type(*ctx, a), db = of_type(*ctx, b);
         op(*ctx, kind, out, da, db, offsets, 0.0F);
         const ops::Op which = kind == Kind::Nt   ? ops::Op::grouped_matmul_nt

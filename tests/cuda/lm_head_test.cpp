@@ -151,5 +151,16 @@ TEST_F(LmHeadOnDevice, KnowsTheLossOfUniformLogits) {
   }
 }
 
+// Memory is reserved once, for the most tokens; any fewer must do with it.
+TEST_F(LmHeadOnDevice, ScratchIsEnoughForFewerTokens) {
+  constexpr std::int64_t kVocab = 100;
+  std::size_t most = 0;
+  for (std::int64_t tokens = 0; tokens <= 13000; ++tokens) {
+    const std::size_t bytes = ops::lm_head_loss_scratch(gpu.device, tokens, kVocab);
+    ASSERT_GE(bytes, most) << tokens;
+    most = bytes;
+  }
+}
+
 }  // namespace
 }  // namespace emox::test

@@ -94,8 +94,9 @@ TEST_F(TrainTrace, AFileThatCannotBeWrittenFailsOnAllRanks) {
 TEST_F(TrainTrace, AFullDiskIsNamed) {
   fs::create_symlink("/dev/full", file().string() + ".tmp");
   const auto self = make_self_communicator();
+  Telemetry nothing;
   try {
-    write_trace(*self, Telemetry(), file());
+    write_trace(*self, nothing, file());
     ADD_FAILURE();
   } catch (const IoError& e) {
     EXPECT_NE(e.message().find("No space left on device; check the free space"), std::string::npos) << e.message();

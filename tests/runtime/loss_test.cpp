@@ -140,8 +140,7 @@ TEST(LmHeadLoss, WordsOnBothSidesOfAPiece) {
     }
     const auto run = [&](Context& ctx) {
       const Tensor sums = tensor_of(Vec{0.0, 0.0}, {2}), token_loss = poison({tokens}), dx = poison({tokens, width});
-      const Tensor dweight = filled({vocab, width}, 0.0F),
-                   scratch = scratch_for({tokens, width, vocab, {}});
+      const Tensor dweight = filled({vocab, width}, 0.0F), scratch = scratch_for({tokens, width, vocab, {}});
       ops::lm_head_loss(ctx, {sums, token_loss, dx, dweight}, {x, weight, labels}, scratch, {});
       return Outputs{floats(token_loss), floats(dx), floats(dweight)};
     };

@@ -22,6 +22,11 @@ TEST(MaskedTopk, NotANumberIsTheLastChoice) {
   EXPECT_EQ(picks({5, kNan, 7, kNan, 0}, 3, {0, 1, 0, 1, 1}, {9, 9, 9, 9, 9}), (Ids{1, 3, 4}));  // p is NaN throughout
 }
 
+TEST(MaskedTopk, NoPickIsANumberOfPicks) {
+  EXPECT_EQ(picks({3, 1, 2}, 0, {}, {}), Ids{});
+  EXPECT_EQ(picks({3, 1, 2}, 0, {1, 0, 1}, {}), Ids{});
+}
+
 // Any bits are logits when a run diverges: picks stay different members of the pool, and the gates say what happened.
 TEST(MaskedTopk, PicksStayInsideThePoolWhateverTheNumbers) {
   std::mt19937 gen(12);

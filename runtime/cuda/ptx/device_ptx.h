@@ -15,7 +15,7 @@ __device__ __forceinline__ S& shared_memory() {
 /// d += a b for the warp: A 16x16 row-major, B 16x8 column-major, bf16; d f32. The layout of PTX's
 /// mma.sync.m16n8k16: with g = lane / 4, t = 2 (lane % 4), d[0..3] are (g,t) (g,t+1) (g+8,t) (g+8,t+1).
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  asm volatile(
+  asm(  // not volatile: the compiler may move it, as any multiplication
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -111,6 +111,7 @@ void Runner::clear_shared(bool renew) {
 void Runner::begin_block(unsigned threads) {
   blockIdx = block_;
   clear_shared(under_tsan() && config_.dynamicSmemBytes > 0);
+  proxy.begin_block(shared_, config_.dynamicSmemBytes, threads);
   alive_ = threads;
   waiting_ = phase_ = ready_warps_ = current_ = 0;
   yes_[0] = yes_[1] = 0;
@@ -156,6 +157,7 @@ void Runner::begin_block(unsigned threads) {
     w.all.arrived = 0;
     if (under_tsan()) w.all.sync[0] = sync_object(), w.all.sync[1] = sync_object();
     w.others.clear();
+    w.products.clear();
     wake(w, w.alive);
   }
   release(start_);
@@ -230,11 +232,13 @@ void Runner::end_lane() {
   release(&end_);
   --alive_;
   w.alive &= ~(1U << me.number);
+  if (w.alive == 0 && !w.products.empty()) fail("a warp has ended before its wgmma");
+  if (alive_ == 0 && !proxy.groups_agree()) fail("warps of one group asked for different numbers of wgmma");
   // Threads that have ended count as arrived.
   open_barrier();
   const auto check = [&](Meeting& m) {
     if (m.arrived == 0 || m.arrived != (m.mask & w.alive)) return;
-    if (std::strcmp(m.op, "mma") == 0 || std::strcmp(m.op, "ldmatrix") == 0)
+    if (std::strcmp(m.op, "mma") == 0 || std::strcmp(m.op, "ldmatrix") == 0 || std::strncmp(m.op, "wgmma", 5) == 0)
       fail(std::string("a thread of the warp has ended before ") + m.op + " at " + at(m.where));
     complete(w, m);
   };
@@ -336,6 +340,7 @@ int Runner::sync(bool yes, Where where) {
 bool Runner::open_barrier() {
   if (waiting_ == 0 || waiting_ < alive_) return false;
   waiting_ = 0;
+  proxy.barrier();
   phase_ ^= 1U;
   for (unsigned i = 0; i < (threads_ + 31) / 32; ++i)
     if (warps_[i].at_barrier != 0) wake(warps_[i], std::exchange(warps_[i].at_barrier, 0U));

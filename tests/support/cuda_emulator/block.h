@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/support/cuda_emulator/fibre.h"
+#include "tests/support/cuda_emulator/wgmma.h"
 
 namespace emu {
 
@@ -72,6 +73,10 @@ struct Warp {
   Meeting all;                                   ///< of the whole warp
   std::vector<std::unique_ptr<Meeting>> others;  ///< of parts of it
   std::unique_ptr<MatrixSlots> slots = std::make_unique<MatrixSlots>();
+  // What the lanes bring to wgmma.
+  std::array<float*, 32> sums{};
+  std::array<Product, 32> asked;
+  WarpProducts products;
 };
 
 class Runner {
@@ -94,6 +99,8 @@ class Runner {
   /// what lies in the slots of that turn stays until the next meeting.
   template <typename Fill, typename Finish>
   unsigned meet(unsigned mask, const char* op, Where where, Fill fill, Finish finish);
+
+  AsyncProxy proxy;
 
  private:
   static void enter(boost::context::detail::transfer_t t);

@@ -44,6 +44,7 @@ void finish_copy(const Copies::Copy& c) {
     std::copy_n(c.from, c.bytes, c.to);
   else
     std::fill_n(c.to, c.bytes, std::uint8_t{0});
+  runner().proxy.copy_ends(c.to, runner().running().linear);
 }
 
 }  // namespace
@@ -154,6 +155,7 @@ void copy_async(void* to, const void* from, std::size_t bytes, bool valid, Where
   auto* p = static_cast<std::uint8_t*>(to);
   note_write(to, bytes);
   std::fill_n(p, bytes, std::uint8_t{0xff});
+  runner().proxy.copy_begins(to);
   runner().running().copies.add({p, static_cast<const std::uint8_t*>(from), bytes, valid});
 }
 void copy_commit() { runner().running().copies.commit(); }

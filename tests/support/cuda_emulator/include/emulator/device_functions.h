@@ -31,6 +31,19 @@ void copy_commit();
 void copy_wait(int pending);
 void* shared_base(std::size_t bytes, Where where);
 
+/// One product as its threads asked for it.
+struct Product {
+  std::uint64_t a = 0, b = 0;  ///< descriptors
+  bool across_a = false, across_b = false;
+  unsigned columns = 0;
+  bool operator==(const Product&) const = default;
+};
+enum class WgmmaStep { Fence, Commit, Wait };
+std::uint32_t shared_address(const void* p);
+void fence_proxy();
+void wgmma(float* sums, const Product& p, Where where);
+void wgmma_step(WgmmaStep step, int pending, Where where);
+
 template <typename T>
 T shuffle(unsigned mask, T v, unsigned from, Where where) {
   static_assert(std::is_trivially_copyable_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "as on the device");
