@@ -77,9 +77,7 @@ else
   # A failing disk fails in the same ways with another error, or again and again.
   disk='FailingDisk\.(NoSpaceOnce|AnErrorOnce|NoSpaceFromThenOn|AShortWrite$)'
   large='CheckpointCost|CheckpointScale|TrainResume\.(Stopped|Another)'
-  # Of the CUDA backend, the ops: whole steps and programs are the whole suite's (tests/emulated.sh runs all everywhere).
-  whole='^emulated\.(.*/)?(CudaTraining|CudaStep|CudaProgram|DeviceProduct)'
-  sanitizer_tests asan '^(unit|ranks|emulated)$' "$large|$disk|$same|$whole"
+  sanitizer_tests asan '^(unit|ranks|emulated)$' "$large|$disk|$same"
   built tsan
   build_beside ci  # release, warnings are errors
   export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp'"
@@ -87,7 +85,7 @@ else
   # are (TrainSaving), and training on nodes all stages of a sum (TrainAgain).
   one_thread='FailingDisk|FailingReplacement|TrainResume\.(Stopped|Another|TheSel)'
   one_thread+='|ThreadWorld\.(AddsUpNodesFirst|SixtyFour)|FreeTokensTraining\.EveryMesh'
-  sanitizer_tests tsan '^(ranks|emulated)$' "$one_thread|$same|$whole"
+  sanitizer_tests tsan '^(ranks|emulated)$' "$one_thread|$same"
   built ci
 fi
 stage "all tests"

@@ -19,8 +19,8 @@ double mib(std::int64_t bytes) { return static_cast<double>(bytes) / 1048576; }
 
 SaverOptions options_of(Context& ctx, const CheckpointConfig& c) {
   return {.background = c.async,
-          .context = &ctx,
-          .retention = {.keep_last = static_cast<int>(c.keep_last), .keep_every_steps = c.keep_every_steps}};
+          .retention = {.keep_last = static_cast<int>(c.keep_last), .keep_every_steps = c.keep_every_steps},
+          .context = &ctx};
 }
 
 std::string describe_mesh(const nlohmann::json& mesh, int ranks) {

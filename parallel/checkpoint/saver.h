@@ -22,9 +22,9 @@
 namespace emox {
 
 struct SaverOptions {
-  bool background = false;     ///< keeps a copy of the pieces' memory
-  Context* context = nullptr;  ///< of pieces that lie on a device, which are copied to the host before they are written
+  bool background = false;  ///< keeps a copy of the pieces' memory
   Retention retention;
+  Context* context = nullptr;  ///< of pieces that lie on a device, which are copied to the host before they are written
 };
 
 /// A checkpoint that is in place.

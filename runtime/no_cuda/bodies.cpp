@@ -1,5 +1,5 @@
-#include "runtime/core/accelerator.h"
 #include "runtime/ops/bodies.h"
+#include "runtime/core/accelerator.h"
 
 namespace emox::cuda {
 

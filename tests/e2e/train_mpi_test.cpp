@@ -152,5 +152,18 @@ TEST_F(TrainMpi, OneRanksErrorEndsTheJob) {
   }
 }
 
+// Whether for lack of a GPU or because one is for one rank: it is said, and nothing is begun.
+TEST_F(TrainMpi, SeveralRanksAreRefusedAGpu) {
+  using Texts = std::pair<const char*, const char*>;
+  for (const auto& [asked, said] : {Texts{"--run.device=cuda", "emox: run.device = cuda: "},
+                                    Texts{"--run.device=cpu --train.precision=bf16",
+                                          "emox: train.precision = bf16, but the CPU computes f32 only"}}) {
+    const CommandResult r = test::run_command(kEnvironment + start("gpu", 2, asked));
+    EXPECT_EQ(r.exit_code, 2) << r.output;
+    EXPECT_NE(r.output.find(said), std::string::npos) << r.output;
+    EXPECT_FALSE(fs::exists(run("gpu")));
+  }
+}
+
 }  // namespace
 }  // namespace emox
