@@ -28,11 +28,11 @@ struct DeviceProperties {
 
 /// What a queue has done since it was made.
 struct QueueCounters {
-  std::int64_t waits = 0;     ///< times that the host waited for the device
-  std::int64_t launches = 0;  ///< kernels and library products
-  std::int64_t uploads = 0;   ///< copies from the host
-  std::int64_t fallbacks = 0;   ///< products that the library had no algorithm for: computed by plain kernels, slowly
-  std::size_t workspace = 0;  ///< bytes of scratch that ops share
+  std::int64_t waits = 0;      ///< times that the host waited for the device
+  std::int64_t launches = 0;   ///< kernels and library products
+  std::int64_t uploads = 0;    ///< copies from the host
+  std::int64_t fallbacks = 0;  ///< products that the library had no algorithm for: computed by plain kernels, slowly
+  std::size_t workspace = 0;   ///< bytes of scratch that ops share
 };
 
 /// A place in a queue's time, for spans: resolved once the device has passed it.

@@ -1,7 +1,5 @@
 #include "tests/support/cuda_emulator/block.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -20,7 +18,8 @@ constinit thread_local unsigned lane = 0;
 
 namespace {
 
-constexpr std::size_t kPage = 4096, kArea = std::size_t{256} << 10, kSharedAlign = 1024, kObjects = 8192;
+// Of 8 bytes each, for two turns of every meeting of every warp, and three more.
+constexpr std::size_t kObjects = 8 * (32 * 2 * (1 + Warp::kOthers) + 3);
 std::uint64_t switched = 0;
 
 std::string text(uint3 i) {
@@ -41,29 +40,6 @@ Runner& runner() {
   return only;
 }
 
-void misuse(const std::string& what) {
-  if (runner().active()) runner().fail(what);
-  throw LaunchFailure(what);
-}
-
-// Shared memory lies at the end of an area between two pages that nothing may touch.
-Runner::Runner() {
-  area_ = static_cast<std::uint8_t*>(
-      mmap(nullptr, kArea + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  area_ += kPage;
-  mprotect(area_, kArea, PROT_READ | PROT_WRITE);
-  for (unsigned i = 0; i < 32; ++i) warps_[i].number = i;
-}
-
-bool Runner::beside_shared(const void* address) const {
-  return address >= area_ - kPage && address < area_ + kArea + kPage;
-}
-std::string Runner::describe(const void* address) const {
-  if (beside_shared(address))
-    return "an access outside of the block's shared memory of " + std::to_string(config_.dynamicSmemBytes) + " bytes";
-  return fibres_.guards(address) ? "a thread needs more stack than there is" : "";
-}
-
 void Runner::run(const cudaLaunchConfig_t& config, const Body& body) {
   config_ = config;
   body_ = body;
@@ -72,7 +48,7 @@ void Runner::run(const cudaLaunchConfig_t& config, const Body& body) {
   threads_ = b.x * b.y * b.z;
   blockDim = b;
   gridDim = g;
-  shared_ = area_ + kArea - (config.dynamicSmemBytes + kSharedAlign - 1) / kSharedAlign * kSharedAlign;
+  place_shared();
   if (under_tsan()) main_tsan_ = __tsan_get_current_fiber();
 
   std::vector<std::uint64_t> order(std::uint64_t{g.x} * g.y * g.z);
@@ -87,30 +63,13 @@ void Runner::run(const cudaLaunchConfig_t& config, const Body& body) {
     run_block(threads_);
   }
   acquire(&end_);
-  unpoison(area_, kArea);
+  leave_shared();
   body_ = {};
-}
-
-// What no thread of the block has written reads as NaN.
-void Runner::clear_shared(bool renew) {
-  unpoison(area_, kArea);
-  // ThreadSanitizer forgets who used it in the block before.
-  if (renew) mmap(area_, kArea, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  std::memset(shared_, 0xff, static_cast<std::size_t>(area_ + kArea - shared_));
-  poison(area_, static_cast<std::size_t>(shared_ - area_));
-  const std::size_t used = (config_.dynamicSmemBytes + 7) / 8 * 8;
-  poison(shared_ + used, static_cast<std::size_t>(area_ + kArea - shared_) - used);
-}
-
-[[gnu::no_sanitize("address", "undefined")]] std::string Runner::shared_edge() const {
-  for (const std::uint8_t* p = shared_ + config_.dynamicSmemBytes; p < area_ + kArea; ++p)
-    if (*p != 0xff) return "the block wrote after the end of its shared memory";
-  return {};
 }
 
 void Runner::begin_block(unsigned threads) {
   blockIdx = block_;
-  clear_shared(under_tsan() && config_.dynamicSmemBytes > 0);
+  clear_shared();
   proxy.begin_block(shared_, config_.dynamicSmemBytes, threads);
   alive_ = threads;
   waiting_ = phase_ = ready_warps_ = current_ = 0;
@@ -156,7 +115,10 @@ void Runner::begin_block(unsigned threads) {
     w.all.mask = ~0U;
     w.all.arrived = 0;
     if (under_tsan()) w.all.sync[0] = sync_object(), w.all.sync[1] = sync_object();
-    w.others.clear();
+    if (w.next_other != 0) {
+      for (Meeting& m : w.others) m = {};
+      w.next_other = 0;
+    }
     w.products.clear();
     wake(w, w.alive);
   }
@@ -179,7 +141,7 @@ void Runner::run_block(unsigned threads) {
   if (!failure_.empty()) {
     abandon();
     body_ = {};
-    unpoison(area_, kArea);
+    leave_shared();
     throw LaunchFailure(failure_);
   }
 }
@@ -203,7 +165,7 @@ void Runner::enter(boost::context::detail::transfer_t t) {
     } catch (const std::exception& e) {
       thrown = std::string("an exception left the kernel: ") + e.what();
     }
-    if (!thrown.empty()) r.fail(thrown);
+    if (!thrown.empty()) r.fail([&] { return std::move(thrown); });
     Lane& done = *r.lane_;
     done.copies.wait(0);
     r.end_lane();
@@ -232,18 +194,19 @@ void Runner::end_lane() {
   release(&end_);
   --alive_;
   w.alive &= ~(1U << me.number);
-  if (w.alive == 0 && !w.products.empty()) fail("a warp has ended before its wgmma");
-  if (alive_ == 0 && !proxy.groups_agree()) fail("warps of one group asked for different numbers of wgmma");
+  if (w.alive == 0 && !w.products.empty()) fail([&] { return "a warp has ended before its wgmma"; });
+  if (alive_ == 0 && !proxy.groups_agree())
+    fail([&] { return "warps of one group asked for different numbers of wgmma"; });
   // Threads that have ended count as arrived.
   open_barrier();
   const auto check = [&](Meeting& m) {
     if (m.arrived == 0 || m.arrived != (m.mask & w.alive)) return;
     if (std::strcmp(m.op, "mma") == 0 || std::strcmp(m.op, "ldmatrix") == 0 || std::strncmp(m.op, "wgmma", 5) == 0)
-      fail(std::string("a thread of the warp has ended before ") + m.op + " at " + at(m.where));
+      fail([&] { return std::string("a thread of the warp has ended before ") + m.op + " at " + at(m.where); });
     complete(w, m);
   };
   check(w.all);
-  for (const auto& m : w.others) check(*m);
+  for (Meeting& m : w.others) check(m);
 }
 
 void Runner::wake(Warp& w, unsigned lanes) {
@@ -288,27 +251,39 @@ void Runner::leave(bool finished) {
   jump(*me.fibre, next == nullptr ? main_ : *next->fibre, finished);
 }
 
-void Runner::fail(const std::string& what) {
+/// To ThreadSanitizer the caller is the stream's thread from here on, after all that this one did.
+void Runner::to_main() {
+  release(&end_);
+  if (under_tsan()) __tsan_switch_to_fiber(main_tsan_, 1);
+  acquire(&end_);
+}
+
+void Runner::give_up() {
   const Lane& me = *lane_;
-  failure_ = what + ". Thread " + text(me.index) + " of block " + text(block_) + " in a grid of " +
-             text({gridDim.x, gridDim.y, gridDim.z}) + " blocks of " + text({blockDim.x, blockDim.y, blockDim.z});
+  failure_ += ". Thread " + text(me.index) + " of block " + text(block_) + " in a grid of " +
+              text({gridDim.x, gridDim.y, gridDim.z}) + " blocks of " + text({blockDim.x, blockDim.y, blockDim.z});
   Fibre& mine = *me.fibre;
   lane_ = nullptr;
-  if (under_tsan()) __tsan_switch_to_fiber(main_tsan_, 1);
   jump(mine, main_, false);
   std::terminate();
 }
 
-/// Threads that are in the middle of the kernel stay there.
+/// Threads that are in the middle of the kernel stay there; to ThreadSanitizer, the rest comes after what they did.
 void Runner::abandon() {
   for (Lane& l : lanes_) {
     if (l.fibre == nullptr) continue;
     l.fibre->middle = true;
-    if (!under_tsan()) fibres_.give(*l.fibre);
+    if (under_tsan()) {
+      __tsan_switch_to_fiber(l.tsan, 1);
+      release(&end_);
+      __tsan_switch_to_fiber(main_tsan_, 1);
+    } else {
+      fibres_.give(*l.fibre);
+    }
     l.fibre = nullptr;
   }
-  // To ThreadSanitizer they still run: their stacks are used no more.
-  own_.clear();
+  acquire(&end_);
+  own_.clear();  // their stacks are used no more
   lane_ = nullptr;
 }
 
@@ -317,7 +292,7 @@ int Runner::sync(bool yes, Where where) {
   Warp& w = *me.warp;
   const unsigned phase = phase_;
   if (waiting_ != 0 && (where.line() != barrier_.line() || where.file_name() != barrier_.file_name()))
-    fail("threads of one block wait at different __syncthreads, " + at(barrier_) + " and " + at(where));
+    fail([&] { return "threads of one block wait at different __syncthreads, " + at(barrier_) + " and " + at(where); });
   if (waiting_ == 0) yes_[phase] = 0;
   barrier_ = where;
   yes_[phase] += yes ? 1 : 0;
@@ -349,13 +324,17 @@ bool Runner::open_barrier() {
 
 Meeting& Runner::meeting(unsigned mask) {
   Warp& w = *lane_->warp;
-  for (const auto& m : w.others)
-    if (m->mask == mask) return *m;
-  w.others.push_back(std::make_unique<Meeting>());
-  Meeting& m = *w.others.back();
-  m.mask = mask;
-  if (under_tsan()) m.sync[0] = sync_object(), m.sync[1] = sync_object();
-  return m;
+  for (Meeting& m : w.others)
+    if (m.mask == mask) return m;
+  // One that nobody has used, or not for the longest time.
+  for (unsigned i = 0; i < w.others.size(); ++i) {
+    Meeting& m = w.others[w.next_other++ % w.others.size()];
+    if (m.arrived != 0) continue;
+    m.mask = mask;
+    if (under_tsan() && m.sync[0] == nullptr) m.sync[0] = sync_object(), m.sync[1] = sync_object();
+    return m;
+  }
+  fail([] { return "more masks meet in one warp at a time than the emulator has room for"; });
 }
 
 /// All have come: all go on.
@@ -364,13 +343,6 @@ void Runner::complete(Warp& w, Meeting& m) {
   m.arrived = 0;
   m.turn ^= 1U;
   wake(w, others);
-}
-
-void* Runner::shared(std::size_t bytes, Where where) {
-  if (bytes > config_.dynamicSmemBytes)
-    fail("the kernel uses " + std::to_string(bytes) + " bytes of shared memory at " + at(where) + ", launched with " +
-         std::to_string(config_.dynamicSmemBytes));
-  return shared_;
 }
 
 std::string Runner::deadlock(unsigned threads) const {
@@ -388,9 +360,6 @@ std::string Runner::deadlock(unsigned threads) const {
   return all;
 }
 
-char* Runner::sync_object() {
-  if (objects_used_ + 8 > kObjects) fail("more masks in one block than the emulator has room for");
-  return objects_.get() + std::exchange(objects_used_, objects_used_ + 8);
-}
+char* Runner::sync_object() { return objects_.get() + std::exchange(objects_used_, objects_used_ + 8); }
 
 }  // namespace emu

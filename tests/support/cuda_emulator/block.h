@@ -70,8 +70,10 @@ struct Warp {
   bool give_way = false;  ///< another warp goes on first
   unsigned first = 0;     ///< the lane that goes on first, up or down from it
   bool down = false;
-  Meeting all;                                   ///< of the whole warp
-  std::vector<std::unique_ptr<Meeting>> others;  ///< of parts of it
+  Meeting all;  ///< of the whole warp
+  static constexpr unsigned kOthers = 32;
+  std::array<Meeting, kOthers> others;  ///< of parts of it, by their masks
+  unsigned next_other = 0;
   std::unique_ptr<MatrixSlots> slots = std::make_unique<MatrixSlots>();
   // What the lanes bring to wgmma.
   std::array<float*, 32> sums{};
@@ -87,8 +89,14 @@ class Runner {
 
   bool active() const { return lane_ != nullptr; }
   Lane& running() const { return *lane_; }
-  /// Ends the kernel at once, from one of its threads.
-  [[noreturn]] void fail(const std::string& what);
+  /// Ends the kernel at once, from one of its threads, which is never left in order: so the text is made in a function
+  /// that is.
+  template <typename F>
+  [[noreturn]] void fail(F text) {
+    to_main();
+    failure_ = text();
+    give_up();
+  }
   /// Whether the address belongs to what no thread may touch, beside stacks and shared memory; what it is.
   bool guards(const void* address) const { return beside_shared(address) || fibres_.guards(address); }
   std::string describe(const void* address) const;
@@ -106,7 +114,9 @@ class Runner {
   static void enter(boost::context::detail::transfer_t t);
   void run_block(unsigned threads);
   void begin_block(unsigned threads);
-  void clear_shared(bool renew);
+  void place_shared();
+  void clear_shared();
+  void leave_shared();
   std::string shared_edge() const;
   bool beside_shared(const void* address) const;
   void end_lane();
@@ -117,6 +127,8 @@ class Runner {
   void leave(bool finished);
   Lane* choose();
   void become(Lane& lane);
+  void to_main();
+  [[noreturn]] void give_up();
   void abandon();
   std::string deadlock(unsigned threads) const;
   char* sync_object();
@@ -153,9 +165,6 @@ class Runner {
 };
 
 Runner& runner();
-/// From device code: ends the kernel; from elsewhere: throws LaunchFailure.
-[[noreturn]] void misuse(const std::string& text);
-
 }  // namespace emu
 
 #include "tests/support/cuda_emulator/meet.h"

@@ -4,13 +4,15 @@
 #include <bit>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "tests/support/cuda_emulator/emulator.h"
 #include "tests/support/cuda_emulator/matrix.h"
 #include "tests/support/cuda_emulator/sanitizers.h"
+#include "tests/support/cuda_emulator/state.h"
 
 // Descriptors are plain structs inside the opaque words; the first word says what they are and whether they live.
 namespace emu {
@@ -41,9 +43,17 @@ cublasStatus_t wrong(const std::string& what, cublasStatus_t status = CUBLAS_STA
   return status;
 }
 
+/// Descriptors and handles that were made, and not destroyed.
+std::set<const void*>& made() {
+  static auto& all = *new std::set<const void*>;
+  return all;
+}
+
 template <typename T, typename Opaque>
 bool get(T& to, const Opaque* from, std::uint64_t mark) {
-  if (from == nullptr || from->data[0] != mark) return false;
+  constexpr bool kMade = !std::is_same_v<Opaque, cublasLtMatmulAlgo_t>;
+  const std::lock_guard guard(lock());
+  if (from == nullptr || (kMade && !made().contains(from)) || from->data[0] != mark) return false;
   std::memcpy(&to, from->data, sizeof(T));
   return true;
 }
@@ -56,12 +66,15 @@ template <typename T, typename Opaque>
 cublasStatus_t create(Opaque** out, const T& value) {
   if (out == nullptr) return wrong("null instead of a place for a descriptor");
   *out = new Opaque{};
+  const std::lock_guard guard(lock());
+  made().insert(*out);
   return put(*out, value);
 }
 template <typename Opaque>
 cublasStatus_t destroy(Opaque* x, std::uint64_t mark) {
-  if (x == nullptr || x->data[0] != mark) return wrong("destroying what is no live descriptor");
-  x->data[0] = 0;
+  const std::lock_guard guard(lock());
+  if (!made().contains(x) || x->data[0] != mark) return wrong("destroying what is no live descriptor");
+  made().erase(x);
   delete x;
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -133,11 +146,11 @@ struct Problem {
 cublasStatus_t check_memory(const Matrix& x, const void* p, const char* name, unsigned align) {
   const auto address = reinterpret_cast<std::uintptr_t>(p);
   if (p == nullptr) return wrong(std::string(name) + " is null");
-  if (address % std::max<unsigned>(align, static_cast<unsigned>(x.size())) != 0)
-    return wrong(std::string(name) + " is not aligned to " + std::to_string(align) + " bytes, as the algorithm needs");
   if (static_cast<std::int64_t>(device_bytes_at(p)) < x.all_bytes())
     return wrong(std::string(name) + " needs " + std::to_string(x.all_bytes()) + " bytes of device memory, there are " +
                  std::to_string(device_bytes_at(p)));
+  if (address % std::max<unsigned>(align, static_cast<unsigned>(x.size())) != 0)
+    return wrong(std::string(name) + " is not aligned to " + std::to_string(align) + " bytes, as the algorithm needs");
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -146,46 +159,25 @@ cublasStatus_t check_memory(const Matrix& x, const void* p, const char* name, un
 
 using namespace emu;
 
-const char* cublasGetStatusName(cublasStatus_t status) {
-  switch (status) {
-    case CUBLAS_STATUS_SUCCESS:
-      return "CUBLAS_STATUS_SUCCESS";
-    case CUBLAS_STATUS_NOT_INITIALIZED:
-      return "CUBLAS_STATUS_NOT_INITIALIZED";
-    case CUBLAS_STATUS_ALLOC_FAILED:
-      return "CUBLAS_STATUS_ALLOC_FAILED";
-    case CUBLAS_STATUS_INVALID_VALUE:
-      return "CUBLAS_STATUS_INVALID_VALUE";
-    case CUBLAS_STATUS_EXECUTION_FAILED:
-      return "CUBLAS_STATUS_EXECUTION_FAILED";
-    case CUBLAS_STATUS_NOT_SUPPORTED:
-      return "CUBLAS_STATUS_NOT_SUPPORTED";
-    default:
-      return "an error of cuBLAS";
-  }
-}
-const char* cublasGetStatusString(cublasStatus_t status) { return cublasGetStatusName(status); }
-const char* cublasLtGetStatusName(cublasStatus_t status) { return cublasGetStatusName(status); }
-const char* cublasLtGetStatusString(cublasStatus_t status) { return cublasGetStatusName(status); }
-std::size_t cublasLtGetVersion() { return CUBLAS_VERSION; }
-std::size_t cublasLtGetCudartVersion() { return CUDART_VERSION; }
-
-struct cublasLtContext {
-  std::uint64_t mark = 0;
-};
+struct cublasLtContext {};
 namespace {
-constexpr std::uint64_t kHandleMark = 0x48414e4430303031;
-bool lives(cublasLtHandle_t h) { return h != nullptr && h->mark == kHandleMark; }
+bool lives(cublasLtHandle_t h) {
+  const std::lock_guard guard(lock());
+  return made().contains(h);
+}
 }  // namespace
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* lightHandle) {
   if (lightHandle == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  *lightHandle = new cublasLtContext{kHandleMark};
+  const std::lock_guard guard(lock());
+  if (trouble() != cudaSuccess) return CUBLAS_STATUS_NOT_INITIALIZED;
+  *lightHandle = new cublasLtContext;
+  made().insert(*lightHandle);
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t lightHandle) {
-  if (!lives(lightHandle)) return wrong("destroying what is no live handle");
-  lightHandle->mark = 0;
+  const std::lock_guard guard(lock());
+  if (made().erase(lightHandle) == 0) return wrong("destroying what is no live handle");
   delete lightHandle;
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -15,7 +15,6 @@ struct Options {
   std::size_t memory = std::size_t{8} << 30;  ///< EMOX_EMULATOR_MEMORY, bytes of each device
   int driver = CUDART_VERSION;                ///< EMOX_EMULATOR_DRIVER; 0: there is none
   bool shuffle = true;                        ///< threads, blocks and streams in random order
-  bool late_memset = false;                   ///< cudaMemset returns at once, as on a device
   unsigned blas_alignment = 1;                ///< cuBLASLt has no algorithm for operands aligned to less
 };
 /// From the environment at first; a test may change them.

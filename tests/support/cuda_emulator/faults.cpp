@@ -10,6 +10,7 @@
 #include <cstring>
 #include <string>
 
+#include "runtime/core/idx.h"
 #include "tests/support/cuda_emulator/block.h"
 #include "tests/support/cuda_emulator/heap.h"
 #include "tests/support/cuda_emulator/state.h"
@@ -25,8 +26,7 @@ std::string place_of(std::uintptr_t instruction) {
   Dl_info info{};
   if (dladdr(reinterpret_cast<void*>(instruction), &info) == 0) return {};
   char text[64];
-  std::snprintf(text, sizeof text, " 0x%zx",
-                static_cast<std::size_t>(instruction - reinterpret_cast<std::uintptr_t>(info.dli_fbase)));
+  std::snprintf(text, sizeof text, " 0x%zx", emox::idx(instruction - reinterpret_cast<std::uintptr_t>(info.dli_fbase)));
   return std::string(" (addr2line -ie ") + info.dli_fname + text + ")";
 }
 
@@ -37,11 +37,12 @@ struct Fault {
   int device = 0;
 } fault;
 [[noreturn]] void landing() {
-  std::string what = runner().describe(fault.address);
-  if (what.empty())
-    what = "a kernel, work of device " + std::to_string(fault.device) +
-           ", touches what it may not: " + heap().describe(fault.address);
-  runner().fail(what + place_of(fault.instruction));
+  runner().fail([] {
+    const std::string what = runner().describe(fault.address);
+    if (!what.empty()) return what + place_of(fault.instruction);
+    return "a kernel, work of device " + std::to_string(fault.device) +
+           ", touches what it may not: " + heap().describe(fault.address) + place_of(fault.instruction);
+  });
 }
 
 /// The thread goes on in landing() instead, on the same stack.
@@ -81,7 +82,9 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   ::signal(signal, SIG_DFL);  // happens again, then
 }
 
-void install() {
+}  // namespace
+
+void watch_faults() {
   static const bool once = [] {
     struct sigaction action {};
     action.sa_sigaction = on_fault;
@@ -104,10 +107,8 @@ void install() {
   static_cast<void>(has_stack);
 }
 
-}  // namespace
-
 DeviceWork::DeviceWork(int device) {
-  install();
+  watch_faults();
   working = device;
 }
 DeviceWork::~DeviceWork() {

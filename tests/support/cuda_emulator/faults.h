@@ -3,6 +3,9 @@
 
 namespace emu {
 
+/// Prepares the calling OS thread. From the first device memory on.
+void watch_faults();
+
 /// While it lives, this OS thread does device work: what it touches of the device's memory is opened for it.
 class DeviceWork {
  public:

@@ -57,7 +57,7 @@ void* DeviceHeap::allocate(int device, std::size_t bytes) {
     *reinterpret_cast<volatile std::uint64_t*>(w) = ~std::uint64_t{0};
   protect(at->first, bytes, PROT_NONE);
   const std::uintptr_t used_until = begin + rounded(bytes, 8);
-  poison(reinterpret_cast<void*>(first_page(begin)), begin - first_page(begin));
+  poison(reinterpret_cast<void*>(first_page(begin) - kGap), begin - first_page(begin) + kGap);
   poison(reinterpret_cast<void*>(used_until), next_ + kGap - used_until);
   return reinterpret_cast<void*>(begin);
 }

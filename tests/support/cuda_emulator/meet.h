@@ -12,14 +12,14 @@ unsigned Runner::meet(unsigned mask, const char* op, Where where, Fill fill, Fin
   Lane& me = *lane_;
   Warp& w = *me.warp;
   const unsigned bit = 1U << me.number;
-  if ((mask & bit) == 0) fail(std::string(op) + " by a lane outside of its mask, at " + at(where));
+  if ((mask & bit) == 0) fail([&] { return std::string(op) + " by a lane outside of its mask, at " + at(where); });
   Meeting& m = mask == ~0U ? w.all : meeting(mask);
   if (m.arrived == 0) {
     m.op = op;
     m.where = where;
     m.votes[m.turn] = 0;
   } else if (m.op != op) {
-    fail(std::string(op) + " at " + at(where) + " meets " + m.op + " at " + at(m.where));
+    fail([&] { return std::string(op) + " at " + at(where) + " meets " + m.op + " at " + at(m.where); });
   }
   const unsigned turn = m.turn;
   fill(m, turn);

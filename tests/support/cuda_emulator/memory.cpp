@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 
+#include "tests/support/cuda_emulator/faults.h"
 #include "tests/support/cuda_emulator/heap.h"
 #include "tests/support/cuda_emulator/state.h"
 #include "tests/support/cuda_emulator/streams.h"
@@ -88,6 +89,7 @@ cudaError_t cudaMalloc(void** devPtr, std::size_t size) {
   if (devPtr == nullptr) return answer(cudaErrorInvalidValue);
   *devPtr = nullptr;
   if (size == 0) return cudaSuccess;
+  watch_faults();
   *devPtr = heap().allocate(current_device(), size);
   return *devPtr == nullptr ? answer(cudaErrorMemoryAllocation) : cudaSuccess;
 }
@@ -155,6 +157,5 @@ cudaError_t cudaMemsetAsync(void* devPtr, int value, std::size_t count, cudaStre
 // The host does not wait: only work of the default stream, and of streams that block, comes after.
 cudaError_t cudaMemset(void* devPtr, int value, std::size_t count) {
   const std::lock_guard guard(lock());
-  const cudaError_t code = set(devPtr, value, count, nullptr);
-  return code == cudaSuccess && !options().late_memset ? cudaStreamSynchronize(nullptr) : code;
+  return set(devPtr, value, count, nullptr);
 }

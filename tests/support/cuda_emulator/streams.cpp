@@ -39,6 +39,17 @@ void end(Work& work) {
   if (work.body.destroy != nullptr) work.body.destroy(work.body.arguments);
 }
 
+/// What the work did wrong; empty: nothing.
+std::string text_of(const std::exception_ptr& thrown) {
+  try {
+    if (thrown) std::rethrow_exception(thrown);
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return heap().check_edges();
+}
+
+// To ThreadSanitizer only the call, and the end of its arguments, belong to the stream.
 void run_first(EmuStream& s) {
   Work work = std::move(s.work.front());
   s.work.pop_front();
@@ -47,24 +58,25 @@ void run_first(EmuStream& s) {
     if (s.tsan == nullptr) s.tsan = __tsan_create_fiber(0);
     host = __tsan_get_current_fiber();
     __tsan_switch_to_fiber(s.tsan, 1);
-    acquire(&s.handed);
+    acquire(work.handed.get());
     if (work.wait) acquire(&work.wait->sync);
   }
-  std::string failure;
+  std::exception_ptr thrown;
   try {
     if (work.call) work.call();
-    failure = heap().check_edges();
-  } catch (const std::exception& e) {
-    failure = e.what();
+  } catch (...) {
+    thrown = std::current_exception();
   }
+  end(work);
+  if (work.reach) release(&work.reach->sync);
+  release(&s.done);
+  if (under_tsan()) __tsan_switch_to_fiber(host, 1);
   if (work.reach) {
-    release(&work.reach->sync);
     work.reach->reached = true;
     work.reach->time = std::chrono::steady_clock::now();
   }
-  end(work);
-  release(&s.done);
-  if (under_tsan()) __tsan_switch_to_fiber(host, 1);
+  if (thrown) acquire(&s.done);
+  const std::string failure = text_of(thrown);
   if (failure.empty()) return;
   device_failed(failure);
   forget_work();
@@ -132,7 +144,10 @@ void hand(EmuStream& s, Work work) {
         s.work.push_back({.call = {}, .wait = point});
       }
   }
-  release(&s.handed);
+  if (under_tsan()) {
+    work.handed = std::make_unique<char[]>(8);
+    release(work.handed.get());
+  }
   s.work.push_back(std::move(work));
 }
 

@@ -22,7 +22,8 @@ struct Point {
 struct Work {
   std::function<void()> call;
   std::shared_ptr<Point> reach = nullptr, wait = nullptr;
-  Body body = {};  ///< of a kernel, whose arguments are destroyed when it is done
+  Body body = {};                            ///< of a kernel, whose arguments are destroyed when it is done
+  std::unique_ptr<char[]> handed = nullptr;  ///< for ThreadSanitizer: after what the host did before it
 };
 
 }  // namespace emu
@@ -36,7 +37,7 @@ struct EmuStream {
   bool blocking = true;  ///< in order with the default stream
   std::deque<emu::Work> work;
   void* tsan = nullptr;  ///< what the stream does is a thread of its own, to ThreadSanitizer
-  char handed = 0, done = 0;
+  char done = 0;
 };
 
 namespace emu {

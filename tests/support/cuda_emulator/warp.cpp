@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/core/idx.h"
 #include "tests/support/cuda_emulator/block.h"
 #include "tests/support/cuda_emulator/sanitizers.h"
 #include "tests/support/cuda_emulator/state.h"
@@ -118,7 +119,7 @@ void mma(float* d, const std::uint32_t* a, const std::uint32_t* b, Where where) 
         std::copy_n(b, 2, s.fragments[i][me] + 4);
       },
       [&](Meeting& m, unsigned i) {
-        if (m.arrived != ~0U) misuse("mma without the whole warp, at " + at(where));
+        if (m.arrived != ~0U) runner().fail([&] { return "mma without the whole warp, at " + at(where); });
         multiply_fragments(s, i);
       });
   for (unsigned i = 0; i < 4; ++i) d[i] += s.product[turn][g + 8 * (i >> 1)][t + (i & 1)];
@@ -126,14 +127,15 @@ void mma(float* d, const std::uint32_t* a, const std::uint32_t* b, Where where) 
 
 // The last lane reads all rows, so that all are read before any lane goes on.
 void ldmatrix(std::uint32_t* r, const void* row, bool transposed, Where where) {
-  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0) misuse("ldmatrix of a row that is not aligned, at " + at(where));
+  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0)
+    runner().fail([&] { return "ldmatrix of a row that is not aligned, at " + at(where); });
   note_read(row, 16);
   MatrixSlots& s = *runner().running().warp->slots;
   const unsigned me = lane, line = me / 4, pair = me % 4;
   const unsigned turn = runner().meet(
       ~0U, "ldmatrix", where, [&](Meeting&, unsigned i) { s.addresses[i][me] = row; },
       [&](Meeting& m, unsigned i) {
-        if (m.arrived != ~0U) misuse("ldmatrix without the whole warp, at " + at(where));
+        if (m.arrived != ~0U) runner().fail([&] { return "ldmatrix without the whole warp, at " + at(where); });
         for (unsigned l = 0; l < 32; ++l) {
           const auto* from = static_cast<const std::uint16_t*>(s.addresses[i][l]);
           std::copy_n(from, 8, s.rows[i][l]);
@@ -151,7 +153,7 @@ void ldmatrix(std::uint32_t* r, const void* row, bool transposed, Where where) {
 void copy_async(void* to, const void* from, std::size_t bytes, bool valid, Where where) {
   if (reinterpret_cast<std::uintptr_t>(to) % bytes != 0 ||
       (valid && reinterpret_cast<std::uintptr_t>(from) % bytes != 0))
-    misuse("cp.async of addresses that are not aligned, at " + at(where));
+    runner().fail([&] { return "cp.async of addresses that are not aligned, at " + at(where); });
   auto* p = static_cast<std::uint8_t*>(to);
   note_write(to, bytes);
   std::fill_n(p, bytes, std::uint8_t{0xff});
@@ -159,6 +161,6 @@ void copy_async(void* to, const void* from, std::size_t bytes, bool valid, Where
   runner().running().copies.add({p, static_cast<const std::uint8_t*>(from), bytes, valid});
 }
 void copy_commit() { runner().running().copies.commit(); }
-void copy_wait(int pending) { runner().running().copies.wait(static_cast<std::size_t>(pending)); }
+void copy_wait(int pending) { runner().running().copies.wait(emox::idx(pending)); }
 
 }  // namespace emu

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
+#include "runtime/core/idx.h"
 #include "tests/support/cuda_emulator/block.h"
 #include "tests/support/cuda_emulator/sanitizers.h"
 #include "tests/support/cuda_emulator/state.h"
@@ -90,7 +92,7 @@ void AsyncProxy::begin_block(const std::uint8_t* shared, std::size_t bytes, unsi
   groups_.resize((threads + 127) / 128);
 }
 void AsyncProxy::mark(const void* to, Piece piece) {
-  const auto offset = static_cast<std::size_t>(static_cast<const std::uint8_t*>(to) - shared_);
+  const auto offset = emox::idx(static_cast<const std::uint8_t*>(to) - shared_);
   if (offset >= bytes_) return;
   used_ = true;
   pieces_[offset / kPiece] = piece;
@@ -99,6 +101,7 @@ void AsyncProxy::copy_ends(const void* to, unsigned thread) {
   mark(to, {false, static_cast<std::uint16_t>(thread), static_cast<std::uint32_t>(fences_[thread].size()) + 1});
 }
 void AsyncProxy::fence(unsigned thread) {
+  const Quiet quiet;
   used_ = true;
   fences_[thread].push_back(barriers_);
 }
@@ -120,6 +123,7 @@ std::string AsyncProxy::refusal(std::uint32_t address) const {
   return {};
 }
 bool AsyncProxy::begin_product(unsigned warp, const Product& p) {
+  const Quiet quiet;
   used_ = true;
   Group& g = groups_[warp / 4];
   const std::size_t number = g.asked[warp % 4]++;
@@ -135,6 +139,7 @@ bool AsyncProxy::groups_agree() const {
 
 std::string WarpProducts::begin(const Product& p, const std::array<float*, 32>& sums, const AsyncProxy& proxy,
                                 unsigned warp) {
+  const Quiet quiet;
   for (const std::uint64_t d : {p.a, p.b})
     if (const std::string why = refusal_of(d); !why.empty()) return why;
   std::string why;
@@ -193,10 +198,16 @@ void WarpProducts::finish(const Waiting& w, const AsyncProxy& proxy, unsigned wa
   fenced_ = false;
 }
 
+void WarpProducts::commit() {
+  const Quiet quiet;
+  ends_.push_back(begun_);
+}
+
 void WarpProducts::wait(std::size_t pending, const AsyncProxy& proxy, unsigned warp) {
   while (ends_.size() - groups_done_ > pending) {
     const std::size_t count = ends_[groups_done_++] - done_;
     for (std::size_t i = 0; i < count; ++i) finish(waiting_[i], proxy, warp);
+    const Quiet quiet;
     waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(count));
     done_ += count;
   }
@@ -226,13 +237,13 @@ void wgmma(float* sums, const Product& p, Where where) {
   runner().meet(
       ~0U, "wgmma.mma_async", where, [](Meeting&, unsigned) {},
       [&](Meeting& m, unsigned) {
-        if (m.arrived != ~0U) misuse("wgmma without the whole warp, at " + at(where));
+        if (m.arrived != ~0U) runner().fail([&] { return "wgmma without the whole warp, at " + at(where); });
         if (!std::all_of(w.asked.begin(), w.asked.end(), [&](const Product& x) { return x == p; }))
-          misuse("lanes of one warp have different operands of wgmma, at " + at(where));
+          runner().fail([&] { return "lanes of one warp have different operands of wgmma, at " + at(where); });
         if (!runner().proxy.begin_product(w.number, p))
-          misuse("warps of one group ask for different products, at " + at(where));
-        const std::string why = w.products.begin(p, w.sums, runner().proxy, w.number);
-        if (!why.empty()) misuse("wgmma " + why + ", at " + at(where));
+          runner().fail([&] { return "warps of one group ask for different products, at " + at(where); });
+        std::string why = w.products.begin(p, w.sums, runner().proxy, w.number);
+        if (!why.empty()) runner().fail([&] { return "wgmma " + std::move(why) + ", at " + at(where); });
       });
 }
 
@@ -243,10 +254,11 @@ void wgmma_step(WgmmaStep step, int pending, Where where) {
   runner().meet(
       ~0U, name, where, [](Meeting&, unsigned) {},
       [&](Meeting& m, unsigned) {
-        if (m.arrived != ~0U) misuse(std::string(name) + " without the whole warp, at " + at(where));
+        if (m.arrived != ~0U)
+          runner().fail([&] { return std::string(name) + " without the whole warp, at " + at(where); });
         if (step == WgmmaStep::Fence) w.products.fence();
         if (step == WgmmaStep::Commit) w.products.commit();
-        if (step == WgmmaStep::Wait) w.products.wait(static_cast<std::size_t>(pending), runner().proxy, w.number);
+        if (step == WgmmaStep::Wait) w.products.wait(emox::idx(pending), runner().proxy, w.number);
       });
 }
 

@@ -65,7 +65,7 @@ class WarpProducts {
   /// A fence, or a product with other sums: empty, or what is wrong.
   void fence() { fenced_ = true; }
   std::string begin(const Product& p, const std::array<float*, 32>& sums, const AsyncProxy& proxy, unsigned warp);
-  void commit() { ends_.push_back(begun_); }
+  void commit();
   void wait(std::size_t pending, const AsyncProxy& proxy, unsigned warp);
   bool empty() const { return waiting_.empty(); }
   void clear();
