@@ -27,6 +27,7 @@ __global__ void __launch_bounds__(kMmaThreads, kGroupedBlocksAtOnce)
     const GroupedTile t = grouped_tile<kKind>(p, plan, kMmaTile, kMmaTile, number);
     const std::int64_t columns = p.n - t.column;
     MmaSum sum;
+    float beta = p.beta;
     C* c = static_cast<C*>(p.c) + t.column;
     if constexpr (kTn) {
       const std::int64_t depth = t.end - t.begin;
@@ -34,6 +35,10 @@ __global__ void __launch_bounds__(kMmaThreads, kGroupedBlocksAtOnce)
       mma_tile(s, sum, MmaLoader<false, kVector>(pa + t.begin * p.k + t.first, p.k, t.lines, depth),
                MmaLoader<false, kVector>(pb + t.begin * p.n + t.column, p.n, columns, depth), depth);
       c += (t.expert * p.k + t.first) * p.n;
+      if (beta != 0.0F && wide && t.lines == kGroupedBf16Tile && columns >= kGroupedBf16Tile) {
+        add_scaled(sum, c, p.n, beta);
+        beta = 0.0F;
+      }
     } else {
       const Bf16* weight = pb + t.expert * p.n * p.k + t.column * (kNt ? p.k : 1);
       mma_tile(s, sum, MmaLoader<true, kVector>(pa + t.first * p.k, p.k, t.lines, p.k),
@@ -41,8 +46,7 @@ __global__ void __launch_bounds__(kMmaThreads, kGroupedBlocksAtOnce)
       c += t.first * p.n;
     }
     for_each_pair(sum, [&](int row, int column, float x, float y) {
-      if (row < t.lines && column < columns)
-        store_pair(c + row * p.n + column, x, y, p.beta, column + 1 < columns, wide);
+      if (row < t.lines && column < columns) store_pair(c + row * p.n + column, x, y, beta, column + 1 < columns, wide);
     });
   }
 }

@@ -1,6 +1,8 @@
 // How the grouped products of bf16 write C: pairs of neighbouring elements, straight from registers.
 #pragma once
 
+#include <device_ptx.h>
+
 #include <cstdint>
 
 #include "runtime/cuda/device.h"
@@ -10,7 +12,7 @@ namespace emox::cuda {
 // Of two elements the second may be beyond the row's end. wide: both are there and C allows to write them at once.
 __device__ __forceinline__ void store_pair(Bf16* c, float x, float y, float, bool second, bool wide) {
   if (wide) {
-    *reinterpret_cast<std::uint32_t*>(c) = static_cast<std::uint32_t>(Bf16(y).bits()) << 16 | Bf16(x).bits();
+    *reinterpret_cast<std::uint32_t*>(c) = pack_bf16(x, y);
     return;
   }
   c[0] = Bf16(x);

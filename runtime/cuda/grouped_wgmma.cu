@@ -25,6 +25,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) grouped_wgmma_kernel(Grouped
     const GroupedTile t = grouped_tile<kKind>(p, plan, kWgmmaRows, kWgmmaColumns, number);
     const std::int64_t columns = p.n - t.column;
     WgmmaSum sum;
+    float beta = p.beta;
     C* c = static_cast<C*>(p.c) + t.column;
     if constexpr (kTn) {
       const std::int64_t depth = t.end - t.begin;
@@ -32,6 +33,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) grouped_wgmma_kernel(Grouped
       wgmma_tile(s, sum, WgmmaLoader<false, kWgmmaRows>(pa + t.begin * p.k + t.first, p.k, t.lines, depth),
                  WgmmaLoader<false, kWgmmaColumns>(pb + t.begin * p.n + t.column, p.n, columns, depth), depth);
       c += (t.expert * p.k + t.first) * p.n;
+      if (beta != 0.0F && wide && t.lines == kWgmmaRows && columns >= kWgmmaColumns) {
+        add_scaled(sum, c, p.n, beta);
+        beta = 0.0F;
+      }
     } else {
       const Bf16* weight = pb + t.expert * p.n * p.k + t.column * (kNt ? p.k : 1);
       wgmma_tile(s, sum, WgmmaLoader<true, kWgmmaRows>(pa + t.first * p.k, p.k, t.lines, p.k),
@@ -39,8 +44,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) grouped_wgmma_kernel(Grouped
       c += t.first * p.n;
     }
     for_each_pair(sum, [&](int row, int column, float x, float y) {
-      if (row < t.lines && column < columns)
-        store_pair(c + row * p.n + column, x, y, p.beta, column + 1 < columns, wide);
+      if (row < t.lines && column < columns) store_pair(c + row * p.n + column, x, y, beta, column + 1 < columns, wide);
     });
   }
 }

@@ -170,4 +170,25 @@ __device__ __forceinline__ void for_each_pair(const MmaSum& sum, F&& f) {
           sum[i][j][2 * half + 1]);
 }
 
+/// sum += factor C of a whole tile whose pairs are aligned. Eight loads are on their way at a time; one after every
+/// store would wait for each.
+__device__ __forceinline__ void add_scaled(MmaSum& sum, const float* c, std::int64_t stride, float factor) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float* row =
+          c + (mma_warp_row() + 16 * i + 8 * half + lane / 4) * stride + mma_warp_column() + lane % 4 * 2;
+      float2 old[8];
+#pragma unroll
+      for (int j = 0; j < 8; ++j) old[j] = *reinterpret_cast<const float2*>(row + 8 * j);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        sum[i][j][2 * half] += factor * old[j].x;
+        sum[i][j][2 * half + 1] += factor * old[j].y;
+      }
+    }
+}
+
 }  // namespace emox::cuda

@@ -119,4 +119,25 @@ __device__ __forceinline__ void for_each_pair(const WgmmaSum& sum, F&& f) {
       f(16 * warp + 8 * half + lane / 4, 8 * j + lane % 4 * 2, sum[4 * j + 2 * half], sum[4 * j + 2 * half + 1]);
 }
 
+/// sum += factor C of a whole tile whose pairs are aligned. Eight loads are on their way at a time; one after every
+/// store would wait for each.
+__device__ __forceinline__ void add_scaled(WgmmaSum& sum, const float* c, std::int64_t stride, float factor) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float* row = c + (16 * warp + 8 * half + lane / 4) * stride + lane % 4 * 2;
+#pragma unroll
+    for (int first = 0; first < kWgmmaColumns / 8; first += 8) {
+      float2 old[8];
+#pragma unroll
+      for (int j = 0; j < 8; ++j) old[j] = *reinterpret_cast<const float2*>(row + 8 * (first + j));
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        sum[4 * (first + j) + 2 * half] += factor * old[j].x;
+        sum[4 * (first + j) + 2 * half + 1] += factor * old[j].y;
+      }
+    }
+  }
+}
+
 }  // namespace emox::cuda

@@ -3,10 +3,10 @@
 #include <device_ptx.h>
 #include <device_wgmma.h>
 #include <gtest/gtest.h>
-#include <cstdlib>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
