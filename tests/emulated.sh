@@ -25,6 +25,7 @@ for preset in ci asan tsan; do
   for ((seed = 1; seed <= seeds; ++seed)); do
     [[ $preset == tsan || $seed -eq 1 ]] || continue
     EMOX_EMULATOR_SEED=$seed ctest --preset "$preset" -L emulated
+    [[ $preset != ci ]] || build/ci/tests/emox_test_cuda_golden --gtest_brief=1 --gtest_filter=*Trajectory*
   done
 done
 echo "==> [$SECONDS s] done"

@@ -15,7 +15,7 @@ using ops::Op;
 
 constexpr int kOptimThreads = 256;
 constexpr std::int64_t kSquaresBlock = std::int64_t{1} << 14;  // elements a block adds up
-constexpr int kSumThreads = 1024;
+constexpr int kPartialThreads = 1024;
 
 struct SquaresShared {
   double slots[33];
@@ -32,9 +32,9 @@ __global__ void __launch_bounds__(kOptimThreads) squares_kernel(double* partial,
 }
 
 // One block: *out += the sum of the partials, each thread's in order, then a fixed tree.
-__global__ void __launch_bounds__(kSumThreads) add_partials_kernel(double* out, const double* partial, std::int64_t n) {
+__global__ void __launch_bounds__(kPartialThreads) add_partials_kernel(double* out, const double* partial, std::int64_t n) {
   double sum = 0;
-  for (std::int64_t i = threadIdx.x; i < n; i += kSumThreads) sum += partial[i];
+  for (std::int64_t i = threadIdx.x; i < n; i += kPartialThreads) sum += partial[i];
   sum = over_block(sum, shared_memory<SquaresShared>().slots, Plus{});
   if (threadIdx.x == 0) *out += sum;
 }
@@ -77,7 +77,7 @@ void sum_of_squares(Context& ctx, TensorView out, TensorView x) {
   auto* partial = static_cast<double*>(queue.scratch(idx(blocks) * sizeof(double)));
   launch(queue, Op::sum_of_squares, squares_kernel,
          {static_cast<unsigned>(blocks), kOptimThreads, sizeof(SquaresShared)}, partial, x.data<float>(), n);
-  launch(queue, Op::sum_of_squares, add_partials_kernel, {1, kSumThreads, sizeof(SquaresShared)}, out.data<double>(),
+  launch(queue, Op::sum_of_squares, add_partials_kernel, {1, kPartialThreads, sizeof(SquaresShared)}, out.data<double>(),
          partial, blocks);
 }
 

@@ -166,7 +166,7 @@ TEST_F(EmulatedKernel, UsesWhatWasFreed) {
   EXPECT_EQ(cudaFree(late), cudaErrorInvalidValue);
 }
 
-void deep_kernel(float* out, int depth) {
+__attribute__((noinline, noclone)) void deep_kernel(float* out, int depth) {
   volatile float frame[256];
   for (int i = 0; i < 256; ++i) frame[i] = 1.0F;
   if (depth > 0) deep_kernel(out, depth - 1);

@@ -13,6 +13,7 @@
 #include "runtime/core/bf16.h"
 #include "runtime/core/idx.h"
 #include "tests/support/cuda_emulator/emulator.h"
+#include "tests/support/cuda_emulator/sanitizers.h"
 
 namespace emox::test {
 namespace {

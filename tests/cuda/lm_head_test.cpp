@@ -120,7 +120,7 @@ TEST_F(LmHeadOnDevice, TheLossAloneIsTheSame) {
 
 // More tokens than one block of logits holds.
 TEST_F(LmHeadOnDevice, TakesTokensInBlocks) {
-  const Case c{4111, 4, 9};
+  const Case c{4111, 4, 16};
   ASSERT_LT(ops::lm_head_loss_scratch(gpu.device, c.tokens, c.vocab), idx(c.tokens * c.vocab) * sizeof(float));
   const Inputs x = inputs(c, 11);
   const Outputs want = on_cpu(c, x);

@@ -61,6 +61,7 @@ void expect_near(const StepMetrics& got, const StepMetrics& want, double toleran
 struct Case {
   const char* name;
   void (*change)(Recipe&);
+  friend void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 };
 
 class CudaStep : public CudaTraining, public ::testing::WithParamInterface<Case> {};

@@ -79,9 +79,16 @@ TEST(Recipes, EveryKeySurvivesTheRoundTrip) {
   for (const Field& field : fields_of(recipe)) {
     ++count;
     const std::string before = field.values().empty() ? "" : field.values().front();
-    for (const char* text :
-         {"23", "0.123456789012345678", "true", "fixed", "reference", "bias", "local", "constant", "hold", "skip",
-          "optimizer", "dolma2", "mpi", "two_level", "random", "1e-5", "uint16", "tune"}) {
+    for (const char* text : {"23",        "0.123456789012345678",
+                             "true",      "fixed",
+                             "reference", "bias",
+                             "local",     "constant",
+                             "hold",      "skip",
+                             "optimizer", "dolma2",
+                             "mpi",       "two_level",
+                             "random",    "1e-5",
+                             "uint16",    "tune",
+                             "cuda",      "f32"}) {
       try {
         field.set(text, "test");
       } catch (const std::exception&) {

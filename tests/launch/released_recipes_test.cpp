@@ -97,7 +97,8 @@ std::vector<Released> released() {
 
 // Keys that have no influence on what such a model learns.
 bool without_effect(const std::string& key, const Recipe& r) {
-  static const std::set<std::string> kOfTheMachine = {"train.threads", "train.micro_batch_memory"};
+  static const std::set<std::string> kOfTheMachine = {"train.threads", "train.micro_batch_memory",
+                                                      "train.precision"};  // auto: bf16 on a GPU, as published
   if (kOfTheMachine.count(key) > 0) return true;
   if (key == "train.decay_steps") return r.train.schedule != ScheduleKind::Wsd;
   if (key == "train.skip_window") return r.train.skip_spikes == 0;

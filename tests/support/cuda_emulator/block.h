@@ -98,6 +98,8 @@ class Runner {
     give_up();
   }
   /// Whether the address belongs to what no thread may touch, beside stacks and shared memory; what it is.
+  /// The upper end of the stack that ends above this address, if one was overrun there.
+  const void* overrun(const void* address) const { return fibres_.overrun(address); }
   bool guards(const void* address) const { return beside_shared(address) || fibres_.guards(address); }
   std::string describe(const void* address) const;
 

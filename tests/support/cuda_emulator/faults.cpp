@@ -45,13 +45,16 @@ struct Fault {
   });
 }
 
-/// The thread goes on in landing() instead, on the same stack.
-void divert(ucontext_t& context) {
+/// The thread goes on in landing() instead, on the same stack: from its upper end (`top`) where there is none left,
+/// since nothing returns to what stands there.
+void divert(ucontext_t& context, const void* top) {
 #if defined(__x86_64__)
   auto& registers = context.uc_mcontext.gregs;
+  if (top != nullptr) registers[REG_RSP] = reinterpret_cast<greg_t>(top);
   registers[REG_RSP] = ((registers[REG_RSP] - 512) & ~greg_t{15}) - 8;
   registers[REG_RIP] = reinterpret_cast<greg_t>(&landing);
 #elif defined(__aarch64__)
+  if (top != nullptr) context.uc_mcontext.sp = reinterpret_cast<std::uintptr_t>(top);
   context.uc_mcontext.sp = (context.uc_mcontext.sp - 512) & ~15ULL;
   context.uc_mcontext.pc = reinterpret_cast<std::uintptr_t>(&landing);
 #else
@@ -73,7 +76,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   if (device_memory && working != kNone && heap().touch(info->si_addr, working)) return;
   const bool explained = device_memory || runner().guards(info->si_addr);
   fault = {info->si_addr, instruction_of(machine), working};
-  if (working != kNone && explained && runner().active()) return divert(machine);
+  if (working != kNone && explained && runner().active()) return divert(machine, runner().overrun(info->si_addr));
   if (device_memory)
     report((working == kNone ? "host code touches device memory: " : "work of a stream touches what it may not: ") +
            heap().describe(fault.address) + place_of(fault.instruction));

@@ -46,12 +46,12 @@ void Fibres::begin(Fibre& f, void (*entry)(boost::context::detail::transfer_t)) 
   f.context = boost::context::detail::make_fcontext(top, f.bytes, entry);
 }
 
-bool Fibres::guards(const void* p) const {
+const void* Fibres::overrun(const void* p) const {
   for (const auto& f : all_) {
     const auto* low = static_cast<const std::uint8_t*>(f->stack);
-    if (p < low && p >= low - kGuard) return true;
+    if (p < low && p >= low - kGuard) return low + f->bytes;
   }
-  return false;
+  return nullptr;
 }
 
 void jump(Fibre& from, Fibre& to, bool finished) {

@@ -24,8 +24,9 @@ class Fibres {
   Fibre& take(void (*entry)(boost::context::detail::transfer_t));
   static void begin(Fibre& f, void (*entry)(boost::context::detail::transfer_t));
   void give(Fibre& f) { free_.push_back(&f); }
-  /// Whether the address lies in the page below a stack.
-  bool guards(const void* p) const;
+  /// Where the address lies in the page below a stack: that stack's upper end, else null.
+  const void* overrun(const void* p) const;
+  bool guards(const void* p) const { return overrun(p) != nullptr; }
 
  private:
   void grow();
