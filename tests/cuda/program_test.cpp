@@ -50,9 +50,10 @@ class CudaProgram : public ::testing::Test {
     for (const auto& line : read_metrics(run(name))) all.push_back(line.at("loss"));
     return all;
   }
-  // Held-out losses by domain.
+  // Held-out losses by domain. What a slow evaluation says of its progress goes elsewhere.
   nlohmann::json evaluation(const std::string& name, const std::string& device, const std::string& more = "") {
-    return nlohmann::json::parse(emox("eval " + name + " --json --run.device=" + device + " " + more)).at("domains");
+    return nlohmann::json::parse(emox("eval " + name + " --json --run.device=" + device + " " + more + " 2>eval.log"))
+        .at("domains");
   }
 
   TemporaryDirectory directory_;
@@ -94,7 +95,7 @@ TEST_F(CudaProgram, InBf16ARunGoesOnWhereItStopped) {
   train("halves", "auto");
   EXPECT_EQ(losses("halves"), losses("whole"));
   EXPECT_TRUE(same_arrays(run("whole") / "checkpoints/step-00000006", run("halves") / "checkpoints/step-00000006"));
-  const auto about = nlohmann::json::parse(emox("checkpoint verify whole --json"));
+  const auto about = nlohmann::json::parse(emox("checkpoint verify whole --json 2>verify.log"));
   EXPECT_FALSE(about.empty());
 }
 
