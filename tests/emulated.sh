@@ -21,7 +21,7 @@ for preset in ci asan tsan; do
   echo "==> [$SECONDS s] $preset"
   cmake --preset "$preset"
   cmake --build --preset "$preset" -j "$cores" --target emox_test_cuda emox_test_cuda_golden emox_emulated
-  export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp'"
+  export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp':atexit_sleep_ms=50"
   for ((seed = 1; seed <= seeds; ++seed)); do
     [[ $preset == tsan || $seed -eq 1 ]] || continue
     EMOX_EMULATOR_SEED=$seed ctest --preset "$preset" -L emulated

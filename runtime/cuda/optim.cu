@@ -32,7 +32,8 @@ __global__ void __launch_bounds__(kOptimThreads) squares_kernel(double* partial,
 }
 
 // One block: *out += the sum of the partials, each thread's in order, then a fixed tree.
-__global__ void __launch_bounds__(kPartialThreads) add_partials_kernel(double* out, const double* partial, std::int64_t n) {
+__global__ void __launch_bounds__(kPartialThreads)
+    add_partials_kernel(double* out, const double* partial, std::int64_t n) {
   double sum = 0;
   for (std::int64_t i = threadIdx.x; i < n; i += kPartialThreads) sum += partial[i];
   sum = over_block(sum, shared_memory<SquaresShared>().slots, Plus{});
@@ -77,8 +78,8 @@ void sum_of_squares(Context& ctx, TensorView out, TensorView x) {
   auto* partial = static_cast<double*>(queue.scratch(idx(blocks) * sizeof(double)));
   launch(queue, Op::sum_of_squares, squares_kernel,
          {static_cast<unsigned>(blocks), kOptimThreads, sizeof(SquaresShared)}, partial, x.data<float>(), n);
-  launch(queue, Op::sum_of_squares, add_partials_kernel, {1, kPartialThreads, sizeof(SquaresShared)}, out.data<double>(),
-         partial, blocks);
+  launch(queue, Op::sum_of_squares, add_partials_kernel, {1, kPartialThreads, sizeof(SquaresShared)},
+         out.data<double>(), partial, blocks);
 }
 
 void adamw(Context& ctx, TensorView param, TensorView copy, TensorView grad, TensorView m, TensorView v,
