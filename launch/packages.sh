@@ -13,12 +13,11 @@ build_packages=(
   libboost-program-options-dev   # recipes
   nlohmann-json3-dev             # metrics, manifests
   libfmt-dev libxxhash-dev zlib1g-dev
-  libgtest-dev                   # every preset configures the tests
+  libgtest-dev libboost-context-dev   # every preset configures the tests; the second: threads of tests/support/cuda_emulator
 )
 test_packages=(
   hdf5-tools                     # h5ls: checkpoints are readable without emox
   iproute2                       # ip: two nodes on one machine
-  libboost-context-dev           # tests/support/cuda_emulator: a block's threads
   zstd                           # tests/gpu.sh: the bundle
   python3-h5py                   # the same with Python
   clang-format-14 clang-tidy-14 shellcheck   # tests/house
