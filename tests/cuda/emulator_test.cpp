@@ -186,6 +186,7 @@ void divergent_kernel(int* out, unsigned first) {
   out[threadIdx.x] = __any_sync(~0U, 1);
 }
 void two_barriers_kernel(unsigned first) {
+  // NOLINTNEXTLINE(bugprone-branch-clone): the mistake itself
   if (threadIdx.x >= first)
     __syncthreads();
   else

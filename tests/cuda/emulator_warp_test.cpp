@@ -107,7 +107,8 @@ TEST_F(EmulatedWarp, TensorCoresMultiply) {
     const std::vector<float> got = host(out, 128);
     for (int i = 0; i < 16; ++i)
       for (int j = 0; j < 8; ++j) {
-        float sum = static_cast<float>(1 + j % 2 + 2 * (i / 8));
+        const int begin = 1 + j % 2 + 2 * (i / 8);
+        auto sum = static_cast<float>(begin);
         for (int k = 0; k < 16; ++k)
           sum += static_cast<float>(a[idx(16 * i + k)]) * static_cast<float>(b[idx(8 * k + j)]);
         EXPECT_EQ(got[idx(8 * i + j)], sum) << i << " " << j << " " << transposed;

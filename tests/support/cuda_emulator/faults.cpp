@@ -24,6 +24,7 @@ struct sigaction before {};
 
 std::string place_of(std::uintptr_t instruction) {
   Dl_info info{};
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): a register's content
   if (dladdr(reinterpret_cast<void*>(instruction), &info) == 0) return {};
   char text[64];
   std::snprintf(text, sizeof text, " 0x%zx", emox::idx(instruction - reinterpret_cast<std::uintptr_t>(info.dli_fbase)));

@@ -141,7 +141,7 @@ std::string WarpProducts::begin(const Product& p, const std::array<float*, 32>& 
                                 unsigned warp) {
   const Quiet quiet;
   for (const std::uint64_t d : {p.a, p.b})
-    if (const std::string why = refusal_of(d); !why.empty()) return why;
+    if (std::string why = refusal_of(d); !why.empty()) return why;
   std::string why;
   const auto check = [&](unsigned, unsigned, std::uint32_t address) {
     if (why.empty()) why = proxy.refusal(address);

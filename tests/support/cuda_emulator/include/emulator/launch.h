@@ -48,6 +48,7 @@ const void* pointer_or_null(const T& v) {
 template <typename... P, typename... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... args) {
   static_assert((std::is_trivially_copyable_v<P> && ...), "kernel parameters are copied as bytes");
+  // NOLINTNEXTLINE(bugprone-sizeof-expression): pointers are passed as pointers
   static_assert((sizeof(P) + ... + 0) <= 32764, "more parameters than a kernel may have");
   using All = std::pair<void (*)(P...), std::tuple<P...>>;
   const auto* all = new All(kernel, std::tuple<P...>(std::forward<A>(args)...));
