@@ -91,8 +91,8 @@ class DispatchPlanTest : public DeviceTest {
     const Tensor offsets = line(Counts(idx(experts + 1))), row = line(Ids(idx(n))), pick = line(Ids(idx(n)));
     const Tensor slots = tensor_of(Ids(idx(in.rows() * width)), {in.rows(), width});
     ops::plan_experts(cpu, {offsets, row, pick, slots}, picks(e, first), source, map, self);
-    const Sorted want{values_of<std::int64_t>(offsets), values_of<std::int32_t>(row), values_of<std::int32_t>(pick),
-                      values_of<std::int32_t>(slots)};
+    Sorted want{values_of<std::int64_t>(offsets), values_of<std::int32_t>(row), values_of<std::int32_t>(pick),
+                values_of<std::int32_t>(slots)};
     const Tensor o = garbage(DType::I64, {experts + 1}), r = garbage(DType::I32, {n}), p = garbage(DType::I32, {n}),
                  s = garbage(DType::I32, {in.rows(), width});
     ops::plan_experts(gpu, {o, r, p, s}, picks(up(e), up(first)), up(source), device_map, self);

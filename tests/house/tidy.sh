@@ -52,7 +52,8 @@ while IFS= read -r command && IFS= read -r file; do
   header_of[${file#"$root/"}]=$header
 done < <(sed -nE 's/^ *"(command|file)": "(.*)",?$/\2/p' "$build/compile_commands.json" | sed 's/\\\(.\)/\1/g')
 
-sources() { printf '%s\n' "${!flags_of[@]}" | grep -E "^($rooms)/" | LC_ALL=C sort; }
+# Not the emulator of CUDA, whose names, parameters and casts are CUDA's and the machine's.
+sources() { printf '%s\n' "${!flags_of[@]}" | grep -E "^($rooms)/" | grep -v '/cuda_emulator/' | LC_ALL=C sort; }
 mapfile -t every < <(sources)
 
 # source_of FILE: what to read so that FILE is read; nothing if there is none.
@@ -96,7 +97,7 @@ else
   number=$(git rev-list --count --first-parent HEAD 2>/dev/null || echo 0)
   while read -r file; do
     if ((${#chosen[@]} < most * 2 / 3)); then choose "$file"; fi
-  done < <(changed 2>/dev/null | grep -E "^($rooms)/.*\.(cpp|h)$" | awk '!seen[$0]++')
+  done < <(changed 2>/dev/null | grep -E "^($rooms)/.*\.(cpp|h)$" | grep -v '/cuda_emulator/' | awk '!seen[$0]++')
   for ((i = 0; i < ${#every[@]} && ${#chosen[@]} < most; i++)); do
     choose "${every[(number * (most / 3) + i) % ${#every[@]}]}"
   done
