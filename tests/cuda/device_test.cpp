@@ -30,11 +30,7 @@ DeviceTest::DeviceTest()
   gpu.fault = gpu_bf16.fault = fault_;
 }
 
-Tensor DeviceTest::up(const TensorView& host) {
-  Tensor t(gpu.device, host.dtype(), host.shape());
-  ops::copy_from_host(gpu, t, host.raw());
-  return t;
-}
+Tensor DeviceTest::up(const TensorView& host) { return on(gpu, host); }
 
 Tensor DeviceTest::up_bf16(const TensorView& host) {
   std::vector<Bf16> low(idx(host.numel()));
@@ -70,7 +66,5 @@ std::optional<ops::Fault> DeviceTest::fault() {
   ops::zero(gpu, fault_);
   return ops::fault_of(word);
 }
-
-void DeviceTest::download(void* to, const TensorView& device) { ops::copy_to_host(gpu, to, device); }
 
 }  // namespace emox::test

@@ -35,9 +35,7 @@ class DeviceTest : public ::testing::Test {
   Tensor garbage(DType type, Shape shape);
   template <typename T>
   std::vector<T> down(const TensorView& device) {
-    std::vector<T> v(idx(device.numel()));
-    download(v.data(), device);
-    return v;
+    return values_of<T>(device);
   }
   /// f32 or bf16 of the device or the host, as floats.
   std::vector<float> floats(const TensorView& x);
@@ -47,7 +45,6 @@ class DeviceTest : public ::testing::Test {
   std::optional<ops::Fault> fault();
 
  private:
-  void download(void* to, const TensorView& device);
   Tensor fault_;
 };
 

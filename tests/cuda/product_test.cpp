@@ -1,4 +1,4 @@
-// The program on the emulated device: what doctor, plan, train and bench say of it.
+// The program on a device: what doctor, plan, train and bench say of it.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -7,6 +7,7 @@
 
 #include "launch/config/recipe.h"
 #include "runtime/files/files.h"
+#include "tests/cuda/program.h"
 #include "tests/support/messages.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -28,7 +29,7 @@ class DeviceProduct : public ::testing::Test {
     path_ = test::write_recipe(directory_.path() / "tiny.ini", recipe_).string();
   }
   test::CommandResult emox(const std::string& arguments, const std::string& environment = "") const {
-    return test::run_command(environment + " OMP_NUM_THREADS=1 " EMOX_EMULATED " " + arguments);
+    return test::run_command(environment + " OMP_NUM_THREADS=1 " + test::device_program() + " " + arguments);
   }
   json json_of(const std::string& arguments, const std::string& environment = "") const {
     const test::CommandResult r = emox(arguments + " --json", environment);

@@ -3,11 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "runtime/files/files.h"
+#include "tests/cuda/program.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/device.h"
 #include "tests/support/support.h"
@@ -17,12 +17,6 @@ namespace emox::test {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// The program with a device: the emulated one, unless EMOX_PROGRAM names it.
-std::string program() {
-  const char* named = std::getenv("EMOX_PROGRAM");
-  return named != nullptr ? named : EMOX_EMULATED;
-}
 
 class CudaProgram : public ::testing::Test {
  protected:
@@ -37,7 +31,8 @@ class CudaProgram : public ::testing::Test {
 
   // emox ARGUMENTS, from the directory of the runs; what it printed.
   std::string emox(const std::string& arguments, int code = 0) {
-    const CommandResult r = run_command("cd " + directory_.path().string() + " && " + program() + " " + arguments, 100);
+    const CommandResult r =
+        run_command("cd " + directory_.path().string() + " && " + device_program() + " " + arguments, 100);
     EXPECT_EQ(r.exit_code, code) << arguments << "\n" << r.output;
     return r.output;
   }
@@ -118,14 +113,15 @@ TEST_F(CudaProgram, EvaluationSelectionAndSubsetsAreTheCpus) {
 }
 
 TEST_F(CudaProgram, SaysWhyThereIsNoGpu) {
-  const CommandResult none = run_command("EMOX_EMULATOR_DEVICES=0 CUDA_VISIBLE_DEVICES= " + program() + " train " +
-                                             recipe_.string() + " --run.device=cuda --run.dir=" + run("none").string(),
-                                         60);
+  const CommandResult none =
+      run_command("EMOX_EMULATOR_DEVICES=0 CUDA_VISIBLE_DEVICES= " + device_program() + " train " + recipe_.string() +
+                      " --run.device=cuda --run.dir=" + run("none").string(),
+                  60);
   EXPECT_EQ(none.exit_code, 2);
   EXPECT_NE(none.output.find("run.device = cuda"), std::string::npos) << none.output;
   EXPECT_FALSE(fs::exists(run("none")));
   const std::string text =
-      run_command("EMOX_EMULATOR_DEVICES=0 CUDA_VISIBLE_DEVICES= " + program() + " doctor --json", 60).output;
+      run_command("EMOX_EMULATOR_DEVICES=0 CUDA_VISIBLE_DEVICES= " + device_program() + " doctor --json", 60).output;
   EXPECT_NE(text.find("cuda"), std::string::npos) << text;
 }
 
