@@ -25,8 +25,8 @@ class Copies {
     std::size_t bytes;
     bool valid;
   };
-  void add(const Copy& copy) { all_.push_back(copy); }
-  void commit() { ends_.push_back(all_.size()); }
+  void add(const Copy& copy);
+  void commit();
   void wait(std::size_t pending);
   void clear();
 

@@ -50,6 +50,14 @@ void finish_copy(const Copies::Copy& c) {
 
 }  // namespace
 
+void Copies::add(const Copy& copy) {
+  const Quiet quiet;
+  all_.push_back(copy);
+}
+void Copies::commit() {
+  const Quiet quiet;
+  ends_.push_back(all_.size());
+}
 void Copies::wait(std::size_t pending) {
   while (ends_.size() - groups_done_ > pending) {
     for (; done_ < ends_[groups_done_]; ++done_) finish_copy(all_[done_]);

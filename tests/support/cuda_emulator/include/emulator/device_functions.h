@@ -9,13 +9,13 @@
 #include <type_traits>
 
 // Set whenever a thread goes on.
-extern constinit thread_local uint3 threadIdx, blockIdx;
-extern constinit thread_local dim3 blockDim, gridDim;
+extern constinit uint3 threadIdx, blockIdx;
+extern constinit dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
 namespace emu {
 
-extern constinit thread_local unsigned lane;  ///< of the warp
+extern constinit unsigned lane;  ///< of the warp
 
 /// Where threads of the block meet; the result is the number of them that said yes.
 int sync_block(bool yes, Where where);
