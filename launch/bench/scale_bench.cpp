@@ -55,7 +55,7 @@ std::vector<std::string> wanted_by_all(const Manifest& manifest) {
 
 nlohmann::ordered_json row_of(Recipe recipe, int ranks, int ranks_per_node) {
   recipe.train.batch_sequences = std::max<std::int64_t>(recipe.train.batch_sequences, ranks);
-  const StatePlan plan = plan_state(recipe, ranks, ranks_per_node, planned_device(recipe, ranks).activations);
+  const StatePlan plan = plan_state(recipe, ranks, ranks_per_node, planned_device(recipe).activations);
 
   // Every rank's own work.
   const int last = ranks - 1;

@@ -207,8 +207,8 @@ int run_doctor(const std::vector<std::string>& args) {
   SessionSetup setup = recipe ? setup_of(*recipe) : SessionSetup{};
   // It is asked what is wrong here: where the recipe's device cannot be used, that is the answer.
   std::string refused;
-  if (setup.device == DeviceKind::Cuda && !no_gpu(1).empty()) {
-    refused = "run.device = cuda: " + no_gpu(1);
+  if (setup.device == DeviceKind::Cuda && !no_gpu().empty()) {
+    refused = "run.device = cuda: " + no_gpu();
     setup.device = DeviceKind::Cpu, setup.precision = Precision::Auto;
   }
   return on_ranks(setup, [&](Session& session) {

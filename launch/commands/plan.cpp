@@ -33,7 +33,7 @@ int run_plan(const std::vector<std::string>& args) {
           ? number("--nodes", 1) * per_node
           : number("--ranks", static_cast<int>(std::max<std::int64_t>(recipe.parallel.expert_parallel, 1)));
   const int threads = recipe.train.threads > 0 ? static_cast<int>(recipe.train.threads) : default_threads(per_node);
-  const DeviceChoice device = planned_device(recipe, ranks);
+  const DeviceChoice device = planned_device(recipe);
   auto plan = plan_memory(recipe, ranks, per_node, threads, device);
   plan["state"] = to_json(plan_state(recipe, ranks, per_node, device.activations));
   if (a.has("--json")) {

@@ -53,10 +53,11 @@ void validate_data(const DataConfig& data, const ModelConfig& model) {
 
 void validate_parallel(const Recipe& recipe, int ranks) {
   const ParallelConfig& parallel = recipe.parallel;
-  require<UsageError>(
-      parallel.communicator != CommunicatorKind::Nccl,
-      "parallel.communicator = nccl is not part of this version, with or without CUDA: it computes on one GPU "
-      "with one rank, or on the CPU; use auto, self or mpi");
+  const bool devices =
+      parallel.communicator == CommunicatorKind::Nccl || parallel.communicator == CommunicatorKind::Staged;
+  require<UsageError>(!devices || recipe.run.device != DeviceKind::Cpu,
+                      "parallel.communicator = {} moves data between GPUs, but run.device = cpu; use auto or mpi",
+                      kCommunicatorNames[idx(parallel.communicator)]);
   require<UsageError>(parallel.communicator != CommunicatorKind::Self || ranks == 1,
                       "parallel.communicator = self is for one rank, not {}; use auto or mpi", ranks);
   if (parallel.expert_parallel != 0)  // auto fits by its making

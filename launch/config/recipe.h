@@ -21,7 +21,7 @@ enum class WarmStartState : std::uint8_t { Weights, Optimizer };
 enum class TokenizerKind : std::uint8_t { Byte, Dolma2 };
 enum class TokenType : std::uint8_t { Auto, Uint16, Uint32 };
 enum class HeldOutPart : std::uint8_t { Report, Tune };
-enum class CommunicatorKind : std::uint8_t { Auto, Self, Mpi, Nccl };
+enum class CommunicatorKind : std::uint8_t { Auto, Self, Mpi, Nccl, Staged };
 enum class PlacementKind : std::uint8_t { Block, Random, File };
 enum class DeviceKind : std::uint8_t { Auto, Cpu, Cuda };
 enum class Precision : std::uint8_t { Auto, F32, Bf16 };
@@ -32,7 +32,7 @@ inline constexpr const char* kMicroBatchMemoryNames[] = {"auto", "hold", "recomp
 inline constexpr const char* kTokenizerNames[] = {"byte", "dolma2"};
 inline constexpr const char* kTokenTypeNames[] = {"auto", "uint16", "uint32"};
 inline constexpr const char* kHeldOutPartNames[] = {"report", "tune"};
-inline constexpr const char* kCommunicatorNames[] = {"auto", "self", "mpi", "nccl"};
+inline constexpr const char* kCommunicatorNames[] = {"auto", "self", "mpi", "nccl", "staged"};
 inline constexpr const char* kDispatchNames[] = {"local", "flat", "two_level"};
 enum class WhenBusy : std::uint8_t { Wait, Skip };
 inline constexpr const char* kWhenBusyNames[] = {"wait", "skip"};
@@ -176,7 +176,8 @@ struct ParallelConfig {
   template <typename V>
   void visit(V&& v) {
     v.choice("communicator", communicator, kCommunicatorNames,
-             "how ranks exchange data; auto: mpi under a launcher, else self");
+             "how ranks exchange data; auto: mpi under a launcher, else self, and nccl between GPUs; staged: between "
+             "GPUs through host memory, also where ranks share one");
     v.automatic("expert_parallel", expert_parallel, 1, 1 << 16,
                 "ranks that share one copy of the experts; auto: as many as fit into a node and divide its ranks");
     v.choice(

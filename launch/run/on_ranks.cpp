@@ -26,7 +26,7 @@ int on_ranks(const SessionSetup& setup, const std::function<int(Session&)>& body
     int done = 0;
     thrown = true;
     saying_why(rank, [&] {
-      session.use_device(setup.device, setup.precision);
+      session.use_device(setup);
       done = body(session);
     });
     thrown = false;

@@ -15,6 +15,7 @@
 #endif
 
 #include "parallel/comm/factory.h"
+#include "parallel/comm/nccl/nccl_transport.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
 #include "runtime/cpu/affinity.h"
@@ -26,9 +27,25 @@ SessionSetup setup_of(const Recipe& recipe) {
   return {recipe.parallel, recipe.train.threads, recipe.run.device, recipe.train.precision};
 }
 
+namespace {
+
+/// What moves host memory: devices have their own.
+Transport host_transport(CommunicatorKind kind) {
+  switch (kind) {
+    case CommunicatorKind::Self:
+      return Transport::Self;
+    case CommunicatorKind::Mpi:
+      return Transport::Mpi;
+    default:
+      return Transport::Auto;
+  }
+}
+
+}  // namespace
+
 Session::Session(const SessionSetup& setup)
-    : comm_(make_communicator(parse_transport(kCommunicatorNames[idx(setup.parallel.communicator)]),
-                              setup.parallel.watchdog_s, setup.parallel.io_watchdog_s)),
+    : comm_(make_communicator(host_transport(setup.parallel.communicator), setup.parallel.watchdog_s,
+                              setup.parallel.io_watchdog_s)),
       log_(comm_->rank()) {
   const int wanted = setup.threads > 0 ? static_cast<int>(setup.threads) : default_threads(*comm_);
   start(wanted);
@@ -59,13 +76,30 @@ void Session::start(int threads) {
   ctx_.telemetry = &telemetry_;
 }
 
-void Session::use_device(DeviceKind device, Precision precision) {
-  choice_ = choose_device(device, precision, comm_->size());
+void Session::use_device(const SessionSetup& setup) {
+  const CommunicatorKind kind = setup.parallel.communicator;
+  choice_ = choose_device(*comm_, setup.device, setup.precision, kind);
+  const bool devices = kind == CommunicatorKind::Nccl || kind == CommunicatorKind::Staged;
+  require<UsageError>(!devices || choice_.on_gpu(),
+                      "parallel.communicator = {} moves data between GPUs, but this job computes on the CPU ({}); use "
+                      "auto or mpi",
+                      kCommunicatorNames[idx(kind)], choice_.why);
   if (!choice_.on_gpu()) return;
   queue_ = cuda::accelerator()->open_queue(choice_.device.index);
   ctx_.device = queue_->device();
   ctx_.queue = queue_.get();
   ctx_.activations = choice_.activations;
+  if (comm_->size() > 1) connect_devices(kind);
+}
+
+void Session::connect_devices(CommunicatorKind kind) {
+  require<UsageError>(kind != CommunicatorKind::Mpi,
+                      "parallel.communicator = mpi moves host memory, but this job computes on GPUs; use auto or nccl, "
+                      "staged, or run.device = cpu");
+  for (const std::string& line : binding_lines(*comm_, choice_)) log_.info("{}", line);
+  transfers_ = std::make_unique<TransferQueues>(ctx_.device);
+  comm_ = make_device_communicator(std::move(comm_), *queue_, *transfers_,
+                                   kind == CommunicatorKind::Staged ? make_staged_transport : make_nccl_transport);
 }
 
 std::string device_name(const Context& ctx) {

@@ -7,6 +7,7 @@
 #include "launch/config/recipe.h"
 #include "launch/run/device_choice.h"
 #include "parallel/comm/communicator.h"
+#include "parallel/comm/device_communicator.h"
 #include "runtime/core/accelerator.h"
 #include "runtime/core/context.h"
 #include "runtime/telemetry/log.h"
@@ -35,16 +36,18 @@ class Session {
   Log& log() { return log_; }
   Telemetry& telemetry() { return telemetry_; }
   /// Computes there from now on; before anything is made. UsageError when there is no such device here, or it has no
-  /// such precision; what to do is said.
-  void use_device(DeviceKind device, Precision precision);
+  /// such precision; what to do is said. Collective.
+  void use_device(const SessionSetup& setup);
   const DeviceChoice& choice() const { return choice_; }
   bool root() const { return comm_->rank() == 0; }
 
  private:
   void start(int threads);
   void warn_if_bound(int threads);
-  std::unique_ptr<Communicator> comm_;
+  void connect_devices(CommunicatorKind kind);
   std::unique_ptr<DeviceQueue> queue_;  ///< outlives all tensors of the session
+  std::unique_ptr<TransferQueues> transfers_;
+  std::unique_ptr<Communicator> comm_;
   Log log_;
   Telemetry telemetry_;
   Context ctx_;

@@ -208,11 +208,15 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, Saved& saved, const Scrat
       document_pools.pool = document_pools.free_tokens = {};
     }
     if (pass.observer != nullptr && *pass.observer) (*pass.observer)(ctx, layer_, r.ids, document_pools);
-    dispatcher_->plan(ctx, handle, r.ids, r.gates, document_pools);
-    make_room(ctx, saved, scratch);
+    dispatcher_->plan_start(ctx, handle, r.ids, r.gates, document_pools);
   }
+  // Shared experts run while rows travel; a device is given them before the host waits to know how many rows that are.
+  const bool early = ctx.queue != nullptr;
+  if (early) add_shared_experts(ctx, y, saved, scratch, store, pass);
+  dispatcher_->plan_finish(ctx, handle);
+  make_room(ctx, saved, scratch);
   dispatcher_->dispatch_start(ctx, handle, pass.x);
-  add_shared_experts(ctx, y, saved, scratch, store, pass);  // while rows travel
+  if (!early) add_shared_experts(ctx, y, saved, scratch, store, pass);
   const std::int64_t rows = handle.rows;
   const TensorView in = saved.rows->rows(rows), gates = saved.row_gates->rows(rows), hidden = saved.hidden->rows(rows);
   const TensorView activation = scratch.activation->rows(rows), out = scratch.row_out->rows(rows);

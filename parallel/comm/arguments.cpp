@@ -75,8 +75,8 @@ void check_reduce_scatter(const TensorView& x, std::span<const RowRange> ranges,
   check_ranges("reduce_scatter", x, ranges, size);
 }
 
-void check_broadcast(const TensorView& x, int root, int size) {
-  check_memory("broadcast", x);
+void check_broadcast(const TensorView& x, int root, int size, bool devices) {
+  check_memory("broadcast", x, devices);
   require<CommError>(root >= 0 && root < size, "broadcast from rank {} of {}", root, size);
 }
 
@@ -85,9 +85,12 @@ void check_split(int color) {
 }
 
 void check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> recv_rows, const TensorView& in,
-                        std::span<const std::int64_t> send_rows, int rank, int size) {
-  check_memory("all_to_all_v", out);
-  check_memory("all_to_all_v", in);
+                        std::span<const std::int64_t> send_rows, int rank, int size, bool devices) {
+  check_memory("all_to_all_v", out, devices);
+  check_memory("all_to_all_v", in, devices);
+  require<CommError>(out.device() == in.device() || out.bytes() == 0 || in.bytes() == 0,
+                     "all_to_all_v: one of the tensors {} and {} is on a device, the other is not", in.shape().str(),
+                     out.shape().str());
   check_dtypes("all_to_all_v", out, in);
   check_rows("send", in, send_rows, size);
   check_rows("receive", out, recv_rows, size);

@@ -15,9 +15,9 @@ void check_all_reduce(const TensorView& x, bool devices);
 void check_all_gather(const TensorView& out, const TensorView& in, int size, bool devices);
 void check_all_gather_v(const TensorView& x, std::span<const RowRange> ranges, int size, bool devices);
 void check_reduce_scatter(const TensorView& x, std::span<const RowRange> ranges, int size, bool devices);
-void check_broadcast(const TensorView& x, int root, int size);
+void check_broadcast(const TensorView& x, int root, int size, bool devices);
 void check_split(int color);
 void check_all_to_all_v(const TensorView& out, std::span<const std::int64_t> recv_rows, const TensorView& in,
-                        std::span<const std::int64_t> send_rows, int rank, int size);
+                        std::span<const std::int64_t> send_rows, int rank, int size, bool devices);
 
 }  // namespace emox

@@ -49,6 +49,7 @@ void Communicator::all_reduce(TensorView x, ReduceOp op) {
   check_all_reduce(x, device_memory());
   const Observed observed(observer_, "all_reduce", x.bytes());
   do_all_reduce(x, op);
+  do_settle();
 }
 
 void Communicator::all_gather(TensorView out, TensorView in) {
@@ -56,33 +57,55 @@ void Communicator::all_gather(TensorView out, TensorView in) {
   check_all_gather(out, in, size(), device_memory());
   const Observed observed(observer_, "all_gather", in.bytes());
   do_all_gather(out, in);
+  do_settle();
 }
 
 void Communicator::all_gather_v(TensorView x, std::span<const RowRange> ranges) {
+  all_gather_v_start(x, ranges);
+  do_settle();
+}
+
+void Communicator::reduce_scatter(TensorView x, std::span<const RowRange> ranges) {
+  reduce_scatter_start(x, ranges);
+  do_settle();
+}
+
+void Communicator::all_gather_v_start(TensorView x, std::span<const RowRange> ranges) {
   require_idle("all_gather_v");
   check_all_gather_v(x, ranges, size(), device_memory());
   const Observed observed(observer_, "all_gather_v", x.bytes());
   do_all_gather_v(x, ranges);
 }
 
-void Communicator::reduce_scatter(TensorView x, std::span<const RowRange> ranges) {
+void Communicator::reduce_scatter_start(TensorView x, std::span<const RowRange> ranges) {
   require_idle("reduce_scatter");
   check_reduce_scatter(x, ranges, size(), device_memory());
   const Observed observed(observer_, "reduce_scatter", x.bytes());
   do_reduce_scatter(x, ranges);
 }
 
+void Communicator::wait_for(const DeviceEvent& event) {
+  const Observed observed(observer_, "device", 0);
+  do_wait_for(event);
+}
+
+void Communicator::do_wait_for(const DeviceEvent&) {
+  fail<CommError>("{} moves host memory and has no device to wait for", transport());
+}
+
 void Communicator::broadcast(TensorView x, int root) {
   require_idle("broadcast");
-  check_broadcast(x, root, size());
+  check_broadcast(x, root, size(), device_memory());
   const Observed observed(observer_, "broadcast", x.bytes());
   do_broadcast(x, root);
+  do_settle();
 }
 
 void Communicator::all_to_all_v_start(std::span<const RowTransfer> transfers) {
   require_idle("all_to_all_v");
   require<CommError>(!transfers.empty(), "all_to_all_v of no tensor");
-  for (const RowTransfer& t : transfers) check_all_to_all_v(t.out, t.recv_rows, t.in, t.send_rows, rank(), size());
+  for (const RowTransfer& t : transfers)
+    check_all_to_all_v(t.out, t.recv_rows, t.in, t.send_rows, rank(), size(), device_memory());
   if (observer_ != nullptr) observer_->start_exchange();
   exchanges_.resize(std::max(exchanges_.size(), transfers.size()));
   for (std::size_t i = 0; i < transfers.size(); ++i) {

@@ -6,6 +6,10 @@
 // order of the nodes, shares.h): ranks that share nodes in the same way give the same bits. Arguments are checked here,
 // before anything is sent: ShapeError for tensors and counts that do not fit together, CommError for a call that this
 // communicator cannot make now or a root that it does not have.
+//
+// Tensors on a device (device_communicator.h): a call returns when the transfer has been given to the device; the
+// result is in place for what the compute queue is given afterwards, and the host has not waited. Sums of floats on a
+// device are the transport's, and repeat for the same ranks and nodes.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +20,7 @@
 #include <vector>
 
 #include "parallel/comm/shares.h"
+#include "runtime/core/accelerator.h"
 #include "runtime/core/tensor.h"
 
 namespace emox {
@@ -43,10 +48,16 @@ class Communicator {
   /// Ranks that share this rank's node, and this rank's place among them.
   int node_size() const;
   int node_rank() const;
-  virtual std::string_view transport() const = 0;  ///< "self", "threads", "mpi"; "planned" does not run
+  /// "self", "threads", "mpi"; with a device "nccl", "staged"; "planned" does not run
+  virtual std::string_view transport() const = 0;
 
-  /// Whether sums and gathers of weights take tensors on a device; others are moved through host memory by the caller.
+  /// Whether calls take tensors on a device.
   virtual bool device_memory() const { return false; }
+  /// The queue on which transfers of device tensors run; null where there is none.
+  virtual DeviceQueue* queue() const { return nullptr; }
+  /// The host waits until its device has passed the event, or throws CommError when a transfer cannot end. Only where
+  /// there is a queue.
+  void wait_for(const DeviceEvent& event);
 
   /// x = sum (or max) over ranks of x; f32, f64, i32, i64. Large tensors are cut into pieces of 4 MiB.
   void all_reduce(TensorView x, ReduceOp op = ReduceOp::Sum);
@@ -58,6 +69,12 @@ class Communicator {
   /// In place: on return the rows that a rank owns hold their sum over ranks; all other rows that are in a range are
   /// unspecified. Ranges as for all_gather_v; f32, f64, i32, i64.
   void reduce_scatter(TensorView x, std::span<const RowRange> ranges);
+  /// The same two calls, whose results on a device are in place only after settle(): until then the compute queue does
+  /// other work, and leaves x alone. Several may be open.
+  void all_gather_v_start(TensorView x, std::span<const RowRange> ranges);
+  void reduce_scatter_start(TensorView x, std::span<const RowRange> ranges);
+  /// What was started is in place for later work of the compute queue. Waits for nobody.
+  void settle() { do_settle(); }
   /// x on every rank = x on `root`.
   void broadcast(TensorView x, int root);
   /// Rows travel (RowTransfer). Byte counts beyond 2^31 are cut into pieces; a pair without rows exchanges no message.
@@ -69,6 +86,8 @@ class Communicator {
   /// all_to_all_v in two halves, for work in between: start waits for nobody, the rows are there after finish. Until
   /// then both tensors stay alive and untouched, and any other call on this communicator is a CommError; calls on other
   /// communicators are free. The row counts are copied.
+  /// On a device both are in the order of queue() alone: what is sent must be there for it (DeviceQueue::follow), and
+  /// what arrives is there for it.
   void all_to_all_v_start(TensorView out, std::span<const std::int64_t> recv_rows, TensorView in,
                           std::span<const std::int64_t> send_rows) {
     const RowTransfer one{out, recv_rows, in, send_rows};
@@ -113,6 +132,8 @@ class Communicator {
   virtual void do_all_to_all_v_start(std::span<const RowExchange> exchanges) = 0;
   virtual void do_all_to_all_v_finish(std::span<const RowExchange> exchanges) = 0;
   virtual void do_all_to_all_v_abandon() noexcept {}
+  virtual void do_settle() {}
+  virtual void do_wait_for(const DeviceEvent& event);
   virtual void do_barrier() = 0;
   virtual std::unique_ptr<Communicator> do_split(int color, int key) = 0;
 

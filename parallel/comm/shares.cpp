@@ -114,6 +114,12 @@ Traffic& Traffic::operator+=(const Traffic& other) {
   return *this;
 }
 
+Traffic& Traffic::operator-=(const Traffic& other) {
+  messages_intra_node -= other.messages_intra_node, bytes_intra_node -= other.bytes_intra_node;
+  messages_inter_node -= other.messages_inter_node, bytes_inter_node -= other.bytes_inter_node;
+  return *this;
+}
+
 Traffic traffic_of_sum(std::span<const RowRange> ranges, std::span<const int> nodes, int rank, std::size_t row_bytes,
                        std::size_t item, std::size_t piece) {
   Traffic traffic;

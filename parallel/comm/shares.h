@@ -60,6 +60,7 @@ struct Traffic {
   std::int64_t messages_inter_node = 0, bytes_inter_node = 0;
   void add(bool same_node, std::size_t bytes);
   Traffic& operator+=(const Traffic& other);
+  Traffic& operator-=(const Traffic& other);
   friend bool operator==(const Traffic&, const Traffic&) = default;
 };
 /// What `rank` receives in the stages, by counting their pieces.

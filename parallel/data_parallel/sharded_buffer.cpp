@@ -74,7 +74,7 @@ void ShardedBuffer::start_reduce(TensorView flat, std::int64_t begin, std::int64
                         s.begin, s.end, begin, end);
   started_.push_back({begin, end});
   const std::vector<RowRange> ranges = inside(ranges_, begin, end);
-  if (!ranges.empty()) group_.reduce_scatter(flat, ranges);
+  if (!ranges.empty()) group_.reduce_scatter_start(flat, ranges);
 }
 
 void ShardedBuffer::finish_reduce(TensorView flat) {
@@ -89,11 +89,17 @@ void ShardedBuffer::finish_reduce(TensorView flat) {
   }
   const auto last = inside(ranges_, from, flat.numel());
   left.insert(left.end(), last.begin(), last.end());
-  if (!left.empty()) group_.reduce_scatter(flat, left);
+  if (!left.empty()) group_.reduce_scatter_start(flat, left);
+  group_.settle();
 }
 
 void ShardedBuffer::all_gather(TensorView flat) {
-  if (group_.size() > 1 && !ranges_.empty()) group_.all_gather_v(flat, ranges_);
+  start_all_gather(flat);
+  finish_all_gather();
+}
+
+void ShardedBuffer::start_all_gather(TensorView flat) {
+  if (group_.size() > 1 && !ranges_.empty()) group_.all_gather_v_start(flat, ranges_);
 }
 
 }  // namespace emox

@@ -55,6 +55,10 @@ class ShardedBuffer {
   void finish_reduce(TensorView flat);
   /// Every member's part of flat[n] reaches all. Collective.
   void all_gather(TensorView flat);
+  /// The same in two halves: on a device the compute queue sees the parts after finish, and leaves flat alone until
+  /// then. Elsewhere start does everything.
+  void start_all_gather(TensorView flat);
+  void finish_all_gather() { group_.settle(); }
 
  private:
   Communicator& group_;

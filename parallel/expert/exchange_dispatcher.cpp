@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "parallel/expert/exchange_hop.h"
-#include "parallel/expert/plan_numbers.h"
-#include "parallel/expert/reach.h"
+#include "parallel/expert/plan_counts.h"
+#include "parallel/expert/transfer_queue.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
@@ -24,13 +24,13 @@ struct ExchangeHandle final : DispatchHandle {
   TensorView maps;                 ///< i32 [3, experts] rank, node, place on this rank or -1
   TensorView gateway;              ///< i32 [experts] the rank that passes rows on to the expert's node
   bool maps_are_there = false;
-  TensorView numbers;  ///< i64, what `counted` looks at
-  PlanNumbers<TensorView> counted;
+  PlanCounts::Memory counts;
   TensorView source_rows;                ///< i64 [ranks] rows by source of the last hop
   GrowingTensor* expert_row = nullptr;   ///< i32 [rows] arrived row of each expert row
   GrowingTensor* expert_pick = nullptr;  ///< i32 [rows] arrived pick of each expert row
   GrowingTensor* slots = nullptr;        ///< i32 [arrived rows, m] expert rows of an arrived row
   std::int64_t remote_picks = 0;         ///< picks of experts on other ranks
+  std::int64_t documents = -1;           ///< of the micro-batch; -1: nobody says
   // What dispatch_start sends.
   TensorView ids, gates;
 };
@@ -41,9 +41,10 @@ int largest_node(const std::vector<int>& nodes) {
   return *std::max_element(size.begin(), size.end());
 }
 
-std::vector<std::int64_t> scaled(std::vector<std::int64_t> v, std::int64_t factor) {
-  for (std::int64_t& x : v) x *= factor;
-  return v;
+std::span<const std::int32_t> placed(DispatchKind kind, const Communicator& comm, const ExchangeLayer& layer) {
+  require(kind != DispatchKind::Local && layer.placement.ranks() == comm.size(),
+          "a placement on {} ranks was given to an expert group of {}", layer.placement.ranks(), comm.size());
+  return layer.placement.of_layer(layer.row);
 }
 
 class ExchangeDispatcher final : public TokenDispatcher {
@@ -58,45 +59,58 @@ class ExchangeDispatcher final : public TokenDispatcher {
     return std::min(mean + mean / 4, all * max_picks_here_);
   }
   std::unique_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const override;
-  void plan(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates, const DocumentPools& pools) override;
+  void plan_start(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates,
+                  const DocumentPools& pools) override;
+  void plan_finish(Context& ctx, DispatchHandle& base) override;
 
   void dispatch_start(Context& ctx, DispatchHandle& base, TensorView x) override {
     const Span span(ctx, "phase.dispatch");
     ExchangeHandle& h = of(base);
+    Context transfer = transfer_context(ctx, comm_);
     const ops::RowPicks tokens{h.ids, h.first->rows(h.tokens + 1)};
-    hops_[0].dispatch_start(ctx, h.hops[0], x, tokens, h.gates, destination(h, 0));
+    hops_[0].dispatch_start(transfer, h.hops[0], x, tokens, h.gates, destination(h, 0));
     count_copies(h, row_bytes(x));
   }
   void dispatch_finish(Context& ctx, DispatchHandle& base, TensorView rows, TensorView row_gates) override;
 
   void combine(Context& ctx, DispatchHandle& base, TensorView out, TensorView rows) override {
     const Span span(ctx, "phase.combine");
-    return_rows(ctx, of(base), out, nullptr, rows, 1.0F);
+    Context transfer = transfer_context(ctx, comm_);
+    leave_compute(ctx, transfer);
+    return_rows(transfer, of(base), out, nullptr, rows, 1.0F);
+    join_compute(ctx, transfer);
   }
 
   void combine_backward_start(Context& ctx, DispatchHandle& base, TensorView dout) override {
     const Span span(ctx, "phase.dispatch");
     ExchangeHandle& h = of(base);
-    hops_[0].send_start(ctx, h.hops[0], dout);
+    Context transfer = transfer_context(ctx, comm_);
+    leave_compute(ctx, transfer);
+    hops_[0].send_start(transfer, h.hops[0], dout);
     count_copies(h, row_bytes(dout));
   }
   void combine_backward_finish(Context& ctx, DispatchHandle& base, TensorView drows) override {
     const Span span(ctx, "phase.dispatch");
     ExchangeHandle& h = of(base);
-    TensorView arrived = hops_[0].send_finish(ctx, h.hops[0]);
+    Context transfer = transfer_context(ctx, comm_);
+    TensorView arrived = hops_[0].send_finish(transfer, h.hops[0]);
     for (std::size_t i = 1; i < hops_.size(); ++i) {
-      hops_[i].send_start(ctx, h.hops[i], arrived);
-      arrived = hops_[i].send_finish(ctx, h.hops[i]);
+      hops_[i].send_start(transfer, h.hops[i], arrived);
+      arrived = hops_[i].send_finish(transfer, h.hops[i]);
     }
-    ops::gather_rows(ctx, drows, arrived, h.expert_row->rows(h.rows));
+    ops::gather_rows(transfer, drows, arrived, h.expert_row->rows(h.rows));
+    join_compute(ctx, transfer);
   }
 
   void dispatch_backward(Context& ctx, DispatchHandle& base, const DispatchGradients& g) override {
     const Span span(ctx, "phase.combine");
     ExchangeHandle& h = of(base);
+    Context transfer = transfer_context(ctx, comm_);
+    leave_compute(ctx, transfer);
     // Gate gradients from expert order into the order in which the picks arrived.
-    ops::scatter_elements(ctx, staging_.pick_send->rows(h.rows), g.drow_gates, h.expert_pick->rows(h.rows));
-    return_rows(ctx, h, g.dx, &g.dgates, g.drows, g.beta);
+    ops::scatter_elements(transfer, staging_.pick_send->rows(h.rows), g.drow_gates, h.expert_pick->rows(h.rows));
+    return_rows(transfer, h, g.dx, &g.dgates, g.drows, g.beta);
+    join_compute(ctx, transfer);
   }
 
  private:
@@ -107,10 +121,8 @@ class ExchangeDispatcher final : public TokenDispatcher {
     return two_level() && i == 0 ? h.gateway : h.maps[0];
   }
   void upload_maps(Context& ctx, ExchangeHandle& h) const;
-  void set_flat_counts(Context& ctx, ExchangeHandle& h);
-  void set_two_level_counts(Context& ctx, ExchangeHandle& h);
   void count_visits(ExchangeHandle& h);
-  void check_reach(const DocumentPools& pools);
+  void check_reach(const ExchangeHandle& h);
   // out = beta out + sum of rows; with dgates, what lies in staging.pick_send goes with the rows.
   void return_rows(Context& ctx, ExchangeHandle& h, TensorView out, const TensorView* dgates, TensorView rows,
                    float beta);
@@ -125,14 +137,10 @@ class ExchangeDispatcher final : public TokenDispatcher {
   ExchangeStaging& staging_;
   DispatchCounters& counters_;
   std::int64_t local_experts_ = 0, max_picks_here_ = 0, nodes_ = 0;
-  std::vector<std::int32_t> maps_, gateway_;  ///< as in the handle
-  std::vector<std::int64_t> gateway_of_node_;
+  PlanCounts counts_;
+  std::vector<std::int32_t> maps_;  ///< as in the handle
   std::vector<ExchangeHop> hops_;
-  std::vector<CountExchange> count_exchanges_;  ///< a hop each
-  // Host side of the plan, kept so that a step allocates nothing.
-  std::vector<std::int64_t> numbers_, messages_;
-  PlanNumbers<std::span<const std::int64_t>> read_;  ///< looks at numbers_
-  RankCounts sends_, receives_;
+  std::vector<std::int64_t> from_;  ///< rows by source; kept so that a step allocates nothing
 };
 
 ExchangeDispatcher::ExchangeDispatcher(DispatchKind kind, Communicator& comm, const ExchangeLayer& layer,
@@ -141,10 +149,9 @@ ExchangeDispatcher::ExchangeDispatcher(DispatchKind kind, Communicator& comm, co
       top_k_(layer.routed_top_k),
       experts_(layer.placement.experts()),
       staging_(staging),
-      counters_(counters) {
+      counters_(counters),
+      counts_(comm, placed(kind, comm, layer), kind == DispatchKind::TwoLevel) {
   const auto& [placement, row, top_k] = layer;
-  require(kind != DispatchKind::Local && placement.ranks() == comm.size(),
-          "a placement on {} ranks was given to an expert group of {}", placement.ranks(), comm.size());
   const auto rank_of = placement.of_layer(row);
   const std::vector<std::int32_t> here = placement.experts_of(row, comm.rank());
   const std::vector<int>& nodes = comm.nodes();
@@ -156,19 +163,7 @@ ExchangeDispatcher::ExchangeDispatcher(DispatchKind kind, Communicator& comm, co
   maps_.resize(3 * rank_of.size(), -1);
   for (std::size_t i = 0; i < here.size(); ++i) maps_[2 * rank_of.size() + idx(here[i])] = static_cast<std::int32_t>(i);
   const bool by_node = kind == DispatchKind::TwoLevel;
-  gateway_ = gateways(rank_of, nodes, comm.rank());
-  gateway_of_node_.assign(idx(nodes_), -1);
-  for (std::size_t e = 0; e < rank_of.size(); ++e) gateway_of_node_[idx(maps_[rank_of.size() + e])] = gateway_[e];
-  if (by_node) {
-    // A gateway is told how many rows it gets, and how many of them go to each rank of its node.
-    Reach reach = gateway_reach(rank_of, nodes, comm.rank());
-    for (std::size_t r = 0; r < nodes.size(); ++r)
-      reach.to[r] *= 2 * (1 + std::count(nodes.begin(), nodes.end(), nodes[r]));
-    count_exchanges_.emplace_back(comm, reach.to, scaled(reach.from, 2 * (1 + comm.node_size())));
-    hops_.emplace_back(comm, 0, std::min(top_k, nodes_), staging, counters);
-  }
-  const Reach reach = expert_reach(rank_of, nodes, comm.rank(), by_node);
-  count_exchanges_.emplace_back(comm, scaled(reach.to, 2), scaled(reach.from, 2));
+  if (by_node) hops_.emplace_back(comm, 0, std::min(top_k, nodes_), staging, counters);
   hops_.emplace_back(comm, static_cast<int>(hops_.size()),
                      std::min<std::int64_t>(top_k, by_node ? largest_node(nodes) : comm.size()), staging, counters);
 }
@@ -182,11 +177,7 @@ std::unique_ptr<DispatchHandle> ExchangeDispatcher::reserve(Arena& arena, std::i
   h->maps = arena.i32({3, experts_});
   h->gateway = arena.i32({experts_});
   const std::int64_t ranks = comm_.size();
-  h->numbers = arena.allocate(DType::I64, {PlanNumbers<TensorView>::size(ranks, nodes_)});
-  h->counted = PlanNumbers<TensorView>::of(ranks, nodes_, [view = h->numbers, at = std::int64_t{0}](auto n) mutable {
-    at += n;
-    return view.rows(at - n, at);
-  });
+  h->counts = counts_.reserve(arena);
   h->source_rows = arena.allocate(DType::I64, {ranks});
   std::int64_t rows = tokens;
   for (std::size_t i = 0; i < hops_.size(); ++i) {
@@ -202,12 +193,14 @@ std::unique_ptr<DispatchHandle> ExchangeDispatcher::reserve(Arena& arena, std::i
 void ExchangeDispatcher::upload_maps(Context& ctx, ExchangeHandle& h) const {
   if (std::exchange(h.maps_are_there, true)) return;
   ops::copy_from_host(ctx, h.maps, maps_.data());
-  ops::copy_from_host(ctx, h.gateway, gateway_.data());
+  ops::copy_from_host(ctx, h.gateway, counts_.gateways().data());
 }
 
-void ExchangeDispatcher::plan(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates,
-                              const DocumentPools& pools) {
-  const Span span(ctx, "dispatch.plan");
+void ExchangeDispatcher::plan_start(Context& compute, DispatchHandle& base, TensorView ids, TensorView gates,
+                                    const DocumentPools& pools) {
+  const Span span(compute, "dispatch.plan");
+  Context ctx = transfer_context(compute, comm_);
+  leave_compute(compute, ctx);
   ExchangeHandle& h = of(base);
   const std::int64_t top_k = ids.dim(1);
   require<ShapeError>(top_k <= top_k_, "{} picks a token, memory was reserved for {}", top_k, top_k_);
@@ -215,108 +208,49 @@ void ExchangeDispatcher::plan(Context& ctx, DispatchHandle& base, TensorView ids
   h.tokens = ids.dim(0);
   h.ids = ids.reshape({ids.numel()});
   h.gates = gates;
+  h.documents = pools.segments.null() ? -1 : pools.segments.numel() - 1;
   h.grown = h.first->ensure(h.tokens + 1);
   const ops::RowPicks tokens{h.ids, h.first->rows(h.tokens + 1)};
   ops::first_picks(ctx, tokens.first, top_k);
-  const PlanNumbers<TensorView>& c = h.counted;
+  const PlanNumbers<TensorView>& c = h.counts.counted;
   ops::count_destinations(ctx, c.by_rank.reshape({comm_.size(), 2}), tokens, h.maps[0]);
   ops::count_destinations(ctx, c.by_node.reshape({nodes_, 2}), tokens, h.maps[1]);
   if (!pools.segments.null()) {
     ops::pool_reach(ctx, c.rank_limit, c.ranks_reached, pools.pool, pools.segments, h.maps[0], pools.free_tokens);
     ops::pool_reach(ctx, c.node_limit, c.nodes_reached, pools.pool, pools.segments, h.maps[1], pools.free_tokens);
   }
-  numbers_.resize(idx(h.numbers.numel()));
-  ops::copy_to_host(ctx, numbers_.data(), h.numbers);  // the only wait for the device
-  read_ = PlanNumbers<std::span<const std::int64_t>>::of(
-      comm_.size(), nodes_, [rest = std::span<const std::int64_t>(numbers_)](auto n) mutable {
-        const auto part = rest.first(idx(n));
-        rest = rest.subspan(part.size());
-        return part;
-      });
+  counts_.start(ctx, h.counts, staging_.counts, counters_);
+}
+
+void ExchangeDispatcher::plan_finish(Context& compute, DispatchHandle& base) {
+  Context ctx = transfer_context(compute, comm_);
+  ExchangeHandle& h = of(base);
+  counts_.finish(ctx, h.counts, staging_.counts);
   count_visits(h);
-  if (two_level())
-    set_two_level_counts(ctx, h);
-  else
-    set_flat_counts(ctx, h);
-  check_reach(pools);
-  const HopPlan& last = h.hops.back();
-  h.rows = last.arrived_picks;
-  for (const HopPlan& hop : h.hops) {
+  check_reach(h);
+  std::int64_t rows = h.tokens;
+  for (std::size_t i = 0; i < hops_.size(); ++i) {
+    HopPlan& hop = h.hops[i];
+    hops_[i].set_counts(ctx, hop, rows, counts_.hops()[i].sends, counts_.hops()[i].receives);
     h.grown += hop.grown;
     counters_[DispatchCounters::Rows] += static_cast<double>(hop.sent_away);
+    rows = hop.arrived;
   }
+  const HopPlan& last = h.hops.back();
+  h.rows = last.arrived_picks;
   counters_[DispatchCounters::ReceivedRows] += static_cast<double>(h.rows);
   h.grown += h.expert_row->ensure(h.rows);
   h.grown += h.expert_pick->ensure(h.rows);
   h.grown += h.slots->ensure(last.arrived);
-  std::vector<std::int64_t>& from = messages_;
-  from = last.output_splits;
-  from[idx(comm_.rank())] = last.arrived - last.arrived_away;
-  ops::copy_from_host(ctx, h.source_rows, from.data());
+  from_ = last.output_splits;
+  from_[idx(comm_.rank())] = last.arrived - last.arrived_away;
+  ops::copy_from_host(ctx, h.source_rows, from_.data());
 }
 
-// Each rank that can be reached is told its rows and picks, whether it is or not.
-void ExchangeDispatcher::set_flat_counts(Context& ctx, ExchangeHandle& h) {
-  const auto by_rank = read_.by_rank;
-  CountExchange& exchange = count_exchanges_.front();
-  sends_.assign(by_rank.begin(), by_rank.end());
-  messages_.clear();
-  for (std::size_t r = 0; r < exchange.lengths().size(); ++r)
-    if (exchange.lengths()[r] != 0) messages_.insert(messages_.end(), {sends_[2 * r], sends_[2 * r + 1]});
-  const std::vector<std::int64_t>& in = exchange.run(ctx, messages_, counters_);
-  receives_.assign(sends_.size(), 0);
-  for (std::size_t r = 0, at = 0; r < exchange.expected().size(); ++r)
-    if (exchange.expected()[r] != 0) receives_[2 * r] = in[at], receives_[2 * r + 1] = in[at + 1], at += 2;
-  hops_[0].set_counts(ctx, h.hops[0], h.tokens, sends_, receives_);
-}
-
-// A row that goes to some rank of a node goes there by way of the gateway: what the gateway passes on to each rank is
-// the sum of what its sources have for that rank. So both hops are known before any row travels.
-void ExchangeDispatcher::set_two_level_counts(Context& ctx, ExchangeHandle& h) {
-  const std::vector<int>& nodes = comm_.nodes();
-  const auto ranks = nodes.size(), me = idx(comm_.rank());
-  const auto by_rank = read_.by_rank, by_node = read_.by_node;
-  CountExchange &out = count_exchanges_[0], &inside = count_exchanges_[1];
-  RankCounts onward(2 * ranks, 0);  // of rows that this rank passes on
-  sends_.assign(2 * ranks, 0);
-  for (std::size_t n = 0; n < gateway_of_node_.size(); ++n) {
-    if (gateway_of_node_[n] < 0) continue;  // no experts there
-    const auto g = idx(gateway_of_node_[n]);
-    sends_[2 * g] = by_node[2 * n], sends_[2 * g + 1] = by_node[2 * n + 1];
-  }
-  messages_.clear();
-  for (std::size_t g = 0; g < ranks; ++g) {
-    if (out.lengths()[g] == 0 && g != me) continue;
-    if (g != me) messages_.insert(messages_.end(), {sends_[2 * g], sends_[2 * g + 1]});
-    for (std::size_t r = 0; r < ranks; ++r) {
-      if (nodes[r] != nodes[g]) continue;
-      if (g != me)
-        messages_.insert(messages_.end(), {by_rank[2 * r], by_rank[2 * r + 1]});
-      else
-        onward[2 * r] += by_rank[2 * r], onward[2 * r + 1] += by_rank[2 * r + 1];
-    }
-  }
-  const std::vector<std::int64_t>* in = &out.run(ctx, messages_, counters_);
-  receives_.assign(2 * ranks, 0);
-  for (std::size_t s = 0, at = 0; s < ranks; ++s) {
-    if (out.expected()[s] == 0) continue;
-    receives_[2 * s] = (*in)[at++], receives_[2 * s + 1] = (*in)[at++];
-    for (std::size_t r = 0; r < ranks; ++r)
-      if (nodes[r] == nodes[me]) onward[2 * r] += (*in)[at++], onward[2 * r + 1] += (*in)[at++];
-  }
-  hops_[0].set_counts(ctx, h.hops[0], h.tokens, sends_, receives_);
-  messages_.clear();
-  for (std::size_t r = 0; r < ranks; ++r)
-    if (inside.lengths()[r] != 0) messages_.insert(messages_.end(), {onward[2 * r], onward[2 * r + 1]});
-  in = &inside.run(ctx, messages_, counters_);
-  receives_.assign(2 * ranks, 0);
-  for (std::size_t r = 0, at = 0; r < ranks; ++r)
-    if (inside.expected()[r] != 0) receives_[2 * r] = (*in)[at++], receives_[2 * r + 1] = (*in)[at++];
-  hops_[1].set_counts(ctx, h.hops[1], h.hops[0].arrived, onward, receives_);
-}
-
-void ExchangeDispatcher::dispatch_finish(Context& ctx, DispatchHandle& base, TensorView rows, TensorView row_gates) {
-  const Span span(ctx, "phase.dispatch");
+void ExchangeDispatcher::dispatch_finish(Context& compute, DispatchHandle& base, TensorView rows,
+                                         TensorView row_gates) {
+  const Span span(compute, "phase.dispatch");
+  Context ctx = transfer_context(compute, comm_);
   ExchangeHandle& h = of(base);
   ExchangeHop::Arrived a = hops_[0].dispatch_finish(ctx, h.hops[0]);
   for (std::size_t i = 1; i < hops_.size(); ++i) {
@@ -328,6 +262,7 @@ void ExchangeDispatcher::dispatch_finish(Context& ctx, DispatchHandle& base, Ten
                     comm_.rank());
   ops::gather_elements(ctx, row_gates, a.gates, pick);
   ops::gather_rows(ctx, rows, a.rows, row);
+  join_compute(compute, ctx);
 }
 
 void ExchangeDispatcher::return_rows(Context& ctx, ExchangeHandle& h, TensorView out, const TensorView* dgates,
@@ -347,7 +282,7 @@ void ExchangeDispatcher::return_rows(Context& ctx, ExchangeHandle& h, TensorView
 
 // Ranks and nodes that hold an expert of a token, its own included.
 void ExchangeDispatcher::count_visits(ExchangeHandle& h) {
-  const auto by_rank = read_.by_rank, by_node = read_.by_node;
+  const auto by_rank = counts_.numbers().by_rank, by_node = counts_.numbers().by_node;
   std::int64_t ranks = 0, visited_nodes = 0;
   h.remote_picks = 0;
   for (std::size_t r = 0; 2 * r < by_rank.size(); ++r) {
@@ -366,12 +301,13 @@ void ExchangeDispatcher::count_visits(ExchangeHandle& h) {
 
 // The pools were known before the picks: no rank is sent more rows than the documents that can reach it have tokens,
 // and those that cannot have tokens that are free of their pool.
-void ExchangeDispatcher::check_reach(const DocumentPools& pools) {
-  if (pools.segments.null()) return;
-  counters_[DispatchCounters::Documents] += static_cast<double>(pools.segments.numel() - 1);
-  counters_[DispatchCounters::DocumentRanks] += static_cast<double>(read_.ranks_reached[0]);
-  const auto rows = two_level() ? read_.by_node : read_.by_rank;
-  const auto limit = two_level() ? read_.node_limit : read_.rank_limit;
+void ExchangeDispatcher::check_reach(const ExchangeHandle& h) {
+  if (h.documents < 0) return;
+  const auto& read = counts_.numbers();
+  counters_[DispatchCounters::Documents] += static_cast<double>(h.documents);
+  counters_[DispatchCounters::DocumentRanks] += static_cast<double>(read.ranks_reached[0]);
+  const auto rows = two_level() ? read.by_node : read.by_rank;
+  const auto limit = two_level() ? read.node_limit : read.rank_limit;
   for (std::size_t d = 0; d < limit.size(); ++d)
     require(rows[2 * d] <= limit[d],
             "{} rows are to go to {} {}, but the pools let only {} tokens reach it: picks and pools contradict each "

@@ -1,16 +1,15 @@
 #include "parallel/expert/exchange_hop.h"
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 #include <numeric>
 #include <utility>
 
+#include "parallel/expert/exposed.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
 #include "runtime/ops/moe.h"
-#include "runtime/telemetry/spans.h"
 
 namespace emox {
 namespace {
@@ -27,21 +26,6 @@ std::int64_t split_column(std::vector<std::int64_t>& out, const RankCounts& coun
 }
 
 }  // namespace
-
-struct ExchangeHop::Exposed {
-  Exposed(Context& ctx, DispatchCounters& counters) : span(ctx, "comm.all_to_all"), counters_(counters) {}
-  ~Exposed() {
-    counters_[DispatchCounters::ExposedSeconds] +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-  Exposed(const Exposed&) = delete;
-  Exposed& operator=(const Exposed&) = delete;
-
- private:
-  const Span span;
-  DispatchCounters& counters_;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 HopPlan ExchangeHop::reserve(Arena& arena, std::int64_t rows, std::int64_t picks) const {
   HopPlan p;
@@ -171,19 +155,6 @@ TensorView ExchangeHop::return_finish(Context& ctx, const HopPlan& p) {
 
 void ExchangeHop::take_pick_values(Context& ctx, const HopPlan& p, TensorView out) const {
   ops::scatter_elements(ctx, out, staging_.pick_arrive[index_]->rows(p.picks), p.pick->rows(p.picks));
-}
-
-const std::vector<std::int64_t>& CountExchange::run(Context& ctx, const std::vector<std::int64_t>& out,
-                                                    DispatchCounters& counters) {
-  in_.resize(idx(sum(expected_)));
-  const auto view = [](const std::vector<std::int64_t>& v) {  // what is sent is read only
-    return TensorView(v.empty() ? nullptr : const_cast<std::int64_t*>(v.data()), DType::I64,
-                      {static_cast<std::int64_t>(v.size())});
-  };
-  const ExchangeHop::Exposed exposed(ctx, counters);
-  comm_.all_to_all_v(view(in_), expected_, view(out), lengths_);
-  counters.count_sent(comm_.nodes(), comm_.rank(), lengths_, sizeof(std::int64_t));
-  return in_;
 }
 
 }  // namespace emox

@@ -11,14 +11,12 @@
 #include "parallel/comm/communicator.h"
 #include "parallel/expert/dispatch_counters.h"
 #include "parallel/expert/exchange_staging.h"
+#include "parallel/expert/plan_counts.h"
 #include "runtime/core/arena.h"
 #include "runtime/core/context.h"
 #include "runtime/ops/dispatch_plan.h"
 
 namespace emox {
-
-/// Rows and picks for or from each rank: [ranks, 2], as ops::count_destinations counts them.
-using RankCounts = std::vector<std::int64_t>;
 
 /// The plan of one hop: the counts here, the rows where ops and communicator can read them.
 struct HopPlan {
@@ -74,8 +72,6 @@ class ExchangeHop {
 
   /// Counts what goes to other ranks.
   void count_bytes(const std::vector<std::int64_t>& items, std::size_t item_bytes);
-  /// Time inside an exchange: nothing is computed meanwhile.
-  struct Exposed;
 
  private:
   void gather_own(Context& ctx, const HopPlan& plan, TensorView in) const;
@@ -84,22 +80,6 @@ class ExchangeHop {
   std::int64_t max_destinations_;
   ExchangeStaging& staging_;
   DispatchCounters& counters_;
-};
-
-/// Tells the ranks how much they are sent, host to host: values[to] for each rank, of lengths[to] integers, which the
-/// receivers expect as expected[from]. Returns them source by source.
-class CountExchange {
- public:
-  CountExchange(Communicator& comm, std::vector<std::int64_t> lengths, std::vector<std::int64_t> expected)
-      : comm_(comm), lengths_(std::move(lengths)), expected_(std::move(expected)) {}
-  const std::vector<std::int64_t>& lengths() const { return lengths_; }
-  const std::vector<std::int64_t>& expected() const { return expected_; }
-  /// `out`: the values for rank 0, 1, ... one after another. Kept until the next call.
-  const std::vector<std::int64_t>& run(Context& ctx, const std::vector<std::int64_t>& out, DispatchCounters& counters);
-
- private:
-  Communicator& comm_;
-  std::vector<std::int64_t> lengths_, expected_, in_;
 };
 
 }  // namespace emox

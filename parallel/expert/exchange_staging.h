@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "runtime/core/arena.h"
+#include "runtime/core/pinned.h"
 
 namespace emox {
 
@@ -16,6 +17,7 @@ struct ExchangeStaging {
   GrowingTensor* packed_arrive = nullptr;  ///< i32 [picks]
   GrowingTensor* experts = nullptr;        ///< i32 [picks] ops::RowPicks of the rows that arrived
   GrowingTensor* first = nullptr;          ///< i32 [rows + 1]
+  PinnedMemory counts;                     ///< on a device: what the host reads of a plan
 
   /// For micro-batches of at most `tokens` tokens. Again for a larger one.
   void reserve(Arena& arena, std::int64_t tokens, std::int64_t top_k, std::int64_t width, int ranks, int hops);

@@ -45,7 +45,9 @@ class LocalDispatcher final : public TokenDispatcher {
     return h;
   }
 
-  void plan(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates, const DocumentPools& pools) override {
+  void plan_finish(Context&, DispatchHandle&) override {}
+  void plan_start(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates,
+                  const DocumentPools& pools) override {
     const Span span(ctx, "dispatch.plan");
     LocalHandle& h = of(base);
     h.tokens = ids.dim(0);

@@ -56,11 +56,17 @@ class TokenDispatcher {
   virtual std::int64_t expected_rows(std::int64_t tokens) const = 0;
   virtual std::unique_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const = 0;
 
-  /// Decides where rows go from the picks ids i32 [T,k], k at most what the dispatcher was made for; afterwards
-  /// handle.rows is known and memory for the rows must be made before dispatch_finish. The picks and their gates [T,k]
-  /// travel with the rows, and stay as they are until dispatch_finish.
-  virtual void plan(Context& ctx, DispatchHandle& handle, TensorView ids, TensorView gates,
-                    const DocumentPools& pools) = 0;
+  /// Decides where rows go from the picks ids i32 [T,k], k at most what the dispatcher was made for. The picks and
+  /// their gates [T,k] travel with the rows, and stay as they are until dispatch_finish.
+  virtual void plan_start(Context& ctx, DispatchHandle& handle, TensorView ids, TensorView gates,
+                          const DocumentPools& pools) = 0;
+  /// Afterwards handle.rows is known and memory for the rows must be made before dispatch_finish. With experts on other
+  /// ranks the host waits here for their counts: what a device can do meanwhile is given to it before.
+  virtual void plan_finish(Context& ctx, DispatchHandle& handle) = 0;
+  void plan(Context& ctx, DispatchHandle& handle, TensorView ids, TensorView gates, const DocumentPools& pools) {
+    plan_start(ctx, handle, ids, gates, pools);
+    plan_finish(ctx, handle);
+  }
 
   /// rows[R,D], row_gates[R] in expert order from x[T,D] and the planned gates. After finish, handle.offsets hold.
   virtual void dispatch_start(Context& ctx, DispatchHandle& handle, TensorView x) = 0;

@@ -18,7 +18,8 @@ ProcessMesh::ProcessMesh(const MeshLayout& layout, int rank)
       replicas_(own_replicas_.get()) {}
 
 Communicator* ProcessMesh::group(int ranks, int color, int key, std::unique_ptr<Communicator>& own) const {
-  if (ranks == world_->size() && layout_.in_order()) return world_;
+  // On devices rows and gradients travel at a time, each over a communicator with a queue of its own.
+  if (ranks == world_->size() && layout_.in_order() && (ranks == 1 || world_->queue() == nullptr)) return world_;
   own = ranks == 1 ? make_self_communicator() : world_->split(color, key);
   return own.get();
 }

@@ -29,8 +29,8 @@ class ProcessMesh {
 
  private:
   ProcessMesh(const MeshLayout& layout, int rank);
-  /// A group that is the world in the world's order is the world itself, one of a single rank needs no transport: so
-  /// one rank costs nothing. `own` holds what is made.
+  /// On host memory a group that is the world in the world's order is the world itself; one of a single rank needs no
+  /// transport: so one rank costs nothing. `own` holds what is made.
   Communicator* group(int ranks, int color, int key, std::unique_ptr<Communicator>& own) const;
 
   MeshLayout layout_;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,6 +39,14 @@ struct QueueCounters {
 /// A place in a queue's time, for spans: resolved once the device has passed it.
 using DeviceMark = std::int64_t;
 
+/// A place in a queue's time that any thread may ask for.
+class DeviceEvent {
+ public:
+  virtual ~DeviceEvent() = default;
+  /// Whether the device has come so far; true when it failed, too.
+  virtual bool passed() const = 0;
+};
+
 /// An ordered stream of work on one device with what ops need beside it (scratch, staging memory, library handles).
 /// Used by one thread.
 class DeviceQueue {
@@ -53,6 +62,21 @@ class DeviceQueue {
   virtual std::optional<double> seconds_between(DeviceMark from, DeviceMark to) = 0;
   /// Marks before this one will not be asked for again.
   virtual void forget_marks(DeviceMark before) = 0;
+
+  /// What this queue is given from now on begins after what `other`, of the same device, has been given so far. The
+  /// host does not wait.
+  virtual void follow(DeviceQueue& other) = 0;
+  /// The end of what it has been given so far.
+  virtual std::shared_ptr<DeviceEvent> record() = 0;
+  /// The host waits, which counts as a wait unless the device has passed it; Error when the device failed. `meanwhile`
+  /// is called again and again; what it throws ends the wait.
+  virtual void wait_for(const DeviceEvent& event, const std::function<void()>& meanwhile = {}) = 0;
+  /// Between the device and memory of Accelerator::allocate_pinned, in order with the queue's work; the host does not
+  /// wait, so its side must stay as it is until then.
+  virtual void copy_to_pinned(void* pinned, const void* device, std::size_t bytes) = 0;
+  virtual void copy_from_pinned(void* device, const void* pinned, std::size_t bytes) = 0;
+  /// The vendor's handle: a cudaStream_t.
+  virtual void* native() const = 0;
 
   /// Tells the vendor's profiler to watch, and names spans to it from then on.
   virtual void profile(bool on) = 0;
@@ -80,7 +104,9 @@ class Accelerator {
   /// Host memory that a device copies from and to at full rate; null when there is none.
   virtual void* allocate_pinned(std::size_t bytes) = 0;
   virtual void release_pinned(void* memory) noexcept = 0;
-  virtual std::unique_ptr<DeviceQueue> open_queue(int device) = 0;
+  /// `urgent`: its kernels go before those of other queues, where the device can choose: for transfers that others wait
+  /// for.
+  virtual std::unique_ptr<DeviceQueue> open_queue(int device, bool urgent = false) = 0;
 };
 
 /// Waits until the context's device has done its work; on the CPU it has.

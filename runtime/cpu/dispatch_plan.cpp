@@ -219,4 +219,14 @@ void pool_reach(Context&, TensorView limit, TensorView reached, TensorView pool,
   }
 }
 
+void sum_counts(Context&, TensorView out, TensorView in, TensorView first, TensorView index) {
+  auto* const to = out.data<std::int64_t>();
+  const auto* const from = in.data<std::int64_t>();
+  const auto *const begin = first.data<std::int32_t>(), *const at = index.data<std::int32_t>();
+  for (std::int64_t i = 0; i < out.numel(); ++i) {
+    to[i] = 0;
+    for (std::int32_t j = begin[i]; j < begin[i + 1]; ++j) to[i] += from[at[j]];
+  }
+}
+
 }  // namespace emox::cpu

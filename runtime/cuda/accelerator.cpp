@@ -104,7 +104,9 @@ class Cuda final : public Accelerator {
   }
   void release_pinned(void* memory) noexcept override { cudaFreeHost(memory); }
 
-  std::unique_ptr<DeviceQueue> open_queue(int device) override { return std::make_unique<Queue>(device); }
+  std::unique_ptr<DeviceQueue> open_queue(int device, bool urgent) override {
+    return std::make_unique<Queue>(device, urgent);
+  }
 
  private:
   static void choose(int device) {

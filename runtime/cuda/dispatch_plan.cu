@@ -161,6 +161,17 @@ __global__ void __launch_bounds__(kFirstThreads)
   if (i < n) first[i] = static_cast<std::int32_t>(i * each);
 }
 
+/// One thread a sum: they are few, of a few numbers each.
+__global__ void __launch_bounds__(kFirstThreads)
+    sum_counts_kernel(std::int64_t* out, const std::int64_t* in, const std::int32_t* first, const std::int32_t* index,
+                      std::int64_t n) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kFirstThreads + threadIdx.x;
+  if (i >= n) return;
+  std::int64_t sum = 0;
+  for (std::int32_t j = first[i]; j < first[i + 1]; ++j) sum += in[index[j]];
+  out[i] = sum;
+}
+
 }  // namespace
 
 void sum_over_chunks(Queue& q, Op op, int* counts, std::int64_t* totals, std::int64_t keys, int chunks) {
@@ -199,6 +210,13 @@ void plan_send(Context& ctx, const ops::SendOrder& out, const ops::RowPicks& in,
   count_by_destination(q, Op::plan_send, a);
   launch(q, Op::plan_send, plan_send_place_kernel,
          {a.in.blocks(), kChunkThreads, plan_shared(Op::plan_send, keys, kChunkWarps + 1)}, a);
+}
+
+void sum_counts(Context& ctx, TensorView out, TensorView in, TensorView first, TensorView index) {
+  if (out.numel() == 0) return;
+  launch(queue_of(ctx), Op::sum_counts, sum_counts_kernel, {blocks_of(out.numel(), kFirstThreads), kFirstThreads},
+         out.data<std::int64_t>(), in.data<std::int64_t>(), first.data<std::int32_t>(), index.data<std::int32_t>(),
+         out.numel());
 }
 
 }  // namespace emox::cuda

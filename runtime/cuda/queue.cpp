@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <thread>
 
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
@@ -22,16 +23,34 @@ constexpr std::size_t kAlign = 256;
 constexpr std::size_t kRingHalf = std::size_t{16} << 20;
 constexpr std::size_t kFirstScratch = std::size_t{4} << 20;
 
+class Event final : public DeviceEvent {
+ public:
+  Event() = default;
+  ~Event() override { cudaEventDestroy(event); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  bool passed() const override { return code() != cudaErrorNotReady; }
+  cudaError_t code() const {
+    const cudaError_t code = cudaEventQuery(event);
+    if (code == cudaErrorNotReady) cudaGetLastError();  // an answer
+    return code;
+  }
+  cudaEvent_t event = nullptr;
+};
+
 }  // namespace
 
-Queue::Queue(int device) : device_(device), plans_(std::make_unique<MatmulPlans>()) {
+Queue::Queue(int device, bool urgent) : device_(device), plans_(std::make_unique<MatmulPlans>()) {
   check(cudaSetDevice(device), "choosing the device");
   check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device), "reading its properties");
   int major = 0, minor = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "reading its properties");
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "reading its properties");
   wgmma_ = major == 9 && minor == 0 && compiled_for("90a");
-  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  int least = 0, greatest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "reading its properties");
+  check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, urgent ? greatest : least), "making a stream");
+  check(cudaEventCreateWithFlags(&followed_, cudaEventDisableTiming), "making an event");
   for (cudaEvent_t& e : ring_done_) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "making an event");
   check(cudaHostAlloc(reinterpret_cast<void**>(&ring_), 2 * kRingHalf + kAlign, cudaHostAllocDefault),
         "taking host memory");
@@ -45,6 +64,7 @@ Queue::~Queue() {
   cudaStreamSynchronize(stream_);
   if (blas_ != nullptr) cublasLtDestroy(blas_);
   for (cudaEvent_t e : ring_done_) cudaEventDestroy(e);
+  cudaEventDestroy(followed_);
   for (cudaEvent_t e : marks_) cudaEventDestroy(e);
   for (cudaEvent_t e : spare_events_) cudaEventDestroy(e);
   cudaFree(scratch_);
@@ -201,6 +221,44 @@ void Queue::forget_marks(DeviceMark before) {
     spare_events_.push_back(marks_.front());
     marks_.pop_front();
   }
+}
+
+void Queue::follow(DeviceQueue& other) {
+  auto& before = static_cast<Queue&>(other);
+  if (&before == this) return;
+  check(cudaEventRecord(before.followed_, before.stream_), "recording an event");
+  check(cudaStreamWaitEvent(stream_, before.followed_, 0), "waiting for another queue");
+}
+
+std::shared_ptr<DeviceEvent> Queue::record() {
+  auto e = std::make_shared<Event>();
+  check(cudaEventCreateWithFlags(&e->event, cudaEventDisableTiming), "making an event");
+  check(cudaEventRecord(e->event, stream_), "recording an event");
+  return e;
+}
+
+// Looked for rather than waited for: what comes is a matter of microseconds, and the thread's sleep one of many more.
+void Queue::wait_for(const DeviceEvent& event, const std::function<void()>& meanwhile) {
+  const auto& e = static_cast<const Event&>(event);
+  cudaError_t code = e.code();
+  if (code == cudaErrorNotReady) {
+    ++counters_.waits;
+    while ((code = e.code()) == cudaErrorNotReady) {
+      if (meanwhile) meanwhile();
+      std::this_thread::yield();
+    }
+  }
+  check(code, "waiting for the device");
+}
+
+void Queue::copy_to_pinned(void* pinned, const void* device, std::size_t bytes) {
+  if (bytes > 0)
+    check(cudaMemcpyAsync(pinned, device, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+}
+void Queue::copy_from_pinned(void* device, const void* pinned, std::size_t bytes) {
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(device, pinned, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
+  ++counters_.uploads;
 }
 
 void Queue::profile(bool on) {

@@ -21,7 +21,7 @@ class MatmulPlans;  // blas.h
 
 class Queue final : public DeviceQueue {
  public:
-  explicit Queue(int device);
+  explicit Queue(int device, bool urgent = false);
   ~Queue() override;
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
@@ -35,6 +35,12 @@ class Queue final : public DeviceQueue {
   void profile(bool on) override;
   void begin_range(std::string_view name) override;
   void end_range() override;
+  void follow(DeviceQueue& other) override;
+  std::shared_ptr<DeviceEvent> record() override;
+  void wait_for(const DeviceEvent& event, const std::function<void()>& meanwhile) override;
+  void copy_to_pinned(void* pinned, const void* device, std::size_t bytes) override;
+  void copy_from_pinned(void* device, const void* pinned, std::size_t bytes) override;
+  void* native() const override { return stream_; }
 
   cudaStream_t handle() const { return stream_; }
   int processors() const { return processors_; }
@@ -85,6 +91,7 @@ class Queue final : public DeviceQueue {
   std::int64_t recent_count_ = 0;
   std::deque<cudaEvent_t> marks_;  ///< from first_mark_ on
   std::vector<cudaEvent_t> spare_events_;
+  cudaEvent_t followed_ = nullptr;  ///< what others wait for
   DeviceMark first_mark_ = 0;
   bool profiling_ = false;
   cublasLtHandle_t blas_ = nullptr;

@@ -72,4 +72,12 @@ void pool_reach(Context& ctx, TensorView limit, TensorView reached, TensorView p
   run<Op::pool_reach>(ctx, limit, reached, pool, segments, destination, free_tokens);
 }
 
+void sum_counts(Context& ctx, TensorView out, TensorView in, TensorView first, TensorView index) {
+  expect_rank("sum_counts", "out", out, DType::I64, 1);
+  expect_rank("sum_counts", "in", in, DType::I64, 1);
+  expect("sum_counts", "first", first, DType::I32, {out.dim(0) + 1});
+  expect_rank("sum_counts", "index", index, DType::I32, 1);
+  run<Op::sum_counts>(ctx, out, in, first, index);
+}
+
 }  // namespace emox::ops

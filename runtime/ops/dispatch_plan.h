@@ -78,4 +78,8 @@ void plan_experts(Context& ctx, const ExpertOrder& out, const RowPicks& in, Tens
 void pool_reach(Context& ctx, TensorView limit, TensorView reached, TensorView pool, TensorView segments,
                 TensorView destination, TensorView free_tokens);
 
+/// What ranks tell each other about their counts: out[i] = sum of in[index[j]] over j in [first[i], first[i + 1]). out,
+/// in i64 [n], [m]; first i32 [n + 1], index i32 [first[n]], both made on the host.
+void sum_counts(Context& ctx, TensorView out, TensorView in, TensorView first, TensorView index);
+
 }  // namespace emox::ops

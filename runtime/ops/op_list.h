@@ -17,7 +17,7 @@
   OP(router_softmax) OP(document_scores) OP(document_pools) OP(masked_topk) OP(masked_topk_backward) \
   OP(router_statistics) OP(document_experts) \
   OP(gather_rows) OP(combine_rows) OP(gather_elements) OP(scatter_elements) \
-  OP(first_picks) OP(count_destinations) OP(plan_send) OP(unpack_picks) OP(plan_experts) OP(pool_reach) \
+  OP(first_picks) OP(count_destinations) OP(plan_send) OP(unpack_picks) OP(plan_experts) OP(pool_reach) OP(sum_counts) \
   OP(balance_gradient) OP(move_selection_bias) OP(add_counts) OP(add_sum) \
   OP(translate_ids) OP(row_norms) OP(output_change) OP(add_expert_scores) \
   OP(lm_head_loss) \

@@ -17,11 +17,8 @@ void Telemetry::add_total(std::string_view name, double seconds, double flops, d
 void Telemetry::start_trace(Clock::time_point zero, std::size_t max_events, std::vector<std::string> prefixes,
                             DeviceQueue* queue) {
   tracing_ = true;
-  if (queue != nullptr) {
-    queue->synchronize();
-    anchor_ = queue->mark();
-    anchor_time_ = Clock::now();
-  }
+  for (auto& [other, line] : timelines_) line.anchored = false;
+  if (queue != nullptr) anchor(*queue, timelines_[queue]);
   zero_ = zero;
   max_events_ = max_events;
   prefixes_ = std::move(prefixes);
@@ -46,36 +43,48 @@ void Telemetry::add_event(std::string_view name, Clock::time_point start, Clock:
   events_.push_back({*known, from.count(), (until - from).count()});
 }
 
-void Telemetry::add_later(std::string_view name, DeviceQueue& queue, DeviceMark from, DeviceMark to, double flops,
-                          double bytes) {
-  queue_ = &queue;
-  later_.push_back({std::string(name), from, to, flops, bytes});
+// The device's clock is the host's at a moment when the queue has nothing to do; from there its own times count.
+void Telemetry::anchor(DeviceQueue& queue, Timeline& line) {
+  queue.synchronize();
+  line.anchor = queue.mark();
+  line.anchor_time = Clock::now();
+  line.anchored = true;
 }
 
-// The device's clock is the host's at a moment when the device has nothing to do; from there its own times count.
+void Telemetry::add_later(std::string_view name, DeviceQueue& queue, DeviceMark from, DeviceMark to, double flops,
+                          double bytes) {
+  Timeline& line = timelines_[&queue];
+  line.later.push_back({std::string(name), from, to, flops, bytes});
+  if (tracing_ && !line.anchored) anchor(queue, line);
+}
+
 void Telemetry::resolve() {
-  if (later_.empty()) return;
+  for (auto& [queue, line] : timelines_) resolve(*queue, line);
+}
+
+void Telemetry::resolve(DeviceQueue& queue, Timeline& line) {
+  if (line.later.empty()) return;
   std::size_t done = 0;
-  for (; done < later_.size(); ++done) {
-    const Later& l = later_[done];
-    const auto seconds = queue_->seconds_between(l.from, l.to);
+  for (; done < line.later.size(); ++done) {
+    const Later& l = line.later[done];
+    const auto seconds = queue.seconds_between(l.from, l.to);
     if (!seconds) break;
     add_total(l.name, *seconds, l.flops, l.bytes);
-    if (!tracing_) continue;
-    const double after =
-        l.from >= anchor_ ? *queue_->seconds_between(anchor_, l.from) : -*queue_->seconds_between(l.from, anchor_);
+    if (!tracing_ || !line.anchored) continue;
+    const double after = l.from >= line.anchor ? *queue.seconds_between(line.anchor, l.from)
+                                               : -*queue.seconds_between(l.from, line.anchor);
     const auto ticks = [](double s) {
       return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s));
     };
-    const Clock::time_point start = anchor_time_ + ticks(after);
+    const Clock::time_point start = line.anchor_time + ticks(after);
     add_event(l.name, start, start + ticks(*seconds));
-    anchor_ = l.from, anchor_time_ = start;
+    line.anchor = l.from, line.anchor_time = start;
   }
-  later_.erase(later_.begin(), later_.begin() + static_cast<std::ptrdiff_t>(done));
-  DeviceMark needed = anchor_;
-  if (!tracing_) needed = later_.empty() ? queue_->mark() : later_.front().from;
-  for (const Later& l : later_) needed = std::min(needed, l.from);
-  queue_->forget_marks(needed);
+  line.later.erase(line.later.begin(), line.later.begin() + static_cast<std::ptrdiff_t>(done));
+  DeviceMark needed = line.anchor;
+  if (!tracing_) needed = line.later.empty() ? queue.mark() : line.later.front().from;
+  for (const Later& l : line.later) needed = std::min(needed, l.from);
+  queue.forget_marks(needed);
 }
 
 const std::map<std::string, SpanTotal, std::less<>>& Telemetry::totals() {

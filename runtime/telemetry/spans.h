@@ -64,7 +64,7 @@ class Telemetry {
 
   /// From now on the spans that begin at `zero` or later, and whose name begins with one of the prefixes (none: every
   /// name), are kept as events in the order of their ends, the first `max_events` of them. Starts a new trace.
-  /// `queue`: whose device's spans are wanted; it is waited for.
+  /// `queue`: whose device's spans are wanted; it is waited for. Other queues of that device are placed by it.
   void start_trace(Clock::time_point zero, std::size_t max_events, std::vector<std::string> prefixes = {},
                    DeviceQueue* queue = nullptr);
   std::span<const TraceEvent> events();
@@ -78,7 +78,16 @@ class Telemetry {
     DeviceMark from, to;
     double flops, bytes;
   };
+  /// What is known of one queue's time.
+  struct Timeline {
+    std::vector<Later> later;
+    DeviceMark anchor = 0;  ///< a mark whose time is known
+    Clock::time_point anchor_time;
+    bool anchored = false;
+  };
+  void anchor(DeviceQueue& queue, Timeline& line);
   void resolve();
+  void resolve(DeviceQueue& queue, Timeline& line);
   void add_total(std::string_view name, double seconds, double flops, double bytes);
   void add_event(std::string_view name, Clock::time_point start, Clock::time_point end);
 
@@ -91,10 +100,7 @@ class Telemetry {
   std::vector<TraceEvent> events_;
   std::int64_t dropped_ = 0;
   bool device_ops_ = false;
-  DeviceQueue* queue_ = nullptr;  ///< of `later_`
-  std::vector<Later> later_;
-  DeviceMark anchor_ = 0;  ///< a mark whose time is known
-  Clock::time_point anchor_time_;
+  std::map<DeviceQueue*, Timeline> timelines_;
 };
 
 /// Measures from its construction to its end: the host's time on the CPU, the device's on a device. Costs a branch when

@@ -233,6 +233,30 @@ TEST_F(DispatchPlanTest, RowsOfAnyNumberOfPicks) {  // even of none
   }
 }
 
+TEST_F(DispatchPlanTest, SumsOfCounts) {
+  std::mt19937 gen(9);
+  for (const std::int64_t n : {0, 1, 3, 700}) {
+    Ids first{0}, index;
+    Counts in(97), expected;
+    for (std::int64_t& x : in) x = static_cast<std::int64_t>(gen()) << 20;
+    for (std::int64_t i = 0; i < n; ++i) {
+      std::int64_t sum = 0;
+      for (auto left = gen() % 5; left > 0; --left) {
+        index.push_back(static_cast<std::int32_t>(gen() % in.size()));
+        sum += in[idx(index.back())];
+      }
+      first.push_back(static_cast<std::int32_t>(index.size()));
+      expected.push_back(sum);
+    }
+    const Tensor numbers = line(in), begin = line(first), at = line(index), host = line(Counts(idx(n), -1));
+    ops::sum_counts(cpu, host, numbers, begin, at);
+    EXPECT_EQ(values_of<std::int64_t>(host), expected);
+    const Tensor out = garbage(DType::I64, {n});
+    ops::sum_counts(gpu, out, up(numbers), up(begin), up(at));
+    EXPECT_EQ(down<std::int64_t>(out), expected);
+  }
+}
+
 TEST_F(DispatchPlanTest, WhatPoolsReach) {
   std::mt19937 gen(7);
   for (const auto& [documents, longest, experts, ranks] :

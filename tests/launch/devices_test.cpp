@@ -42,7 +42,7 @@ class FakeAccelerator final : public Accelerator {
   void release(int, void*) noexcept override {}
   void* allocate_pinned(std::size_t) override { return nullptr; }
   void release_pinned(void*) noexcept override {}
-  std::unique_ptr<DeviceQueue> open_queue(int) override { return nullptr; }
+  std::unique_ptr<DeviceQueue> open_queue(int, bool) override { return nullptr; }
 };
 
 TEST(DeviceReport, SaysWhatIsThereAndWhyItCannotBeUsed) {
@@ -72,15 +72,15 @@ TEST(DeviceReport, SaysWhatIsThereAndWhyItCannotBeUsed) {
 
 // This program is linked without CUDA.
 TEST(DeviceChoice, RefusesWhatTheCpuHasNot) {
-  EXPECT_FALSE(choose_device(DeviceKind::Auto, Precision::Auto, 1).on_gpu());
-  EXPECT_EQ(choose_device(DeviceKind::Auto, Precision::Auto, 1).activations, DType::F32);
-  expect_parts(choose_device(DeviceKind::Auto, Precision::F32, 1).why, {"run.device = auto: ", "without CUDA"});
-  EXPECT_EQ(choose_device(DeviceKind::Cpu, Precision::F32, 4).why, "run.device = cpu");
-  expect_parts(usage_error([] { choose_device(DeviceKind::Cuda, Precision::Auto, 1); }),
+  EXPECT_FALSE(choose_device(DeviceKind::Auto, Precision::Auto).on_gpu());
+  EXPECT_EQ(choose_device(DeviceKind::Auto, Precision::Auto).activations, DType::F32);
+  expect_parts(choose_device(DeviceKind::Auto, Precision::F32).why, {"run.device = auto: ", "without CUDA"});
+  EXPECT_EQ(choose_device(DeviceKind::Cpu, Precision::F32).why, "run.device = cpu");
+  expect_parts(usage_error([] { choose_device(DeviceKind::Cuda, Precision::Auto); }),
                {"run.device = cuda: ", "built without CUDA", "-DEMOX_CUDA=ON", "run.device = cpu"});
-  expect_parts(usage_error([] { choose_device(DeviceKind::Cpu, Precision::Bf16, 1); }),
+  expect_parts(usage_error([] { choose_device(DeviceKind::Cpu, Precision::Bf16); }),
                {"train.precision = bf16", "the CPU computes f32 only (run.device = cpu)", "use auto or f32"});
-  expect_parts(usage_error([] { choose_device(DeviceKind::Auto, Precision::Bf16, 1); }),
+  expect_parts(usage_error([] { choose_device(DeviceKind::Auto, Precision::Bf16); }),
                {"train.precision = bf16", "(run.device = auto: ", "without CUDA"});
 }
 
@@ -95,12 +95,12 @@ Recipe planned() {
 
 TEST(DevicePlan, CountsAGpuWithoutOne) {
   Recipe r = planned();
-  const DeviceChoice gpu = planned_device(r, 1);
+  const DeviceChoice gpu = planned_device(r);
   EXPECT_TRUE(gpu.on_gpu());
   EXPECT_EQ(gpu.activations, DType::BF16);
   const RankMemory cpu = plan_rank_memory(r, 1, 8, 0, 1), bf16 = plan_rank_memory(r, 1, 8, 0, 1, gpu);
   r.train.precision = Precision::F32;
-  const RankMemory f32 = plan_rank_memory(r, 1, 8, 0, 1, planned_device(r, 1));
+  const RankMemory f32 = plan_rank_memory(r, 1, 8, 0, 1, planned_device(r));
 
   // Layers x routed experts x three matrices of d_model x expert_ff.
   const std::int64_t expert_elements = 3 * 25 * 3 * 64 * 64;

@@ -9,7 +9,24 @@ namespace emox::test {
 
 bool has_device() { return cuda::accelerator() != nullptr && cuda::accelerator()->count() > 0; }
 
+namespace {
+thread_local DeviceQueue* g_own_queue = nullptr;
+}  // namespace
+
+DeviceRank::DeviceRank(Communicator& host, int device, const MakeDeviceTransport& transport, DType activations)
+    : queue_(cuda::accelerator()->open_queue(device)), transfers_({DeviceType::Cuda, device}) {
+  g_own_queue = queue_.get();
+  comm_ = make_device_communicator(host.split(0, host.rank()), *queue_, transfers_, transport);
+  ctx_ = device_context(activations);
+}
+
+DeviceRank::~DeviceRank() {
+  g_own_queue = nullptr;
+  comm_.reset();
+}
+
 DeviceQueue& device_queue() {
+  if (g_own_queue != nullptr) return *g_own_queue;
   static const std::unique_ptr<DeviceQueue> queue = cuda::accelerator()->open_queue(0);
   return *queue;
 }

@@ -2,8 +2,10 @@
 // with the CUDA backend. Tests that are compiled once run on both.
 #pragma once
 
+#include <memory>
 #include <vector>
 
+#include "parallel/comm/device_communicator.h"
 #include "runtime/core/accelerator.h"
 #include "runtime/core/context.h"
 #include "runtime/core/tensor.h"
@@ -12,8 +14,25 @@ namespace emox::test {
 
 /// Whether there is one.
 bool has_device();
-/// Device 0's queue, one for the process.
+/// Of the thread's DeviceRank, else device 0's, one for the process.
 DeviceQueue& device_queue();
+
+/// A rank that computes on a device: its queue, and the communicator for its tensors. On the rank's thread.
+class DeviceRank {
+ public:
+  DeviceRank(Communicator& host, int device, const MakeDeviceTransport& transport, DType activations = DType::F32);
+  ~DeviceRank();
+  DeviceRank(const DeviceRank&) = delete;
+  DeviceRank& operator=(const DeviceRank&) = delete;
+  Communicator& comm() { return *comm_; }
+  Context& ctx() { return ctx_; }
+
+ private:
+  std::unique_ptr<DeviceQueue> queue_;
+  TransferQueues transfers_;
+  std::unique_ptr<Communicator> comm_;
+  Context ctx_;
+};
 Context device_context(DType activations = DType::F32);
 /// On the device in f32 where there is one, else on the CPU.
 Context any_context();

@@ -1,5 +1,4 @@
 #include "tests/support/training.h"
-#include "runtime/files/files.h"
 
 #include <fmt/format.h>
 
@@ -9,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <stdexcept>
 
 #include "data/format/npy.h"
@@ -21,6 +21,7 @@
 #include "model/optim/schedule.h"
 #include "parallel/checkpoint/manifest.h"
 #include "runtime/core/idx.h"
+#include "runtime/files/files.h"
 #include "runtime/ops/basic.h"
 #include "tests/support/checkpoints.h"
 #include "tests/support/ranks.h"
@@ -153,13 +154,14 @@ NamedValues values_by_name(const ParameterStore& store,
 
 class RankOfRun {
  public:
-  RankOfRun(const Recipe& recipe, const RunOptions& options, Communicator& comm, TrainingRun& run, std::mutex& mutex)
+  RankOfRun(const Recipe& recipe, const RunOptions& options, const Context& ctx, Communicator& comm, TrainingRun& run,
+            std::mutex& mutex)
       : recipe_(recipe),
         options_(options),
         comm_(comm),
         run_(run),
         mutex_(mutex),
-        ctx_(options.context),
+        ctx_(ctx),
         loader_(loader_config(recipe)),
         sharding_(comm, recipe.model, recipe.parallel),
         model_(recipe.model, ctx_, true, sharding_.experts()),
@@ -176,7 +178,7 @@ class RankOfRun {
   void run() {
     const Schedule schedule = schedule_of(recipe_);
     const auto count = [&] {
-      if (ctx_.queue != nullptr) run_.queue.push_back(ctx_.queue->counters());
+      if (ctx_.queue != nullptr && comm_.rank() == 0) run_.queue.push_back(ctx_.queue->counters());
     };
     count();
     for (std::int64_t i = 0; i < options_.steps; ++i) {
@@ -222,13 +224,15 @@ class RankOfRun {
         throw std::runtime_error("two ranks hold different values of " + name);
   }
 
-  // Of one rank, which owns all of them.
+  // Every rank has those that it owns.
   void collect_masters() {
     for (const OwnedPart& part : step_.optimizer().owned_parts())
       if (part.role == "weight") {
         const auto values = values_of<float>(part.view);
+        const std::lock_guard lock(mutex_);
         std::vector<float>& all = run_.weights[part.name];
-        all.insert(all.end(), values.begin(), values.end());
+        all.resize(idx(part.shape.numel()));
+        std::copy(values.begin(), values.end(), all.begin() + part.begin);
       }
   }
 
@@ -340,9 +344,9 @@ TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options) {
     run.routing.assign(idx(options.steps), empty);
   }
   std::mutex mutex;
-  if (options.context.queue != nullptr) {
+  if (options.context.queue != nullptr && !options.transport) {
     const auto alone = make_self_communicator();
-    RankOfRun rank(recipe, options, *alone, run, mutex);
+    RankOfRun rank(recipe, options, options.context, *alone, run, mutex);
     rank.run();
     run.draws = rank.draws();
     return run;
@@ -351,7 +355,11 @@ TrainingRun train_on_threads(const Recipe& recipe, const RunOptions& options) {
   run_ranks(
       world,
       [&](Communicator& comm) {
-        RankOfRun rank(recipe, options, comm, run, mutex);
+        std::optional<DeviceRank> device;
+        if (options.transport)
+          device.emplace(comm, options.own_devices ? comm.rank() : 0, options.transport, options.context.activations);
+        RankOfRun rank(recipe, options, device ? device->ctx() : options.context, device ? device->comm() : comm, run,
+                       mutex);
         rank.run();
         const std::lock_guard lock(mutex);
         for (const auto& [key, size] : rank.draws())

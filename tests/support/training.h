@@ -11,6 +11,7 @@
 
 #include "launch/config/recipe.h"
 #include "model/training/training_step.h"
+#include "parallel/comm/device_communicator.h"
 #include "runtime/core/accelerator.h"
 
 namespace emox::test {
@@ -54,7 +55,7 @@ struct TrainingRun {
   Draws draws;  ///< (step, layer, sequence, document) -> pool size; document -1 - position: whether a token is free
   NamedValues gradients;             ///< of the last step, summed over ranks
   NamedValues weights;               ///< at the end; of rounded ones, those they are rounded from
-  std::vector<QueueCounters> queue;  ///< of a device: at first, then of each step before and after the update
+  std::vector<QueueCounters> queue;  ///< of rank 0's device: at first, then of each step before and after the update
   std::vector<float> bias;           ///< selection bias at the end
 };
 
@@ -67,6 +68,9 @@ struct RunOptions {
   const NamedValues* start = nullptr;  ///< weights to begin with; null: drawn from run.seed
   int timeout_s = 120;
   Context context = {};  ///< where and in which type: of one rank only where that is a device
+  /// Ranks compute on devices, whose tensors go over this, in the type of `context`.
+  MakeDeviceTransport transport = {};
+  bool own_devices = true;  ///< rank r on device r, else all on device 0
 };
 
 /// TrainingStep on the sequences of a Loader, as `emox train` does it. Every rank must end with the same numbers.

@@ -1,0 +1,161 @@
+#include "parallel/comm/device_communicator.h"
+
+#include <utility>
+
+#include "runtime/core/error.h"
+#include "runtime/core/idx.h"
+
+namespace emox {
+namespace {
+
+bool on_device(const TensorView& x) { return x.device().type != DeviceType::Cpu; }
+
+/// A queue that is given back at the end.
+class BorrowedQueue {
+ public:
+  explicit BorrowedQueue(TransferQueues& queues) : queues_(queues), queue_(queues.take()) {}
+  ~BorrowedQueue() { queues_.give_back(queue_); }
+  BorrowedQueue(const BorrowedQueue&) = delete;
+  BorrowedQueue& operator=(const BorrowedQueue&) = delete;
+  DeviceQueue& operator*() const { return queue_; }
+
+ private:
+  TransferQueues& queues_;
+  DeviceQueue& queue_;
+};
+
+class DeviceCommunicator final : public Communicator {
+ public:
+  using Parts = std::function<std::unique_ptr<DeviceTransport>(DeviceQueue&)>;
+  DeviceCommunicator(std::unique_ptr<Communicator> host, DeviceQueue& compute, TransferQueues& queues,
+                     const Parts& make)
+      : host_(std::move(host)), compute_(compute), queues_(queues), queue_(queues), transport_(make(*queue_)) {
+    // One watchdog's note a call: this communicator's.
+    observe(host_->observer());
+    host_->observe(nullptr);
+  }
+
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  const std::vector<int>& nodes() const override { return host_->nodes(); }
+  std::string_view transport() const override { return transport_->name(); }
+  bool device_memory() const override { return true; }
+  DeviceQueue* queue() const override { return &*queue_; }
+
+ private:
+  /// The transfer may begin when the compute queue has come here.
+  void begin() {
+    (*queue_).follow(compute_);
+    started_ = true;
+  }
+  void count(const Traffic& before) {
+    Traffic now = host_->traffic();
+    now -= before;
+    traffic_ += now;
+  }
+
+  void do_all_reduce(TensorView x, ReduceOp op) override {
+    if (!on_device(x)) return host_->all_reduce(x, op);
+    begin();
+    transport_->all_reduce(x, op);
+  }
+  void do_all_gather(TensorView out, TensorView in) override {
+    if (!on_device(out)) return host_->all_gather(out, in);
+    begin();
+    transport_->all_gather(out, in);
+  }
+  void do_all_gather_v(TensorView x, std::span<const RowRange> ranges) override {
+    if (!on_device(x)) {
+      const Traffic before = host_->traffic();
+      host_->all_gather_v(x, ranges);
+      return count(before);
+    }
+    begin();
+    transport_->all_gather_v(x, ranges);
+    traffic_ += traffic_of_gather(ranges, nodes(), rank(), row_bytes(x));
+  }
+  void do_reduce_scatter(TensorView x, std::span<const RowRange> ranges) override {
+    if (!on_device(x)) {
+      const Traffic before = host_->traffic();
+      host_->reduce_scatter(x, ranges);
+      return count(before);
+    }
+    begin();
+    transport_->reduce_scatter(x, ranges);
+    traffic_ += traffic_of_sum(ranges, nodes(), rank(), row_bytes(x), size_of(x.dtype()));
+  }
+  void do_broadcast(TensorView x, int root) override {
+    if (!on_device(x)) return host_->broadcast(x, root);
+    begin();
+    transport_->broadcast(x, root);
+  }
+  // Dispatchers say themselves what follows what.
+  void do_all_to_all_v_start(std::span<const RowExchange> exchanges) override {
+    transfers_.clear();
+    for (const RowExchange& e : exchanges) transfers_.push_back({e.out, e.recv_rows, e.in, e.send_rows});
+    host_exchange_ = !on_device(transfers_.front().in) && !on_device(transfers_.front().out);
+    if (host_exchange_)
+      host_->all_to_all_v_start(transfers_);
+    else
+      transport_->exchange_start(transfers_);
+  }
+  void do_all_to_all_v_finish(std::span<const RowExchange>) override {
+    if (host_exchange_)
+      host_->all_to_all_v_finish();
+    else
+      transport_->exchange_finish(transfers_);
+  }
+  void do_all_to_all_v_abandon() noexcept override {
+    host_->all_to_all_v_abandon();
+    transport_->exchange_abandon();
+  }
+  void do_barrier() override { host_->barrier(); }
+  void do_settle() override {
+    if (std::exchange(started_, false)) compute_.follow(*queue_);
+  }
+  void do_wait_for(const DeviceEvent& event) override {
+    compute_.wait_for(event, [this] {
+      const std::string trouble = transport_->trouble();
+      require<CommError>(trouble.empty(), "{}", trouble);
+    });
+  }
+  std::unique_ptr<Communicator> do_split(int color, int key) override {
+    std::unique_ptr<Communicator> part = host_->split(color, key);
+    Communicator& host = *part;
+    return std::make_unique<DeviceCommunicator>(std::move(part), compute_, queues_, [&](DeviceQueue& queue) {
+      return transport_->split(color, key, host, queue);
+    });
+  }
+
+  static std::size_t row_bytes(const TensorView& x) { return idx(x.shape().tail().numel()) * size_of(x.dtype()); }
+
+  std::unique_ptr<Communicator> host_;  // outlives the transport
+  DeviceQueue& compute_;
+  TransferQueues& queues_;
+  BorrowedQueue queue_;
+  std::unique_ptr<DeviceTransport> transport_;
+  std::vector<RowTransfer> transfers_;  // of the open exchange
+  bool host_exchange_ = false;
+  bool started_ = false;  // transfers that the compute queue has not been told to wait for
+};
+
+}  // namespace
+
+DeviceQueue& TransferQueues::take() {
+  if (free_.empty()) {
+    all_.push_back(cuda::accelerator()->open_queue(device_.index, true));
+    free_.push_back(all_.back().get());
+  }
+  DeviceQueue& queue = *free_.back();
+  free_.pop_back();
+  return queue;
+}
+
+std::unique_ptr<Communicator> make_device_communicator(std::unique_ptr<Communicator> host, DeviceQueue& compute,
+                                                       TransferQueues& queues, const MakeDeviceTransport& make) {
+  Communicator& all = *host;
+  return std::make_unique<DeviceCommunicator>(std::move(host), compute, queues,
+                                              [&](DeviceQueue& queue) { return make(all, queue); });
+}
+
+}  // namespace emox
