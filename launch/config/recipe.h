@@ -170,6 +170,7 @@ struct ParallelConfig {
   PlacementKind placement = PlacementKind::Block;
   std::int64_t placement_seed = 0;
   std::string placement_file;
+  bool overlap_experts = true, overlap_gradients = true, overlap_weights = true;
   double watchdog_s = 600;
   double io_watchdog_s = 3600;
 
@@ -186,6 +187,9 @@ struct ParallelConfig {
     v.choice("placement", placement, kPlacementNames, "which rank holds which expert");
     v.integer("placement_seed", placement_seed, 0, kMaxCount, "seed of placement = random");
     v.text("placement_file", placement_file, "table of placement = file");
+    v.flag("overlap_experts", overlap_experts, "on GPUs: rows travel while shared experts compute");
+    v.flag("overlap_gradients", overlap_gradients, "on GPUs: gradients are summed while earlier layers go backward");
+    v.flag("overlap_weights", overlap_weights, "on GPUs: new weights travel while the next step begins");
     v.real("watchdog_s", watchdog_s, 0.1, 1e7, "seconds after which a waiting collective ends the job");
     v.real("io_watchdog_s", io_watchdog_s, 0.1, 1e7, "the same while files are read or written");
   }

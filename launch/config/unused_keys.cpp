@@ -51,6 +51,9 @@ std::vector<std::string> unused_keys(const Recipe& recipe) {
   const std::string placement = with("parallel.placement", kPlacementNames, parallel.placement);
   unused("parallel.placement_seed", parallel.placement == PlacementKind::Random, placement);
   unused("parallel.placement_file", parallel.placement == PlacementKind::File, placement);
+  const std::string cpu = with("run.device", kDeviceNames, recipe.run.device);
+  for (const char* key : {"parallel.overlap_experts", "parallel.overlap_gradients", "parallel.overlap_weights"})
+    unused(key, recipe.run.device != DeviceKind::Cpu, cpu);
   unused("checkpoint.when_busy", recipe.checkpoint.async, " with checkpoint.async = false");
   return lines;
 }

@@ -232,7 +232,9 @@ StepConfig step_config(const Recipe& recipe) {
           .micro_batch_memory = t.micro_batch_memory,
           .lm_z_weight = t.lm_z_weight,
           .adamw = {t.beta1, t.beta2, t.eps, t.weight_decay, t.clip_norm},
-          .eos = recipe.data.eos_id()};
+          .eos = recipe.data.eos_id(),
+          .overlap_gradients = recipe.parallel.overlap_gradients,
+          .overlap_weights = recipe.parallel.overlap_weights};
 }
 
 std::vector<SequenceInput> step_inputs(std::span<const Sequence> sequences, std::int64_t first) {

@@ -55,6 +55,7 @@ Sharding::Sharding(ProcessMesh mesh, const ModelConfig& model, const ParallelCon
   if (model.is_moe())
     experts_ = std::make_unique<ExpertParallel>(
         mesh_.expert(), make_placement(model, resolved(parallel, model, mesh_.world().nodes())), parallel.dispatch);
+  if (experts_ != nullptr) experts_->overlap(parallel.overlap_experts);
 }
 
 }  // namespace emox

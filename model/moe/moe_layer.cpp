@@ -211,7 +211,7 @@ void MoeLayer::forward_add(Context& ctx, TensorView y, Saved& saved, const Scrat
     dispatcher_->plan_start(ctx, handle, r.ids, r.gates, document_pools);
   }
   // Shared experts run while rows travel; a device is given them before the host waits to know how many rows that are.
-  const bool early = ctx.queue != nullptr;
+  const bool early = ctx.queue != nullptr && dispatcher_->overlaps();
   if (early) add_shared_experts(ctx, y, saved, scratch, store, pass);
   dispatcher_->plan_finish(ctx, handle);
   make_room(ctx, saved, scratch);

@@ -99,7 +99,10 @@ void Optimizer::update(Context& ctx, const AdamWConfig& config, double learning_
       }
   }
   const Span span(ctx, "comm.weights");
-  shards_.gather_weights();  // adamw has rounded them
+  if (gather_meanwhile_ && ctx.queue != nullptr)
+    shards_.start_gather_weights(*ctx.queue);
+  else
+    shards_.gather_weights();  // adamw has rounded them
 }
 
 std::size_t Optimizer::state_bytes() const {

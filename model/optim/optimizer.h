@@ -37,6 +37,8 @@ class Optimizer {
     when_ = when;
     shards_.reduce(when);
   }
+  /// Whether new weights reach the other ranks while a device goes on; default: it waits for them in update.
+  void gather_meanwhile(bool on) { gather_meanwhile_ = on; }
   /// Nothing is added to these gradients any more in this step. Collective.
   void start_reduction(Context& ctx, std::span<const ParameterRange> ready);
   /// Every owner gets the sums over ranks of its gradients; other elements are unspecified afterwards. Collective.
@@ -80,6 +82,7 @@ class Optimizer {
   std::vector<Moments> moments_;  ///< of each group of shards_
   std::int64_t steps_before_ = 0;
   ShardedBuffer::Reduce when_ = ShardedBuffer::Reduce::AtEnd;
+  bool gather_meanwhile_ = false;
 };
 
 }  // namespace emox

@@ -1,6 +1,7 @@
 #include "model/optim/parameter_shards.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace emox {
 namespace {
@@ -45,6 +46,27 @@ void ParameterShards::gather_gradients() {
 
 void ParameterShards::gather_weights() {
   for (Group& g : groups_) g.shards.all_gather(store_.weight(store_.flat(g.group)));
+}
+
+void ParameterShards::start_gather_weights(DeviceQueue& compute) {
+  constexpr std::int64_t kStretch = std::int64_t{16} << 20;  // elements, at least: few calls, and few layers each
+  for (Group& g : groups_) {
+    const std::int64_t size = store_.flat_size(g.group);
+    std::vector<std::int64_t> ends;
+    for (const NamedParameter& p : store_.named())
+      if (p.slot.group == g.group) ends.push_back(p.slot.offset + p.slot.shape.numel());
+    std::sort(ends.begin(), ends.end());
+    const TensorView flat = store_.weight(store_.flat(g.group));  // before any stretch of it is on its way
+    std::int64_t begin = 0;
+    const auto gather = [&](std::int64_t end) {
+      if (auto event = g.shards.start_all_gather(flat, begin, end))
+        store_.expect_weights({g.group, begin, end}, std::move(event), compute);
+      begin = end;
+    };
+    for (const std::int64_t end : ends)
+      if (end - begin >= kStretch) gather(end);
+    if (begin < size) gather(size);
+  }
 }
 
 std::vector<ParameterShards::Piece> ParameterShards::owned() const {

@@ -18,7 +18,10 @@ struct StepConfig {
   double lm_z_weight = 0;
   AdamWConfig adamw = {};
   std::int32_t eos = 0;                                         ///< the token that ends a document
-  ShardedBuffer::Reduce reduce = ShardedBuffer::Reduce::AtEnd;  ///< when sums of gradients begin
+  ShardedBuffer::Reduce reduce = ShardedBuffer::Reduce::AtEnd;  ///< when sums of gradients begin on the CPU
+  // On devices, what travels while they compute.
+  bool overlap_gradients = true;  ///< a layer's gradients under the backward pass of the layers before it
+  bool overlap_weights = true;    ///< new weights under the next step's beginning
 };
 
 }  // namespace emox

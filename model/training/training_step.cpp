@@ -55,7 +55,9 @@ TrainingStep::TrainingStep(Context& ctx, const StepConfig& config, LanguageModel
   if (config_.is_moe() && config_.pool == PoolMode::Label)
     label_pools_ = label_pools(config_.routed_experts(), config_.routed_top_k(), resources.label_count);
   divisor_ = static_cast<double>(batch_ * (config_.sequence_length - 1));
-  optimizer_.reduce(config.reduce);
+  const bool device = ctx.queue != nullptr;
+  optimizer_.reduce(device && config.overlap_gradients ? ShardedBuffer::Reduce::WhenReady : config.reduce);
+  optimizer_.gather_meanwhile(config.overlap_weights);
   plan_memory(resources.free_memory);
   reserve_sums();
 }
@@ -265,6 +267,8 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
     const Span span(ctx_, "comm.losses");
     comm_.all_gather(totals_, totals_.view()[comm_.rank()]);
   }
+  // Where ranks wait for each other's devices, the watchdog sees it.
+  if (comm_.queue() != nullptr) comm_.wait_for(*ctx_.queue->record());
   const auto gathered = ops::to_host<double>(ctx_, totals_);
   const auto integers = ops::to_host<std::int64_t>(ctx_, step_integers_);
   throw_faults(gathered);

@@ -60,6 +60,15 @@ std::size_t ParameterStore::bytes() const {
   return idx(size_[0] + size_[1]) * (size_of(weight_type_) + (training_ ? sizeof(float) : 0));
 }
 
+void ParameterStore::wait_for_weights(const ParameterSlot& s) const {
+  std::erase_if(coming_, [&](const Coming& c) {
+    const bool wanted =
+        c.range.group == s.group && c.range.begin < s.offset + s.shape.numel() && s.offset < c.range.end;
+    if (wanted) c.compute->follow(*c.event);
+    return wanted;
+  });
+}
+
 TensorView ParameterStore::window(const Tensor (&tensors)[2], const ParameterSlot& s) const {
   const TensorView t = tensors[index(s.group)].view();
   if (t.null()) return {};

@@ -8,9 +8,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "runtime/core/accelerator.h"
 #include "runtime/core/idx.h"
 #include "runtime/core/tensor.h"
 
@@ -57,8 +60,17 @@ class ParameterStore {
   void allocate(Device device, bool training, DType weights = DType::F32);
   DType weight_type() const { return weight_type_; }
 
-  TensorView weight(const ParameterSlot& s) const { return window(weights_, s); }
+  TensorView weight(const ParameterSlot& s) const {
+    if (!coming_.empty()) [[unlikely]]
+      wait_for_weights(s);
+    return window(weights_, s);
+  }
   TensorView grad(const ParameterSlot& s) const { return window(grads_, s); }
+  /// Weights of these elements are on their way to this rank until a device has passed the event: whoever asks for them
+  /// has `compute` follow it first. In the order in which they come.
+  void expect_weights(const ParameterRange& range, std::shared_ptr<DeviceEvent> event, DeviceQueue& compute) const {
+    coming_.push_back({range, std::move(event), &compute});
+  }
   bool training() const { return training_; }
 
   const std::vector<NamedParameter>& named() const { return named_; }
@@ -87,6 +99,13 @@ class ParameterStore {
   static constexpr std::size_t index(ParameterGroup g) { return idx(g); }
   ParameterSlot reserve(Shape shape, ParameterGroup group, bool decay);
   TensorView window(const Tensor (&t)[2], const ParameterSlot& s) const;
+  void wait_for_weights(const ParameterSlot& s) const;
+  struct Coming {
+    ParameterRange range;
+    std::shared_ptr<DeviceEvent> event;
+    DeviceQueue* compute;
+  };
+  mutable std::vector<Coming> coming_;
   std::int64_t size_[2] = {};
   std::int64_t elements_ = 0;
   std::uint32_t ordinals_ = 0;

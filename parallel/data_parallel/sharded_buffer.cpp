@@ -94,12 +94,18 @@ void ShardedBuffer::finish_reduce(TensorView flat) {
 }
 
 void ShardedBuffer::all_gather(TensorView flat) {
-  start_all_gather(flat);
-  finish_all_gather();
+  if (group_.size() > 1 && !ranges_.empty()) group_.all_gather_v(flat, ranges_);
 }
 
-void ShardedBuffer::start_all_gather(TensorView flat) {
-  if (group_.size() > 1 && !ranges_.empty()) group_.all_gather_v_start(flat, ranges_);
+std::shared_ptr<DeviceEvent> ShardedBuffer::start_all_gather(TensorView flat, std::int64_t begin, std::int64_t end) {
+  const std::vector<RowRange> ranges = inside(ranges_, begin, end);
+  if (group_.size() == 1 || ranges.empty()) return nullptr;
+  group_.all_gather_v_start(flat, ranges);
+  if (group_.queue() == nullptr) {
+    group_.settle();
+    return nullptr;
+  }
+  return group_.queue()->record();
 }
 
 }  // namespace emox

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -55,10 +56,9 @@ class ShardedBuffer {
   void finish_reduce(TensorView flat);
   /// Every member's part of flat[n] reaches all. Collective.
   void all_gather(TensorView flat);
-  /// The same in two halves: on a device the compute queue sees the parts after finish, and leaves flat alone until
-  /// then. Elsewhere start does everything.
-  void start_all_gather(TensorView flat);
-  void finish_all_gather() { group_.settle(); }
+  /// The same of flat[begin, end), which on a device is there when its queue has passed the event; elsewhere it is
+  /// there at once, and there is no event. Collective.
+  std::shared_ptr<DeviceEvent> start_all_gather(TensorView flat, std::int64_t begin, std::int64_t end);
 
  private:
   Communicator& group_;

@@ -58,6 +58,7 @@ class ExchangeDispatcher final : public TokenDispatcher {
     const std::int64_t mean = (all * top_k_ * local_experts_ + experts_ - 1) / experts_;
     return std::min(mean + mean / 4, all * max_picks_here_);
   }
+  bool overlaps() const override { return staging_.overlap; }
   std::unique_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const override;
   void plan_start(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates,
                   const DocumentPools& pools) override;
@@ -70,6 +71,7 @@ class ExchangeDispatcher final : public TokenDispatcher {
     const ops::RowPicks tokens{h.ids, h.first->rows(h.tokens + 1)};
     hops_[0].dispatch_start(transfer, h.hops[0], x, tokens, h.gates, destination(h, 0));
     count_copies(h, row_bytes(x));
+    if (!staging_.overlap) join_compute(ctx, transfer);
   }
   void dispatch_finish(Context& ctx, DispatchHandle& base, TensorView rows, TensorView row_gates) override;
 
@@ -88,6 +90,7 @@ class ExchangeDispatcher final : public TokenDispatcher {
     leave_compute(ctx, transfer);
     hops_[0].send_start(transfer, h.hops[0], dout);
     count_copies(h, row_bytes(dout));
+    if (!staging_.overlap) join_compute(ctx, transfer);
   }
   void combine_backward_finish(Context& ctx, DispatchHandle& base, TensorView drows) override {
     const Span span(ctx, "phase.dispatch");

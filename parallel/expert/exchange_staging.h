@@ -17,6 +17,7 @@ struct ExchangeStaging {
   GrowingTensor* packed_arrive = nullptr;  ///< i32 [picks]
   GrowingTensor* experts = nullptr;        ///< i32 [picks] ops::RowPicks of the rows that arrived
   GrowingTensor* first = nullptr;          ///< i32 [rows + 1]
+  bool overlap = true;                     ///< on a device: rows travel while the compute queue goes on
   PinnedMemory counts;                     ///< on a device: what the host reads of a plan
 
   /// For micro-batches of at most `tokens` tokens. Again for a larger one.

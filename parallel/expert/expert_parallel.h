@@ -27,6 +27,8 @@ class ExpertParallel {
   int rank() const { return group_ == nullptr ? 0 : group_->rank(); }
   bool exchanges() const { return kind_ != DispatchKind::Local; }
   std::unique_ptr<TokenDispatcher> make_dispatcher(std::int64_t layer, std::int64_t routed_top_k);
+  /// Whether rows travel while a device computes; default: they do.
+  void overlap(bool on) { staging_.overlap = on; }
   /// Memory that all layers' transfers share; once, for the largest micro-batch.
   void reserve(Arena& arena, std::int64_t tokens, std::int64_t routed_top_k, std::int64_t width);
   /// Lives around calls that may leave a transfer open: when an exception passes, messages under way stop using the

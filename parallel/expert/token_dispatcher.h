@@ -54,6 +54,8 @@ class TokenDispatcher {
   virtual ~TokenDispatcher() = default;
   /// Rows to reserve memory for when a micro-batch has `tokens` tokens. More can arrive unless the experts are local.
   virtual std::int64_t expected_rows(std::int64_t tokens) const = 0;
+  /// Whether a device may be given other work while rows travel.
+  virtual bool overlaps() const { return true; }
   virtual std::unique_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const = 0;
 
   /// Decides where rows go from the picks ids i32 [T,k], k at most what the dispatcher was made for. The picks and

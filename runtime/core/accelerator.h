@@ -66,6 +66,8 @@ class DeviceQueue {
   /// What this queue is given from now on begins after what `other`, of the same device, has been given so far. The
   /// host does not wait.
   virtual void follow(DeviceQueue& other) = 0;
+  /// The same after an event of another queue of this device.
+  virtual void follow(const DeviceEvent& event) = 0;
   /// The end of what it has been given so far.
   virtual std::shared_ptr<DeviceEvent> record() = 0;
   /// The host waits, which counts as a wait unless the device has passed it; Error when the device failed. `meanwhile`

@@ -230,6 +230,10 @@ void Queue::follow(DeviceQueue& other) {
   check(cudaStreamWaitEvent(stream_, before.followed_, 0), "waiting for another queue");
 }
 
+void Queue::follow(const DeviceEvent& event) {
+  check(cudaStreamWaitEvent(stream_, static_cast<const Event&>(event).event, 0), "waiting for another queue");
+}
+
 std::shared_ptr<DeviceEvent> Queue::record() {
   auto e = std::make_shared<Event>();
   check(cudaEventCreateWithFlags(&e->event, cudaEventDisableTiming), "making an event");

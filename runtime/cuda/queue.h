@@ -36,6 +36,7 @@ class Queue final : public DeviceQueue {
   void begin_range(std::string_view name) override;
   void end_range() override;
   void follow(DeviceQueue& other) override;
+  void follow(const DeviceEvent& event) override;
   std::shared_ptr<DeviceEvent> record() override;
   void wait_for(const DeviceEvent& event, const std::function<void()>& meanwhile) override;
   void copy_to_pinned(void* pinned, const void* device, std::size_t bytes) override;

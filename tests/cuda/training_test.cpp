@@ -1,9 +1,8 @@
 // Whole training steps on a device against the CPU, which is the specification.
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "runtime/core/bf16.h"
+#include "tests/cuda/near.h"
 #include "tests/support/device.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -27,35 +26,6 @@ TrainingRun on_cpu(const Recipe& recipe, RunOptions options = {}) { return train
 TrainingRun on_device(const Recipe& recipe, DType type, RunOptions options = {}) {
   options.context = device_context(type);
   return train_on_threads(recipe, options);
-}
-
-double norm_of(const std::vector<float>& x) {
-  double sum = 0;
-  for (const float v : x) sum += static_cast<double>(v) * static_cast<double>(v);
-  return std::sqrt(sum);
-}
-
-// |got - want| / |want| of each tensor.
-void expect_near(const NamedValues& got, const NamedValues& want, double tolerance) {
-  ASSERT_EQ(got.size(), want.size());
-  for (const auto& [name, w] : want) {
-    const std::vector<float>& g = got.at(name);
-    ASSERT_EQ(g.size(), w.size()) << name;
-    std::vector<float> off(w.size());
-    for (std::size_t i = 0; i < w.size(); ++i) off[i] = g[i] - w[i];
-    EXPECT_LE(norm_of(off), tolerance * norm_of(w)) << name;
-  }
-}
-
-void expect_near(const StepMetrics& got, const StepMetrics& want, double tolerance) {
-  EXPECT_NEAR(got.ce, want.ce, tolerance * want.ce);
-  EXPECT_NEAR(got.lm_z, want.lm_z, tolerance * want.lm_z);
-  EXPECT_NEAR(got.lb, want.lb, tolerance * std::abs(want.lb));
-  EXPECT_NEAR(got.router_z, want.router_z, tolerance * std::abs(want.router_z));
-  EXPECT_NEAR(got.grad_norm, want.grad_norm, tolerance * want.grad_norm);
-  EXPECT_EQ(got.experts_per_document, want.experts_per_document);
-  EXPECT_EQ(got.load_max_over_mean, want.load_max_over_mean);
-  EXPECT_EQ(got.pool_mean, want.pool_mean);
 }
 
 struct Case {
