@@ -98,8 +98,10 @@ void Session::connect_devices(CommunicatorKind kind) {
                       "staged, or run.device = cpu");
   for (const std::string& line : binding_lines(*comm_, choice_)) log_.info("{}", line);
   transfers_ = std::make_unique<TransferQueues>(ctx_.device);
-  comm_ = make_device_communicator(std::move(comm_), *queue_, *transfers_,
-                                   kind == CommunicatorKind::Staged ? make_staged_transport : make_nccl_transport);
+  comm_ =
+      make_device_communicator(std::move(comm_), *queue_, *transfers_, [kind](Communicator& host, DeviceQueue& queue) {
+        return kind == CommunicatorKind::Staged ? make_staged_transport(host, queue) : make_nccl_transport(host, queue);
+      });
 }
 
 std::string device_name(const Context& ctx) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include "parallel/comm/nccl/nccl_transport.h"
 #include "tests/cuda/near.h"
 #include "tests/support/device.h"
 #include "tests/support/support.h"
@@ -18,7 +19,9 @@ struct Transport {
   MakeDeviceTransport make;
   bool own_devices;  ///< else all ranks share device 0
 };
-const Transport kTransports[] = {{"staged", make_staged_transport, false}};
+const Transport kTransports[] = {
+    {"staged", make_staged_transport, false},
+    {"nccl", [](Communicator& host, DeviceQueue& queue) { return make_nccl_transport(host, queue); }, true}};
 
 struct Case {
   const char* name;
@@ -115,7 +118,8 @@ TEST_P(DeviceRanks, InBf16TheBitsRepeat) {
   EXPECT_FALSE(one.weights.empty());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, DeviceRanks, ::testing::Combine(::testing::ValuesIn(kTransports), ::testing::ValuesIn(kCases)),
+INSTANTIATE_TEST_SUITE_P(All, DeviceRanks,
+                         ::testing::Combine(::testing::ValuesIn(kTransports), ::testing::ValuesIn(kCases)),
                          [](const auto& p) {
                            return std::string(std::get<0>(p.param).name) + "_" + std::get<1>(p.param).name;
                          });

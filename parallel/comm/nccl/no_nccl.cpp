@@ -4,9 +4,12 @@
 
 namespace emox {
 
-std::unique_ptr<DeviceTransport> make_nccl_transport(Communicator&, DeviceQueue&) {
-  fail<UsageError>(
-      "this emox was built without NCCL: configure it where nccl.h is, or use parallel.communicator = staged");
+std::string no_nccl() {
+  return "this emox was built without NCCL: configure it where nccl.h is, or use parallel.communicator = staged";
+}
+std::string nccl_version() { return {}; }
+std::unique_ptr<DeviceTransport> make_nccl_transport(Communicator&, DeviceQueue&, const NcclOptions&) {
+  fail<UsageError>("{}", no_nccl());
 }
 
 }  // namespace emox

@@ -120,4 +120,7 @@ DeviceWork::~DeviceWork() {
   heap().close();
 }
 
+PeerWork::PeerWork(int device) : before_(working) { working = device; }
+PeerWork::~PeerWork() { working = before_; }
+
 }  // namespace emu

@@ -15,4 +15,16 @@ class DeviceWork {
   DeviceWork& operator=(const DeviceWork&) = delete;
 };
 
+/// Inside of DeviceWork: work of another device for as long as it lives.
+class PeerWork {
+ public:
+  explicit PeerWork(int device);
+  ~PeerWork();
+  PeerWork(const PeerWork&) = delete;
+  PeerWork& operator=(const PeerWork&) = delete;
+
+ private:
+  int before_;
+};
+
 }  // namespace emu

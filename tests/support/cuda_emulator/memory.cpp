@@ -93,12 +93,14 @@ cudaError_t cudaMalloc(void** devPtr, std::size_t size) {
   *devPtr = heap().allocate(current_device(), size);
   return *devPtr == nullptr ? answer(cudaErrorMemoryAllocation) : cudaSuccess;
 }
-// Waits for all work, as the library does.
+// Waits for all work of the block's device, as the library does.
 cudaError_t cudaFree(void* devPtr) {
   const std::lock_guard guard(lock());
   if (trouble() != cudaSuccess) return answer(trouble());
   if (devPtr == nullptr) return cudaSuccess;
-  if (const cudaError_t code = drain_all(); code != cudaSuccess) return code;
+  const DeviceHeap::Block* const block = heap().find(devPtr);
+  if (const cudaError_t code = drain_device(block == nullptr ? current_device() : block->device); code != cudaSuccess)
+    return code;
   if (heap().release(devPtr)) return cudaSuccess;
   return refuse(cudaErrorInvalidValue, "cudaFree of " + heap().describe(devPtr));
 }
@@ -120,7 +122,7 @@ cudaError_t cudaMallocHost(void** ptr, std::size_t size) { return cudaHostAlloc(
 cudaError_t cudaFreeHost(void* ptr) {
   const std::lock_guard guard(lock());
   if (ptr == nullptr) return cudaSuccess;
-  if (trouble() == cudaSuccess) drain_all();
+  if (trouble() == cudaSuccess) drain_device(current_device());
   if (pinned().erase(reinterpret_cast<std::uintptr_t>(ptr)) == 0)
     return refuse(cudaErrorInvalidValue, "cudaFreeHost of what is no pinned block");
   std::free(ptr);

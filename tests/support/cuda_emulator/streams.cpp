@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <thread>
 
+#include "tests/support/cuda_emulator/emulator_nccl.h"
 #include "tests/support/cuda_emulator/faults.h"
 #include "tests/support/cuda_emulator/heap.h"
+#include "tests/support/cuda_emulator/nccl_world.h"
 #include "tests/support/cuda_emulator/sanitizers.h"
 #include "tests/support/cuda_emulator/state.h"
 
@@ -23,7 +26,19 @@ All& all() {
 }
 
 bool may_run(const EmuStream& s) {
-  return !s.work.empty() && (s.work.front().wait == nullptr || s.work.front().wait->reached);
+  if (s.work.empty()) return false;
+  const Work& next = s.work.front();
+  return (next.wait == nullptr || next.wait->reached) && (!next.ready || next.ready());
+}
+
+/// Another thread may bring what streams wait for: lets it. False: nobody has for too long.
+bool let_others(std::chrono::steady_clock::time_point since) {
+  if (std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count() > nccl_options().wait_s)
+    return false;
+  lock().unlock();
+  std::this_thread::sleep_for(std::chrono::microseconds(50));
+  lock().lock();
+  return true;
 }
 
 /// Null: no stream can go on.
@@ -85,12 +100,16 @@ void run_first(EmuStream& s) {
 }  // namespace
 
 cudaError_t drain(const std::function<bool()>& enough) {
+  if (nccl_group_open()) device_failed("the host waits for a device inside of an NCCL group");
+  auto moved = std::chrono::steady_clock::now();
   while (trouble() == cudaSuccess && !enough()) {
     EmuStream* const s = choose();
     if (s == nullptr) {
-      device_failed("streams wait for each other");
+      if (waits_for_peers() && let_others(moved)) continue;
+      device_failed(waits_for_peers() ? nccl_waits() : "streams wait for each other");
       break;
     }
+    moved = std::chrono::steady_clock::now();
     // Device memory stays open as long as work of one device follows.
     const DeviceWork open(s->device);
     run_first(*s);
@@ -101,10 +120,13 @@ cudaError_t drain(const std::function<bool()>& enough) {
   }
   return answer(trouble());
 }
-cudaError_t drain_all() {
-  const cudaError_t code = drain(
-      [] { return std::all_of(all().streams.begin(), all().streams.end(), [](auto& s) { return s->work.empty(); }); });
-  for (const auto& s : all().streams) acquire(&s->done);
+cudaError_t drain_device(int device) {
+  const cudaError_t code = drain([&] {
+    return std::all_of(all().streams.begin(), all().streams.end(),
+                       [&](auto& s) { return s->device != device || s->work.empty(); });
+  });
+  for (const auto& s : all().streams)
+    if (s->device == device) acquire(&s->done);
   return code;
 }
 cudaError_t advance() {
@@ -113,6 +135,12 @@ cudaError_t advance() {
     run_first(*s);
   }
   return trouble();
+}
+
+bool waits_for_peers() {
+  return std::any_of(all().streams.begin(), all().streams.end(), [](const auto& s) {
+    return !s->work.empty() && s->work.front().ready && !s->work.front().ready();
+  });
 }
 
 EmuStream* stream_of(cudaStream_t s) {
@@ -227,7 +255,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const std::lock_guard guard(lock());
   EmuStream* const s = stream == nullptr ? nullptr : stream_of(stream);
   if (s == nullptr) return answer(cudaErrorInvalidResourceHandle);
-  const cudaError_t code = trouble() == cudaSuccess ? cudaStreamSynchronize(s) : trouble();
+  const cudaError_t code = trouble() == cudaSuccess ? drain([&] { return s->work.empty(); }) : trouble();
+  acquire(&s->done);
   if (s->tsan != nullptr) __tsan_destroy_fiber(s->tsan);
   std::erase_if(all().streams, [&](auto& x) { return x.get() == s; });
   return answer(code);
@@ -244,7 +273,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 }
 cudaError_t cudaDeviceSynchronize() {
   const std::lock_guard guard(lock());
-  return trouble() != cudaSuccess ? answer(trouble()) : drain_all();
+  return trouble() != cudaSuccess ? answer(trouble()) : drain_device(current_device());
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t fn, void* userData) {
   return enqueue(stream, [=] { fn(userData); });

@@ -24,6 +24,7 @@ struct Work {
   std::shared_ptr<Point> reach = nullptr, wait = nullptr;
   Body body = {};                            ///< of a kernel, whose arguments are destroyed when it is done
   std::unique_ptr<char[]> handed = nullptr;  ///< for ThreadSanitizer: after what the host did before it
+  std::function<bool()> ready = {};          ///< may not run before; null: it may
 };
 
 }  // namespace emu
@@ -44,12 +45,15 @@ namespace emu {
 
 /// Runs work until `enough()`. Answers with the failure, if work failed.
 cudaError_t drain(const std::function<bool()>& enough);
-cudaError_t drain_all();
+/// All work of a device; that of others may be in between.
+cudaError_t drain_device(int device);
 /// One piece of work that may run, if there is one.
 cudaError_t advance();
 /// Null stands for the current device's default stream. Null: no such stream, which is reported.
 EmuStream* stream_of(cudaStream_t s);
 void hand(EmuStream& s, Work work);
+/// Whether some stream waits for what another thread may still bring (`Work::ready`).
+bool waits_for_peers();
 void forget_work();
 
 }  // namespace emu
