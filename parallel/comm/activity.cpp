@@ -1,6 +1,7 @@
 #include "parallel/comm/activity.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace emox {
 namespace {
@@ -49,6 +50,19 @@ void ActivityLog::leave(std::uint64_t comm_id) {
 void ActivityLog::progress() {
   const std::lock_guard lock(mutex_);
   progress_at_ = io_sign_at_ = clock_;
+}
+
+void ActivityLog::probe(std::uint64_t comm_id, std::function<std::string()> trouble) {
+  const std::lock_guard lock(mutex_);
+  lines_[comm_id].trouble = std::move(trouble);
+}
+
+std::string ActivityLog::trouble() const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, line] : lines_)
+    if (line.trouble)
+      if (std::string text = line.trouble(); !text.empty()) return std::string(line.call.comm) + ": " + text;
+  return {};
 }
 
 void ActivityLog::note_io(bool begins) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -44,6 +45,10 @@ class ActivityLog {
   void leave(std::uint64_t comm_id);
   void progress();
   void note_io(bool begins);
+  /// What knows why calls of the communicator cannot end (CollectiveObserver::probe).
+  void probe(std::uint64_t comm_id, std::function<std::string()> trouble);
+  /// What the first such says; empty: nothing.
+  std::string trouble() const;
 
   /// The log's clock stands still unless it is advanced: time in which the whole process was stopped does not count.
   void advance(double seconds);
@@ -57,6 +62,7 @@ class ActivityLog {
     Activity call;
     double since = 0;
     std::vector<int> members;
+    std::function<std::string()> trouble;
   };
   Activity aged(const Line& line) const;
 

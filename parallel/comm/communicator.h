@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -105,7 +106,10 @@ class Communicator {
 
   /// Is told of every collective of this communicator from now on; what is split from it later is told to observers
   /// that this one makes. Null: nobody.
-  void observe(std::shared_ptr<CollectiveObserver> observer) { observer_ = std::move(observer); }
+  void observe(std::shared_ptr<CollectiveObserver> observer) {
+    observer_ = std::move(observer);
+    do_observe();
+  }
   const std::shared_ptr<CollectiveObserver>& observer() const { return observer_; }
   /// Lives until this communicator is gone: the job that it is of.
   void keep_alive(std::shared_ptr<void> job) { job_ = std::move(job); }
@@ -132,6 +136,7 @@ class Communicator {
   virtual void do_all_to_all_v_start(std::span<const RowExchange> exchanges) = 0;
   virtual void do_all_to_all_v_finish(std::span<const RowExchange> exchanges) = 0;
   virtual void do_all_to_all_v_abandon() noexcept {}
+  virtual void do_observe() {}
   virtual void do_settle() {}
   virtual void do_wait_for(const DeviceEvent& event);
   virtual void do_barrier() = 0;
@@ -156,6 +161,9 @@ class CollectiveObserver {
   virtual void start_exchange() {}
   /// Inside split: the observer of the part, which may communicate on it. The parent was split with `color`.
   virtual std::shared_ptr<CollectiveObserver> part(Communicator& part, int color) = 0;
+  /// Asked by the watchdog's thread, now and then, why the communicator's calls cannot end: a text ends the job. Empty
+  /// function: no more; on return it is not running.
+  virtual void probe(std::function<std::string()> /*trouble*/) {}
   /// The rank is at work (progress.h); any thread.
   virtual void note_progress() noexcept {}
   virtual void note_io(bool /*begins*/) noexcept {}

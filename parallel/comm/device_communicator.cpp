@@ -35,6 +35,12 @@ class DeviceCommunicator final : public Communicator {
     host_->observe(nullptr);
   }
 
+  ~DeviceCommunicator() override {
+    if (observer() != nullptr) observer()->probe({});
+  }
+  DeviceCommunicator(const DeviceCommunicator&) = delete;
+  DeviceCommunicator& operator=(const DeviceCommunicator&) = delete;
+
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
   const std::vector<int>& nodes() const override { return host_->nodes(); }
@@ -110,6 +116,9 @@ class DeviceCommunicator final : public Communicator {
     transport_->exchange_abandon();
   }
   void do_barrier() override { host_->barrier(); }
+  void do_observe() override {
+    if (observer() != nullptr && transport_ != nullptr) observer()->probe([this] { return transport_->trouble(); });
+  }
   void do_settle() override {
     if (std::exchange(started_, false)) compute_.follow(*queue_);
   }

@@ -129,6 +129,10 @@ void Watchdog::run() noexcept {
 void Watchdog::look() {
   peers_.answer();
   if (fired_) return;
+  if (const std::string trouble = log_.trouble(); !trouble.empty()) {
+    fired_ = true;
+    return peers_.end_job("watchdog: " + trouble + "\n");
+  }
   const std::optional<Overdue> late = log_.overdue(limits_.collective);
   if (!late) return;
   if (late->comm_id != case_.comm_id || late->call.sequence != case_.sequence)

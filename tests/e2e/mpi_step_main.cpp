@@ -1,6 +1,7 @@
 // A training step with experts sharded over all ranks, of which the last one goes wrong before a given collective. Run
 // by ctest under mpirun; the job must end by itself, non-zero, and say who and where:
 //   emox_mpi_step throw|sleep|stop|kill NAME NUMBER [two_level]     e.g. stop all_to_all_v_finish 11
+// Linked with a device (the emulated one), the ranks compute there, and their rows are staged through host memory.
 #include <signal.h>
 #include <unistd.h>
 
@@ -29,7 +30,12 @@ void go_wrong(const std::string& how, std::string_view where) {
 
 int run(const std::string& how, const std::string& name, int number, DispatchKind dispatch) {
   const Recipe recipe = test::step_recipe(MpiWorld::launched_ranks(), dispatch);
-  SessionSetup setup{.parallel = recipe.parallel, .threads = 1, .device = DeviceKind::Cpu};
+  const bool device = cuda::accelerator() != nullptr;
+  SessionSetup setup{.parallel = recipe.parallel,
+                     .threads = 1,
+                     .device = device ? DeviceKind::Cuda : DeviceKind::Cpu,
+                     .precision = Precision::F32};
+  if (device) setup.parallel.communicator = CommunicatorKind::Staged;
   setup.parallel.watchdog_s = 1;
   return on_ranks(setup, [&](Session& session) {
     const int last = session.comm().size() - 1;
@@ -38,7 +44,7 @@ int run(const std::string& how, const std::string& name, int number, DispatchKin
     test::interrupt(session.comm(), [&](std::string_view n) {
       if (step == 2 && session.comm().rank() == last && n == name && ++count == number) go_wrong(how, n);
     });
-    test::StepRank rank(session.comm(), recipe);
+    test::StepRank rank(session.comm(), recipe, std::nullopt, ShardedBuffer::Reduce::AtEnd, session.ctx());
     while (++step <= 3) {
       rank.step(step);
       if (session.root()) std::fprintf(stderr, "step %d is done\n", static_cast<int>(step));

@@ -139,7 +139,7 @@ check_tree() {
   check_directions
   check_directions_in_launch
   # And the test that counts the messages below it.
-  only_in "<mpi.h> and <nccl.h> belong in parallel/comm" '(mpi|nccl)\.h' '^(parallel/comm/|tests/parallel/mpi_messages\.cpp$)'
+  only_in "<mpi.h> and <nccl.h> belong in parallel/comm" '(mpi|nccl)\.h' '^(parallel/comm/|tests/parallel/mpi_messages\.cpp$|tests/support/cuda_emulator/|tests/cuda/emulator_nccl)'
   only_in "<hdf5.h> belongs in parallel/checkpoint" '(hdf5|H5[A-Za-z0-9_]*)\.h' '^parallel/checkpoint/'
   only_in "CUDA headers belong in a cuda/ folder" '(cuda|cublas|cudnn|cub/|nvtx|cooperative_groups|mma\.h)' '/cuda(_emulator)?/'
   check_tensor_memory

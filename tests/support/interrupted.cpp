@@ -24,6 +24,9 @@ class Interruption final : public CollectiveObserver {
   std::shared_ptr<CollectiveObserver> part(Communicator& part, int color) override {
     return std::make_shared<Interruption>(before_, next_ ? next_->part(part, color) : nullptr);
   }
+  void probe(std::function<std::string()> trouble) override {
+    if (next_) next_->probe(std::move(trouble));
+  }
   void note_progress() noexcept override {
     if (next_) next_->note_progress();
   }
@@ -52,15 +55,16 @@ void interrupt(Communicator& comm, BeforeCollective before) {
 }
 
 StepRank::StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory,
-                   ShardedBuffer::Reduce reduce)
+                   ShardedBuffer::Reduce reduce, const Context& ctx)
     : recipe_(recipe),
+      ctx_(ctx),
       sharding_(comm, recipe.model, recipe.parallel),
       model_(recipe.model, ctx_, true, sharding_.experts()),
       pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
       step_(ctx_, with_reduce(step_config(recipe), reduce), model_, sharding_.mesh(),
             {.pools = pools_.get(), .label_count = 1, .free_memory = free_memory}) {
   ctx_.telemetry = &telemetry_;
-  model_.initialize(ctx_, static_cast<std::uint64_t>(recipe.run.seed));
+  step_.initialize_weights(static_cast<std::uint64_t>(recipe.run.seed));
 }
 
 StepMetrics StepRank::step(std::int64_t number, const StepVotes& votes) {

@@ -26,8 +26,9 @@ class StepRank {
  public:
   /// `free_memory`: bytes that are free on the rank's node; nothing: what the system says. `reduce`: when sums of
   /// gradients begin.
+  /// `ctx`: where it computes.
   StepRank(Communicator& comm, const Recipe& recipe, std::optional<double> free_memory = std::nullopt,
-           ShardedBuffer::Reduce reduce = ShardedBuffer::Reduce::AtEnd);
+           ShardedBuffer::Reduce reduce = ShardedBuffer::Reduce::AtEnd, const Context& ctx = {});
   /// Gradients and update.
   StepMetrics step(std::int64_t number, const StepVotes& votes = {});
   LanguageModel& model() { return model_; }
