@@ -19,13 +19,13 @@ cores=$(nproc)
 export CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$cores}
 for preset in ci asan tsan; do
   echo "==> [$SECONDS s] $preset"
-  cmake --preset "$preset"
-  cmake --build --preset "$preset" -j "$cores" --target emox_test_cuda emox_test_cuda_golden emox_emulated
+  cmake --preset "$preset" -B "build/$preset-emulated" -DEMOX_SANITIZE_ALL=ON
+  cmake --build "build/$preset-emulated" -j "$cores" --target emox_test_cuda emox_test_cuda_golden emox_emulated
   export TSAN_OPTIONS="suppressions='$PWD/tests/house/tsan.supp':atexit_sleep_ms=50"
   for ((seed = 1; seed <= seeds; ++seed)); do
     [[ $preset == tsan || $seed -eq 1 ]] || continue
-    EMOX_EMULATOR_SEED=$seed ctest --preset "$preset" -L emulated
-    [[ $preset != ci ]] || build/ci/tests/emox_test_cuda_golden --gtest_brief=1 --gtest_filter=*Trajectory*
+    EMOX_EMULATOR_SEED=$seed ctest --test-dir "build/$preset-emulated" --output-on-failure -L emulated
+    [[ $preset != ci ]] || build/ci-emulated/tests/emox_test_cuda_golden --gtest_brief=1 --gtest_filter=*Trajectory*
   done
 done
 echo "==> [$SECONDS s] done"

@@ -16,15 +16,6 @@ fail() { echo "tests/gpu.sh: $*" >&2; exit 2; }
 
 # ---- bundle ----
 
-openmpi_files=/usr/lib/x86_64-linux-gnu/openmpi/lib/openmpi3
-pmix_files=/usr/lib/x86_64-linux-gnu/pmix2/lib/pmix
-
-# Libraries that a program needs, but for glibc's, the compiler's where the machine's are newer, and CUDA's.
-libraries_of() {
-  ldd "$@" 2>/dev/null | awk '$3 ~ /^\// { print $3 }' | sort -u |
-    grep -Ev '/(libc|libm|libdl|libpthread|librt|libresolv|ld-linux.*|libcudart|libcublas|libcublasLt|libcuda)\.so'
-}
-
 bundle() {
   local build=build/gpu file=
   while (($#)); do
@@ -42,17 +33,13 @@ bundle() {
   local stage
   stage=$(mktemp -d)
   local root=$stage/emox-gpu
-  mkdir -p "$root"/{bin,lib/openmpi,lib/pmix,share,tests}
-  cp "$build"/launch/emox "$build"/tests/emox_test_gpu "$build"/tests/emox_test_gpu_golden "$root/bin"
-  strip --strip-debug "$root"/bin/*
-  cp "$openmpi_files"/mca_*.so "$root/lib/openmpi"
-  cp "$pmix_files"/*.so "$root/lib/pmix"
-  cp "$(command -v orted)" "$root/bin"
-  local library
-  while read -r library; do cp -L "$library" "$root/lib"; done < <(
-    libraries_of "$root"/bin/* "$root"/lib/openmpi/*.so "$root"/lib/pmix/*.so)
-  cp -r "$here/../launch/recipes" "$root/share/recipes"
-  cp -rL /usr/share/openmpi "$root/share/openmpi"
+  "$here/../launch/package.sh" --build "$build" --into "$root"
+  mkdir -p "$root/tests"
+  for program in emox_test_gpu emox_test_gpu_golden; do
+    cp "$build/tests/$program" "$root/libexec/$program"
+    strip --strip-debug "$root/libexec/$program"
+    cp "$root/bin/emox" "$root/bin/$program"
+  done
   # Real text, tokenized here; in pieces, of which some are held out.
   local label texts=()
   for label in GPL-2 GPL-3 MPL-2.0 GFDL-1.3; do
@@ -73,14 +60,8 @@ bundle() {
 # ---- environment of an unpacked bundle ----
 
 use_bundle() {
-  local cuda=
-  for cuda in "${CUDA_HOME-}" /usr/local/cuda; do [[ -n $cuda && -d $cuda/lib64 ]] && break; done
-  export LD_LIBRARY_PATH=$here/lib:${cuda:-/usr/local/cuda}/lib64:${LD_LIBRARY_PATH-} PATH=$here/bin:$PATH
-  export OPAL_PREFIX=$here OMPI_MCA_plm=isolated OMPI_MCA_mca_base_component_path=$here/lib/openmpi
-  export OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_pmix=isolated OMPI_MCA_btl_vader_single_copy_mechanism=none
-  export PMIX_INSTALL_PREFIX=$here PMIX_MCA_mca_base_component_path=$here/lib/pmix
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  export EMOX_GOLDEN_DIR=$here/tests/golden EMOX_PROGRAM=$here/bin/emox
+  export PATH=$here/bin:$PATH OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  export EMOX_GOLDEN_DIR=$here/tests/golden EMOX_PROGRAM=$here/bin/emox EMOX_MPIRUN=$here/bin/mpirun
 }
 
 # ---- stages ----
@@ -102,7 +83,10 @@ stage() {
 
 # Tests by the names of their suites. Of the sanitizers' runs, which take many times as long, each kernel once.
 whole_steps='*CudaTraining*:*CudaStep*:*CudaProgram*:DeviceProduct*-*OutOfMemory*'
-ops="-${whole_steps/-/:}"
+one_rank='*DeviceTransports*nccl*'
+shared_gpu='*DeviceTransports*staged*:*DeviceRanks*staged*:*CudaRanksProgram*'
+own_gpus='*DeviceTransports*nccl*:*DeviceRanks*nccl*:*DeviceRanksWaits*'
+ops="-${whole_steps/-/:}:$one_rank:$shared_gpu:$own_gpus"
 memcheck_tests='*CudaBasic*/3:RouterTest.TopkOf*:RouterTest.Equal*:DispatchPlanTest.Contra*:GroupedOnDevice.Takes*'
 memcheck_tests+=':AttentionTest.ADocument*:AttentionTest.NoTokens*:LmHeadOnDevice.TheLossAlone*:*CudaStep*/emo'
 racecheck_tests='RouterTest.TopkOf*:RouterTest.PoolsOf*:DispatchPlanTest.RowsOfAny*:GroupedOnDevice.Takes*:AttentionTest.ADocument*'
@@ -128,7 +112,7 @@ sources() { for f in "$here"/share/text/*/; do printf -- '--data.source=%s:1:%s 
 train() {
   rm -rf "$results/runs/$1" "$results/$1.losses"  # never what an earlier call left
   # shellcheck disable=SC2046  # one word a source
-  emox train "$here/share/recipes/tiny.ini" --run.dir="$results/runs/$1" --train.steps="$2" --run.device="$3" \
+  emox train "$here/share/emox/recipes/tiny.ini" --run.dir="$results/runs/$1" --train.steps="$2" --run.device="$3" \
     --train.precision="$4" --train.warmup_steps=1 --checkpoint.every_steps=0 --eval.final=false $(sources)
   sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$results/runs/$1/metrics.jsonl" >"$results/$1.losses"
 }
@@ -151,6 +135,35 @@ same_bits_twice() {
   echo "$1 steps twice: the same losses, digit by digit"
 }
 
+# with_gpus NEEDED THERE COMMAND...
+with_gpus() {
+  local needed=$1 there=$2
+  shift 2
+  ((there >= needed)) || { echo "$there GPU(s) here, $needed are needed"; return 77; }
+  "$@"
+}
+
+# Two ranks on one GPU over NCCL, which is told that they are on two hosts. Not supported by NCCL: it may fail.
+two_on_one_gpu() {
+  # shellcheck disable=SC2016  # the ranks' own numbers
+  timeout -k 5 50 mpirun -n 2 --oversubscribe --bind-to none bash -c \
+    'CUDA_VISIBLE_DEVICES=0 NCCL_HOSTID=host$OMPI_COMM_WORLD_RANK exec emox doctor --json' || { echo "NCCL does not do that here"; return 77; }
+}
+
+# Two ranks, a run that goes on with one.
+ranks_of_the_bundle() {
+  rm -rf "$results/runs/ranks"
+  local arguments
+  arguments=("$here/share/emox/recipes/tiny.ini" --run.dir="$results/runs/ranks" --train.steps=6 --train.warmup_steps=1
+    --train.threads=1 --eval.final=false --run.device=cpu)
+  # shellcheck disable=SC2046  # one word a source
+  mpirun -n 2 --oversubscribe --bind-to none emox train "${arguments[@]}" --run.stop_after_step=3 $(sources)
+  # shellcheck disable=SC2046
+  emox train "${arguments[@]}" $(sources)
+  (($(grep -c . "$results/runs/ranks/metrics.jsonl") == 6)) || { echo "6 steps left another number of lines"; return 1; }
+  echo "3 steps on 2 ranks, 3 more on one"
+}
+
 run_stages() {
   results=${1:-results}
   mkdir -p "$results"
@@ -165,6 +178,13 @@ run_stages() {
   stage racecheck 200 sanitize racecheck "$racecheck_tests"
   stage near_the_cpu 180 near_the_cpu 200 cuda bf16
   stage same_bits_twice 90 same_bits_twice 20 cuda bf16
+  stage nccl_one_rank 120 test_gpu "$one_rank"
+  stage ranks_share_a_gpu 300 test_gpu "$shared_gpu"
+  local gpus
+  gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c . || true)
+  stage own_gpus 300 with_gpus 2 "$gpus" test_gpu "$own_gpus"
+  stage links 90 with_gpus 2 "$gpus" mpirun -n "$gpus" --bind-to none emox doctor --json
+  stage nccl_hostid 60 two_on_one_gpu
   stage bench_ops 120 emox bench ops --run.device=cuda
   stage bench_step_small 90 emox bench step --preset=small --run.device=cuda
   stage bench_step_block 240 emox bench step --preset=emo-1b14b-block --run.device=cuda
@@ -183,9 +203,10 @@ run_without_device() {
   use_bundle
   stage doctor 60 emox doctor
   local filter
-  for filter in "$ops" "$whole_steps" "$memcheck_tests" "$racecheck_tests"; do stage selected 60 selected "$filter"; done
+  for filter in "$ops" "$whole_steps" "$memcheck_tests" "$racecheck_tests" "$one_rank" "$shared_gpu" "$own_gpus"; do stage selected 60 selected "$filter"; done
   stage near_the_cpu 100 near_the_cpu 5 cpu f32
   stage same_bits_twice 100 same_bits_twice 5 cpu f32
+  stage ranks_of_the_bundle 100 ranks_of_the_bundle
   all_ok || { cat "$results"/*.txt; return 1; }
   stage fails 60 near_the_cpu 2 cuda bf16
   ! all_ok || { echo "a stage without a device passed"; return 1; }
@@ -205,9 +226,13 @@ rehearse() {
   root=$(mktemp -d)
   trap 'rm -rf "$root"' RETURN
   bundle --build "$build" "$root/bundle.tar.zst"
+  # What users get is a part of it.
+  "$here/../launch/package.sh" --build "$build" "$root/emox.tar.zst"
+  (($(stat -c %s "$root/emox.tar.zst") <= 60 * 1048576)) || fail "the package is larger than 60 MiB"
   mkdir -p "$root"/{usr/bin,usr/lib/x86_64-linux-gnu,lib64,tmp,dev,proc,cuda/lib64}
   ln -s usr/bin "$root/bin"
   ln -s usr/lib "$root/lib"
+  ln -s bash "$root/usr/bin/sh"
   local program library
   for program in bash env rm timeout cut tail dirname basename mkdir date sed awk mawk paste cmp sleep cat tee grep; do
     local path

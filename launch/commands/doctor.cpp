@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "launch/bench/link_bench.h"
 #include "launch/commands/command.h"
 #include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
@@ -20,6 +21,7 @@
 #include "launch/run/session.h"
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/comm/mpi_launcher.h"
+#include "parallel/comm/nccl/nccl_transport.h"
 #include "runtime/core/accelerator.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
@@ -142,6 +144,14 @@ void print_report(const nlohmann::ordered_json& report) {
                              ? fmt::format("nothing: {}", value["why"].get<std::string>())
                              : fmt::format("{} in {} ({})", value["name"].get<std::string>(),
                                            value["precision"].get<std::string>(), value["why"].get<std::string>()));
+    } else if (key == "links") {
+      for (const auto& [peers, rate] : value.items())
+        line(
+            peers == "same_node" ? "links inside a node" : "links between nodes",
+            fmt::format("{:.2f} GB/s a rank to {} peer(s) at once, {:.0f} us for a small exchange",
+                        rate["gb_s"].get<double>(), rate["peers"].get<std::int64_t>(), rate["small_us"].get<double>()));
+    } else if (key == "binding") {
+      for (const auto& node : value) line("binding", node.get<std::string>());
     } else if (value.is_primitive()) {
       line(key, value.is_string()         ? value.get<std::string>()
                 : value.is_number_float() ? fmt::format("{:.1f}", value.get<double>())
@@ -169,6 +179,12 @@ int diagnose(Session& session, bool json, const Recipe* recipe, const std::strin
   if (session.choice().on_gpu()) report["copy_gb_s"] = copy_rate(session.ctx()) / 1e9;
   report["all_reduce_1_kib_us"] = small * 1e6;
   report["all_reduce_16_mib_ms"] = large * 1e3;
+  const std::string nccl = nccl_version();
+  report["nccl"] = nccl.empty() ? no_nccl() : nccl;
+  if (session.comm().size() > 1) {
+    report["links"] = link_rates(session);
+    if (session.choice().on_gpu()) report["binding"] = binding_lines(session.comm(), session.choice());
+  }
   const Launcher launcher = find_launcher();
   if (json) report["stopping"] = stopping(launcher);
   if (launcher.name == "mpirun") report["mpirun_grace_s"] = mpirun_grace();

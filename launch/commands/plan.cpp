@@ -9,6 +9,7 @@
 #include "launch/plan/state_plan.h"
 #include "launch/run/failure.h"
 #include "launch/run/session.h"
+#include "launch/run/sharding.h"
 #include "runtime/core/error.h"
 #include "runtime/telemetry/metrics.h"
 
@@ -44,6 +45,7 @@ int run_plan(const std::vector<std::string>& args) {
   fmt::print("{} on {} ranks{}: experts over {}, {} replica(s)\n", recipe.run.name, ranks,
              gpu ? fmt::format(" of a GPU each, in {}", name_of(device.activations)) : "",
              plan["expert_parallel"].get<int>(), plan["data_parallel"].get<int>());
+  if (recipe.model.is_moe() && ranks > 1) fmt::print("{}\n", mesh_line(recipe, nodes_in_order(ranks, per_node)));
   fmt::print("{:<32}{:>12}{:>12}\n", gpu ? "memory of a GPU, MiB" : "memory of a rank, MiB", "least", "most");
   const auto line = [&](const char* text, const char* key) {
     fmt::print("{:<32}{:>12.1f}{:>12.1f}\n", text, plan["least"][key].get<double>() / 1048576,

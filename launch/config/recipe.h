@@ -33,7 +33,7 @@ inline constexpr const char* kTokenizerNames[] = {"byte", "dolma2"};
 inline constexpr const char* kTokenTypeNames[] = {"auto", "uint16", "uint32"};
 inline constexpr const char* kHeldOutPartNames[] = {"report", "tune"};
 inline constexpr const char* kCommunicatorNames[] = {"auto", "self", "mpi", "nccl", "staged"};
-inline constexpr const char* kDispatchNames[] = {"local", "flat", "two_level"};
+inline constexpr const char* kDispatchNames[] = {"local", "flat", "two_level", "auto"};
 enum class WhenBusy : std::uint8_t { Wait, Skip };
 inline constexpr const char* kWhenBusyNames[] = {"wait", "skip"};
 inline constexpr const char* kPlacementNames[] = {"block", "random", "file"};
@@ -166,7 +166,7 @@ struct DataConfig {
 struct ParallelConfig {
   CommunicatorKind communicator = CommunicatorKind::Auto;
   std::int64_t expert_parallel = 1;  ///< 0: auto (Sharding works it out from the ranks that there are)
-  DispatchKind dispatch = DispatchKind::Flat;
+  DispatchKind dispatch = DispatchKind::Auto;
   PlacementKind placement = PlacementKind::Block;
   std::int64_t placement_seed = 0;
   std::string placement_file;
@@ -181,9 +181,10 @@ struct ParallelConfig {
              "GPUs through host memory, also where ranks share one");
     v.automatic("expert_parallel", expert_parallel, 1, 1 << 16,
                 "ranks that share one copy of the experts; auto: as many as fit into a node and divide its ranks");
-    v.choice(
-        "dispatch", dispatch, kDispatchNames,
-        "how rows reach experts on other ranks: one all-to-all, or by way of the nodes; local: none are elsewhere");
+    v.choice("dispatch", dispatch, kDispatchNames,
+             "how rows reach experts on other ranks: one all-to-all, or by way of the nodes; auto: by way of the nodes "
+             "where "
+             "experts span them; local: none are elsewhere");
     v.choice("placement", placement, kPlacementNames, "which rank holds which expert");
     v.integer("placement_seed", placement_seed, 0, kMaxCount, "seed of placement = random");
     v.text("placement_file", placement_file, "table of placement = file");

@@ -189,9 +189,9 @@ Evaluation evaluate(Context& ctx, LanguageModel& model, Communicator& comm, cons
       input = PassInput(pass, held_out[pass.domain], request.eos);
     }
     const MicroBatch micro = make_micro_batch(config, request.eos, input.sequences());
-    memory.batch.upload(ctx, micro);
+    memory.batch.upload(ctx, micro, draw_pools(config, micro.documents, pools));
     if (hooks.observer) hooks.observer(input.windows());
-    model.forward(ctx, memory.activations, memory.batch, micro.documents, pools, nullptr);
+    model.forward(ctx, memory.activations, memory.batch, nullptr);
     model.loss(ctx, memory.activations, memory.batch, {.sums = sums.view()[std::min(own, count)]});
   }
   if (hooks.progress) hooks.progress(count, count);

@@ -1,10 +1,14 @@
 #include "launch/run/sharding.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "launch/run/same_on_ranks.h"
 #include "runtime/core/error.h"
+#include "runtime/core/idx.h"
 
 namespace emox {
 namespace {
@@ -15,13 +19,43 @@ std::int64_t checked(const Communicator& world, const ModelConfig& model, const 
   return expert_parallel;
 }
 
+/// Whether a copy of the experts spans nodes, with several of its ranks on one: a row then leaves for a node once.
+bool by_nodes(std::int64_t expert_parallel, const std::vector<int>& nodes) {
+  const auto ranks = static_cast<std::int64_t>(nodes.size());
+  if (expert_parallel < 2 || ranks % expert_parallel != 0) return false;  // what does not fit is refused elsewhere
+  const MeshLayout mesh(nodes, expert_parallel);
+  for (int r = 0; r < mesh.ranks(); ++r) {
+    std::vector<int> held = mesh.nodes_of(mesh.expert_group(r));
+    std::sort(held.begin(), held.end());
+    const auto different = std::unique(held.begin(), held.end()) - held.begin();
+    if (different > 1 && different < expert_parallel) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 ParallelConfig resolved(ParallelConfig parallel, const ModelConfig& model, const std::vector<int>& nodes) {
-  if (parallel.expert_parallel != 0) return parallel;
-  const bool shared_out = model.is_moe() && parallel.dispatch != DispatchKind::Local;
-  parallel.expert_parallel = shared_out ? auto_expert_parallel(nodes, model.routed_experts()) : 1;
+  if (parallel.expert_parallel == 0) {
+    const bool shared_out = model.is_moe() && parallel.dispatch != DispatchKind::Local;
+    parallel.expert_parallel = shared_out ? auto_expert_parallel(nodes, model.routed_experts()) : 1;
+  }
+  if (parallel.dispatch == DispatchKind::Auto)
+    parallel.dispatch = by_nodes(parallel.expert_parallel, nodes) ? DispatchKind::TwoLevel : DispatchKind::Flat;
   return parallel;
+}
+
+std::string mesh_line(const Recipe& recipe, const std::vector<int>& nodes) {
+  const ParallelConfig& asked = recipe.parallel;
+  const ParallelConfig known = resolved(asked, recipe.model, nodes);
+  const auto ranks = static_cast<std::int64_t>(nodes.size());
+  std::string size, way;
+  if (asked.expert_parallel == 0) size = " (auto: as many as fit into a node)";
+  if (asked.dispatch == DispatchKind::Auto && known.expert_parallel > 1)
+    way = known.dispatch == DispatchKind::TwoLevel ? " (auto: experts span nodes)" : " (auto: experts are near)";
+  return fmt::format("mesh: experts over {} rank(s){}, {} replica(s); {} placement, {} dispatch{}",
+                     known.expert_parallel, size, ranks / known.expert_parallel, kPlacementNames[idx(asked.placement)],
+                     kDispatchNames[idx(known.dispatch)], way);
 }
 
 MeshLayout planned_layout(const Recipe& recipe, int ranks, int ranks_per_node) {
@@ -52,9 +86,9 @@ Sharding::Sharding(Communicator& world, const ModelConfig& model, const Parallel
 
 Sharding::Sharding(ProcessMesh mesh, const ModelConfig& model, const ParallelConfig& parallel)
     : mesh_(std::move(mesh)) {
+  const ParallelConfig known = resolved(parallel, model, mesh_.world().nodes());
   if (model.is_moe())
-    experts_ = std::make_unique<ExpertParallel>(
-        mesh_.expert(), make_placement(model, resolved(parallel, model, mesh_.world().nodes())), parallel.dispatch);
+    experts_ = std::make_unique<ExpertParallel>(mesh_.expert(), make_placement(model, known), known.dispatch);
   if (experts_ != nullptr) experts_->overlap(parallel.overlap_experts);
 }
 

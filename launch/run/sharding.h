@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "launch/config/recipe.h"
@@ -10,8 +11,12 @@
 
 namespace emox {
 
-/// The same with parallel.expert_parallel = auto worked out for ranks on these nodes (nodes[ranks]).
+/// The same with parallel.expert_parallel and parallel.dispatch = auto worked out for ranks on these nodes
+/// (nodes[ranks]): experts inside a node where they fit, and by way of the nodes where a copy of them spans several.
 ParallelConfig resolved(ParallelConfig parallel, const ModelConfig& model, const std::vector<int>& nodes);
+
+/// "mesh: experts over 8 rank(s) (auto: ...), ...": what was chosen for ranks on these nodes, and why.
+std::string mesh_line(const Recipe& recipe, const std::vector<int>& nodes);
 
 /// The table of ranks that do not run, which fill one node of `ranks_per_node` after another. UsageError when the
 /// recipe does not fit them.

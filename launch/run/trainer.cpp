@@ -206,10 +206,7 @@ class Trainer {
         recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
         recipe_.tokens_per_step(), name_of(s_.ctx().activations), floor_->rate() / 1e9, device_name(s_.ctx()));
     const MeshLayout& mesh = sharding_.mesh().layout();
-    if (model_.experts() != nullptr && s_.comm().size() > 1)
-      s_.log().info("mesh: experts over {} rank(s){}, {} replica(s); {} placement, {} dispatch", mesh.expert_parallel(),
-                    recipe_.parallel.expert_parallel == 0 ? " (auto)" : "", mesh.data_parallel(),
-                    kPlacementNames[idx(recipe_.parallel.placement)], kDispatchNames[idx(recipe_.parallel.dispatch)]);
+    if (model_.experts() != nullptr && s_.comm().size() > 1) s_.log().info("{}", mesh_line(recipe_, mesh.nodes()));
     const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
     const auto buffer = idx(saver_->buffer_bytes());
     s_.log().info(

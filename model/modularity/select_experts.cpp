@@ -84,7 +84,7 @@ class Calibration {
     const MicroBatch micro = make_micro_batch(model_.config(), text_.eos, inputs);
     memory_.batch.upload(ctx_, micro);
     ops::zero(ctx_, sums);
-    model_.observe(ctx_, memory_.activations, memory_.batch, micro.documents, observation);
+    model_.observe(ctx_, memory_.activations, memory_.batch, observation);
   }
 
   Context& ctx_;

@@ -74,8 +74,6 @@ MoeLayer::Scratch MoeLayer::reserve_scratch(Arena& arena, std::int64_t tokens) c
   return {arena.f32({tokens, config_.num_experts}),
           arena.f32({tokens, n}),
           arena.allocate(DType::U8, {tokens, n}),
-          arena.i32({tokens}),
-          arena.allocate(DType::U8, {tokens}),
           arena.f32({tokens, k}),
           arena.growing_activation({std::max(rows, tokens), config_.expert_ff}),
           arena.growing_activation({rows, config_.d_model}),
@@ -125,49 +123,23 @@ ops::TopkResult MoeLayer::routing_of(const Saved& s, std::int64_t t) const {
           front(s.route.gates, t, picks()), choices_};
 }
 
-TensorView MoeLayer::draw_free_tokens(Context& ctx, const Scratch& scratch, const std::vector<PoolDocument>& documents,
-                                      const PoolPlan& pools) const {
-  if (!pools.sizes->frees_tokens()) return {};
-  std::vector<std::uint8_t> flags;
-  for (const PoolDocument& d : documents)
-    for (std::int64_t i = d.position; i < d.position + d.tokens; ++i)
-      flags.push_back(pools.sizes->is_free(pools.step, layer_, d, i) ? 1 : 0);
-  const TensorView free_tokens = scratch.free_tokens.rows(0, static_cast<std::int64_t>(flags.size()));
-  ops::copy_from_host(ctx, free_tokens, flags.data());
-  return free_tokens;
-}
-
 DocumentPools MoeLayer::route(Context& ctx, const Saved& saved, const Scratch& scratch, const ParameterStore& store,
                               const Pass& pass) const {
   const DeviceBatch& batch = pass.batch;
-  const std::vector<PoolDocument>& documents = pass.documents;
-  const PoolPlan& pools = pass.pools;
-  const std::int64_t t = batch.tokens(), n = choices_, docs = static_cast<std::int64_t>(documents.size());
+  const std::int64_t t = batch.tokens(), n = choices_, docs = batch.pool_segments().numel() - 1;
   const bool some = !kept_ids_.view().null();
-  const TensorView logits = scratch.logits.rows(0, t);
+  const TensorView logits = scratch.logits.rows(0, t), sizes = batch.pool_sizes(layer_);
   const ops::TopkResult out = routing_of(saved, t);
   ops::logits(ctx, logits, pass.x, some ? kept_rows_.view() : store.weight(router_).rows(0, n));
-  TensorView pool, free_tokens;
-  if (pools.by_label != nullptr) {
-    require<ShapeError>(!some, "layer {}: pools by label are of all experts, some are kept", layer_);
-    pool = scratch.pool.rows(0, docs);
-    std::vector<std::uint8_t> mask;
-    for (const PoolDocument& d : documents) {
-      const auto row = pools.by_label->begin() + d.domain * n;
-      mask.insert(mask.end(), row, row + n);
-    }
-    ops::copy_from_host(ctx, pool, mask.data());
-  } else if (pools.sizes != nullptr) {
+  TensorView pool = batch.pool_masks(), free_tokens;
+  require<ShapeError>(pool.null() || !some, "layer {}: pools by label are of all experts, some are kept", layer_);
+  if (pool.null() && !sizes.null()) {
     pool = front(scratch.pool, docs, n);
     const TensorView scores = front(scratch.scores, docs, n);
-    std::vector<std::int32_t> sizes;
-    for (const PoolDocument& d : documents)
-      sizes.push_back(static_cast<std::int32_t>(std::min(n, pools.sizes->size(pools.step, layer_, d))));
-    ops::copy_from_host(ctx, scratch.sizes.rows(0, docs), sizes.data());
     ops::router_softmax(ctx, out.p, logits, n);  // p is free until the restricted softmax
     ops::document_scores(ctx, scores, out.p, batch.pool_segments());
-    ops::document_pools(ctx, pool, scores, scratch.sizes.rows(0, docs));
-    free_tokens = draw_free_tokens(ctx, scratch, documents, pools);
+    ops::document_pools(ctx, pool, scores, sizes);
+    free_tokens = batch.free_tokens(layer_);
   }
   ops::masked_topk(ctx, out, logits, pool, batch.pool_segments(), some ? kept_bias_.view() : pass.selection_bias,
                    config_.normalize_gates, free_tokens);

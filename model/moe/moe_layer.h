@@ -44,13 +44,6 @@ struct OutputNorms {
 /// Looks at every layer's decisions before they are planned: ids i32 [T,k].
 using RoutingObserver = std::function<void(Context&, std::int64_t layer, TensorView ids, const DocumentPools&)>;
 
-/// How documents are restricted in one forward pass.
-struct PoolPlan {
-  const PoolSizes* sizes = nullptr;                     ///< and tokens that are free of them; null: no pools
-  const std::vector<std::uint8_t>* by_label = nullptr;  ///< [labels * n_r]: overrides sizes
-  std::int64_t step = 0;
-};
-
 class MoeLayer {
  public:
   struct Saved {
@@ -66,8 +59,6 @@ class MoeLayer {
     TensorView logits;                    ///< [T,N], also their gradient
     TensorView scores;                    ///< [docs <= T, n_r]
     TensorView pool;                      ///< u8 [docs <= T, n_r]
-    TensorView sizes;                     ///< i32 [docs <= T]
-    TensorView free_tokens;               ///< u8 [T]
     TensorView dgates;                    ///< [T,k_r]
     GrowingTensor* activation = nullptr;  ///< [max(R,T),F]
     GrowingTensor* row_out = nullptr;     ///< [R,D]
@@ -92,8 +83,6 @@ class MoeLayer {
   struct Pass {
     TensorView x;  ///< [T,D] normed
     const DeviceBatch& batch;
-    const std::vector<PoolDocument>& documents;  ///< the host side of the batch's pool segments
-    const PoolPlan& pools;
     TensorView selection_bias = {};               ///< f32 [n_r] or null
     const LayerStatistics* statistics = nullptr;  ///< added to; with kept experts their first elements are those
     const RoutingObserver* observer = nullptr;
@@ -122,8 +111,6 @@ class MoeLayer {
                       const Pass& pass) const;
   void add_shared_experts(Context& ctx, TensorView y, const Saved& saved, const Scratch& scratch,
                           const ParameterStore& store, const Pass& pass) const;
-  TensorView draw_free_tokens(Context& ctx, const Scratch& scratch, const std::vector<PoolDocument>& documents,
-                              const PoolPlan& pools) const;
   void make_room(Context& ctx, const Saved& saved, const Scratch& scratch) const;
   ops::TopkResult routing_of(const Saved& saved, std::int64_t tokens) const;
 

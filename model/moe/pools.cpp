@@ -1,5 +1,6 @@
 #include "model/moe/pools.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "runtime/core/error.h"
@@ -104,6 +105,28 @@ std::vector<std::uint8_t> label_pools(std::int64_t routed_experts, std::int64_t 
     for (std::int64_t e = routed_experts * l / labels; e < routed_experts * (l + 1) / labels; ++e)
       pool[idx(l * routed_experts + e)] = 1;
   return pool;
+}
+
+DrawnPools draw_pools(const ModelConfig& config, const std::vector<PoolDocument>& documents, const PoolPlan& plan) {
+  DrawnPools drawn;
+  if (!config.is_moe() || (plan.sizes == nullptr && plan.by_label == nullptr)) return drawn;
+  const std::int64_t n = config.routed_experts();
+  drawn.layers = config.layers;
+  if (plan.by_label != nullptr) {
+    for (const PoolDocument& d : documents) {
+      const auto row = plan.by_label->begin() + d.domain * n;
+      drawn.masks.insert(drawn.masks.end(), row, row + n);
+    }
+    return drawn;
+  }
+  for (std::int64_t layer = 0; layer < config.layers; ++layer)
+    for (const PoolDocument& d : documents) {
+      drawn.sizes.push_back(static_cast<std::int32_t>(std::min(n, plan.sizes->size(plan.step, layer, d))));
+      if (!plan.sizes->frees_tokens()) continue;
+      for (std::int64_t i = d.position; i < d.position + d.tokens; ++i)
+        drawn.free_tokens.push_back(plan.sizes->is_free(plan.step, layer, d, i) ? 1 : 0);
+    }
+  return drawn;
 }
 
 }  // namespace emox

@@ -33,6 +33,15 @@ std::unique_ptr<PoolSizes> fixed_pool_sizes(std::int64_t size);
 /// Of the other documents, pool_free_tokens of the tokens are free: keyed by (seed, step, layer, sequence, position).
 std::unique_ptr<PoolSizes> make_pool_sizes(const ModelConfig& config, std::uint64_t seed);
 
+/// Who draws the pools of a pass.
+struct PoolPlan {
+  const PoolSizes* sizes = nullptr;                     ///< and tokens that are free of them; null: no pools
+  const std::vector<std::uint8_t>* by_label = nullptr;  ///< [labels * n_r]: overrides sizes
+  std::int64_t step = 0;
+};
+/// All that a micro-batch's pools need on a device, for DeviceBatch::upload.
+DrawnPools draw_pools(const ModelConfig& config, const std::vector<PoolDocument>& documents, const PoolPlan& plan);
+
 /// Label pools (the BTX / FlexOlmo idea, a baseline): routed experts divided over the labels in order, as evenly as
 /// they go. Row `label` of the result, n_r bytes: 1 where the expert belongs to the label.
 /// Throws UsageError when a label would get fewer experts than a token picks.

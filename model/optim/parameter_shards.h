@@ -44,8 +44,8 @@ class ParameterShards {
   void gather_gradients();
   /// The owners' weights on every rank that holds the parameter. Collective.
   void gather_weights();
-  /// The same for a device, whose queue goes on meanwhile: the store waits for a stretch when it is asked for one of its
-  /// weights. Stretches come in the order of the buffers, which is that of the layers. Collective.
+  /// The same for a device, whose queue goes on meanwhile: the store waits for a stretch when it is asked for one of
+  /// its weights. Stretches come in the order of the buffers, which is that of the layers. Collective.
   void start_gather_weights(DeviceQueue& compute);
 
   /// A piece of a parameter that one member of the group owns: elements [begin, end) of the group's flat buffers.

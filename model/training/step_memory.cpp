@@ -73,9 +73,13 @@ void TrainingStep::plan_memory(std::optional<double> free_memory) {
   const std::int64_t kept = needs_all && !recompute_ ? micro_batches_ : 1;
   arena_ = Arena(ctx_.device, one * idx(kept) + scratch, ctx_.activations);
   activation_bytes_ = (one + one_growing) * idx(kept) + scratch + scratch_growing;
+  const bool pooled = config_.is_moe() && config_.pool != PoolMode::Off;
+  const DeviceBatch::PoolRoom pools{.layers = pooled ? config_.layers : 0,
+                                    .mask_experts = label_pools_.empty() ? 0 : config_.routed_experts(),
+                                    .free_tokens = pooled && config_.pool_free_tokens > 0};
   for (std::int64_t m = 0; m < kept; ++m) {
     slots_.push_back(model_.reserve(arena_, tokens));
-    device_batches_.emplace_back(ctx_.device, tokens);
+    device_batches_.emplace_back(ctx_.device, tokens, pools);
   }
   model_.reserve_scratch(arena_, tokens);
 }

@@ -93,13 +93,15 @@ TensorView TrainingStep::own_total(std::int64_t at, std::int64_t n) const {
 
 void TrainingStep::forward(std::size_t m, std::int64_t step, bool count) {
   const Span span(ctx_, "phase.forward");
-  batch_of(m).upload(ctx_, micro_host_[m]);
   const PoolPlan pools{config_.pool == PoolMode::Off ? nullptr : pools_, label_pools_.empty() ? nullptr : &label_pools_,
                        step};
+  batch_of(m).upload(ctx_, micro_host_[m], draw_pools(config_, micro_host_[m].documents, pools));
   routing_is_new_ = count;
-  model_.forward(ctx_, slot(m), batch_of(m), micro_host_[m].documents, pools,
-                 count && config_.is_moe() ? &statistics_ : nullptr);
+  ExpertParallel* const experts = model_.experts();
+  if (experts != nullptr) experts->begin_micro_batch(m, !count);
+  model_.forward(ctx_, slot(m), batch_of(m), count && config_.is_moe() ? &statistics_ : nullptr);
   routing_is_new_ = false;
+  if (experts != nullptr) experts->begin_micro_batch(0, false);  // other passes are new
 }
 
 void TrainingStep::head(std::size_t m) {

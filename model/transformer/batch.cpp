@@ -1,5 +1,7 @@
 #include "model/transformer/batch.h"
 
+#include <cstring>
+
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
 #include "runtime/ops/basic.h"
@@ -80,29 +82,74 @@ MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::sp
   return b;
 }
 
-DeviceBatch::DeviceBatch(Device device, std::int64_t max_tokens)
-    : max_tokens_(max_tokens), memory_(device, DType::I32, {3 * padded(max_tokens) + 2 * padded(max_tokens + 1)}) {
-  packed_.reserve(idx(memory_.view().dim(0)));
+DeviceBatch::DeviceBatch(Device device, std::int64_t max_tokens, const PoolRoom& room) : max_tokens_(max_tokens) {
+  // As many documents as tokens, at most; bytes in whole elements.
+  const auto bytes = [](std::int64_t n) { return n == 0 ? 0 : padded((n + 3) / 4); };
+  std::int64_t elements = 3 * padded(max_tokens) + 2 * padded(max_tokens + 1);
+  if (room.mask_experts > 0)
+    elements += bytes(max_tokens * room.mask_experts);
+  else
+    elements += padded(max_tokens * room.layers);
+  if (room.free_tokens) elements += bytes(max_tokens * room.layers);
+  memory_ = Tensor(device, DType::I32, {elements});
+  packed_.reserve(idx(elements));
 }
 
-DeviceBatch::Part DeviceBatch::pack(const std::vector<std::int32_t>& values) {
+DeviceBatch::Part DeviceBatch::pack(std::span<const std::int32_t> values) {
   const Part part{static_cast<std::int64_t>(packed_.size()), static_cast<std::int64_t>(packed_.size() + values.size())};
   packed_.insert(packed_.end(), values.begin(), values.end());
   packed_.resize(idx(padded(part.end)));
   return part;
 }
 
-void DeviceBatch::upload(Context& ctx, const MicroBatch& batch) {
+DeviceBatch::Part DeviceBatch::pack(std::span<const std::uint8_t> values) {
+  const auto begin = static_cast<std::int64_t>(packed_.size()), n = static_cast<std::int64_t>(values.size() + 3) / 4;
+  packed_.resize(idx(padded(begin + n)));
+  std::memcpy(packed_.data() + begin, values.data(), values.size());
+  return {begin, begin + n};
+}
+
+TensorView DeviceBatch::bytes(const Part& p, std::int64_t begin, std::int64_t end) const {
+  const TensorView whole = view(p);
+  return {static_cast<std::uint8_t*>(whole.raw()) + begin, DType::U8, {end - begin}, whole.device()};
+}
+
+TensorView DeviceBatch::pool_sizes(std::int64_t layer) const {
+  if (sizes_.begin == sizes_.end) return {};
+  const std::int64_t docs = pool_segments().numel() - 1;
+  return view(sizes_).rows(layer * docs, (layer + 1) * docs);
+}
+
+TensorView DeviceBatch::free_tokens(std::int64_t layer) const {
+  return free_tokens_.begin == free_tokens_.end ? TensorView{}
+                                                : bytes(free_tokens_, layer * tokens_, (layer + 1) * tokens_);
+}
+
+TensorView DeviceBatch::pool_masks() const {
+  if (mask_experts_ == 0) return {};
+  const std::int64_t docs = pool_segments().numel() - 1;
+  return bytes(masks_, 0, docs * mask_experts_).reshape({docs, mask_experts_});
+}
+
+void DeviceBatch::upload(Context& ctx, const MicroBatch& batch, const DrawnPools& pools) {
   require<ShapeError>(batch.tokens <= max_tokens_, "a micro-batch of {} tokens, memory was reserved for {}",
                       batch.tokens, max_tokens_);
   tokens_ = batch.tokens;
   packed_.clear();
-  ids_ = pack(batch.ids);
-  labels_ = pack(batch.labels);
-  positions_ = pack(batch.positions);
-  attention_segments_ = pack(batch.attention_segments);
-  pool_segments_ = pack(batch.pool_segments);
-  ops::copy_from_host(ctx, memory_.view().rows(0, static_cast<std::int64_t>(packed_.size())), packed_.data());
+  const auto part = [&](const auto& values) { return pack(std::span(values)); };
+  ids_ = part(batch.ids);
+  labels_ = part(batch.labels);
+  positions_ = part(batch.positions);
+  attention_segments_ = part(batch.attention_segments);
+  pool_segments_ = part(batch.pool_segments);
+  sizes_ = part(pools.sizes);
+  free_tokens_ = part(pools.free_tokens);
+  masks_ = part(pools.masks);
+  const auto docs = static_cast<std::int64_t>(batch.documents.size());
+  mask_experts_ = docs == 0 ? 0 : static_cast<std::int64_t>(pools.masks.size()) / docs;
+  const auto n = static_cast<std::int64_t>(packed_.size());
+  if (n > memory_.view().numel()) memory_ = Tensor(memory_.view().device(), DType::I32, {n});  // pools nobody planned
+  ops::copy_from_host(ctx, memory_.view().rows(0, n), packed_.data());
 }
 
 }  // namespace emox

@@ -44,12 +44,25 @@ struct MicroBatch {
 /// beyond the vocabulary and a sequence that is too long.
 MicroBatch make_micro_batch(const ModelConfig& config, std::int32_t eos, std::span<const SequenceInput> sequences);
 
-/// The integers of a micro-batch where the ops can read them. Reserved once for the largest micro-batch; one copy
-/// brings them there, packed, each part aligned as a tensor.
+/// What the host draws for the pools of a micro-batch (draw_pools in model/moe/pools.h), all layers together.
+struct DrawnPools {
+  std::int64_t layers = 0;                ///< 0: no pools
+  std::vector<std::int32_t> sizes;        ///< [layers, docs] routed experts in a document's pool; empty with masks
+  std::vector<std::uint8_t> free_tokens;  ///< [layers, T] 1: without the limit of its document; empty: no token is
+  std::vector<std::uint8_t> masks;        ///< [docs, n_r] the pools themselves, of all layers
+};
+
+/// The integers of a micro-batch where the ops can read them. One copy brings them there, packed, each part aligned as
+/// a tensor. Reserved for `max_tokens` tokens, and for the pools of so many layers (and masks of so many experts).
 class DeviceBatch {
  public:
-  DeviceBatch(Device device, std::int64_t max_tokens);
-  void upload(Context& ctx, const MicroBatch& batch);
+  struct PoolRoom {
+    std::int64_t layers = 0, mask_experts = 0;
+    bool free_tokens = false;
+  };
+  DeviceBatch(Device device, std::int64_t max_tokens) : DeviceBatch(device, max_tokens, PoolRoom{}) {}
+  DeviceBatch(Device device, std::int64_t max_tokens, const PoolRoom& room);
+  void upload(Context& ctx, const MicroBatch& batch, const DrawnPools& pools = {});
 
   std::int64_t tokens() const { return tokens_; }
   TensorView ids() const { return view(ids_); }
@@ -57,15 +70,23 @@ class DeviceBatch {
   TensorView positions() const { return view(positions_); }
   TensorView attention_segments() const { return view(attention_segments_); }
   TensorView pool_segments() const { return view(pool_segments_); }
+  // Null where the micro-batch came without.
+  TensorView pool_sizes(std::int64_t layer) const;   ///< i32 [docs]
+  TensorView free_tokens(std::int64_t layer) const;  ///< u8 [T]
+  TensorView pool_masks() const;                     ///< u8 [docs, n_r]
 
  private:
   struct Part {
     std::int64_t begin = 0, end = 0;
   };
-  Part pack(const std::vector<std::int32_t>& values);
+  Part pack(std::span<const std::int32_t> values);
+  Part pack(std::span<const std::uint8_t> values);
   TensorView view(const Part& p) const { return memory_.view().rows(p.begin, p.end); }
+  /// Bytes [begin, end) of a part of bytes.
+  TensorView bytes(const Part& p, std::int64_t begin, std::int64_t end) const;
   std::int64_t max_tokens_, tokens_ = 0;
-  Part ids_, labels_, positions_, attention_segments_{0, 1}, pool_segments_{0, 1};
+  std::int64_t mask_experts_ = 0;
+  Part ids_, labels_, positions_, attention_segments_{0, 1}, pool_segments_{0, 1}, sizes_, free_tokens_, masks_;
   std::vector<std::int32_t> packed_;  ///< on the host
   Tensor memory_;                     ///< i32
 };

@@ -113,17 +113,15 @@ void LanguageModel::reserve_scratch(Arena& arena, std::int64_t tokens) {
 }
 
 void LanguageModel::forward(Context& ctx, Activations& a, const DeviceBatch& batch,
-                            const std::vector<PoolDocument>& documents, const PoolPlan& pools,
                             const RoutingStatistics* statistics) {
-  forward_blocks(ctx, a, batch, documents, pools, {config_.layers, statistics, nullptr});
+  forward_blocks(ctx, a, batch, {config_.layers, statistics, nullptr});
   const std::int64_t t = batch.tokens();
   ops::rms_norm(ctx, a.final_normed.rows(0, t), a.final_rstd.rows(0, t), a.output.rows(0, t),
                 store_.weight(final_norm_), static_cast<float>(config_.norm_eps));
 }
 
-void LanguageModel::observe(Context& ctx, Activations& a, const DeviceBatch& batch,
-                            const std::vector<PoolDocument>& documents, const Observation& observation) {
-  forward_blocks(ctx, a, batch, documents, {}, observation);
+void LanguageModel::observe(Context& ctx, Activations& a, const DeviceBatch& batch, const Observation& observation) {
+  forward_blocks(ctx, a, batch, observation);
 }
 
 OutputScores LanguageModel::reserve_output_scores(Arena& arena, std::int64_t tokens) const {
@@ -165,7 +163,6 @@ void LanguageModel::observe_outputs(Context& ctx, std::int64_t layer, TensorView
 }
 
 void LanguageModel::forward_blocks(Context& ctx, Activations& a, const DeviceBatch& batch,
-                                   const std::vector<PoolDocument>& documents, const PoolPlan& pools,
                                    const Observation& observation) {
   const ExpertParallel::TransferGuard guard(experts_);
   const RoutingStatistics* statistics = observation.statistics;
@@ -190,10 +187,9 @@ void LanguageModel::forward_blocks(Context& ctx, Activations& a, const DeviceBat
       const LayerStatistics layer_statistics = statistics != nullptr ? statistics->layer(layer) : LayerStatistics{};
       const TensorView out = outputs == nullptr ? y : outputs->output.rows(0, t);
       if (outputs != nullptr) ops::zero(ctx, out);
-      block.moe->forward_add(
-          ctx, out, s.moe, scratch_.moe, store_,
-          {normed, batch, documents, pools, selection_bias(layer), statistics != nullptr ? &layer_statistics : nullptr,
-           &routing_observer_, outputs != nullptr ? &outputs->norms : nullptr});
+      block.moe->forward_add(ctx, out, s.moe, scratch_.moe, store_,
+                             {normed, batch, selection_bias(layer), statistics != nullptr ? &layer_statistics : nullptr,
+                              &routing_observer_, outputs != nullptr ? &outputs->norms : nullptr});
       if (outputs != nullptr) observe_outputs(ctx, layer, y, normed, s.moe, *outputs);
     } else {
       block.dense->forward_add(ctx, y, {normed, s.dense_hidden.rows(0, t), scratch_.dense_activation.rows(0, t)},

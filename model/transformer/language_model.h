@@ -86,12 +86,10 @@ class LanguageModel {
   Activations reserve(Arena& arena, std::int64_t tokens) const;
   void reserve_scratch(Arena& arena, std::int64_t tokens);
 
-  /// Runs all blocks and the final norm. Adds to `statistics` when given.
-  void forward(Context& ctx, Activations& a, const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
-               const PoolPlan& pools, const RoutingStatistics* statistics);
-  /// The first blocks without pools, for what the observation collects; nothing else can be asked afterwards.
-  void observe(Context& ctx, Activations& a, const DeviceBatch& batch, const std::vector<PoolDocument>& documents,
-               const Observation& observation);
+  /// Runs all blocks and the final norm, with the pools that came with the batch. Adds to `statistics` when given.
+  void forward(Context& ctx, Activations& a, const DeviceBatch& batch, const RoutingStatistics* statistics);
+  /// The first blocks, for what the observation collects; nothing else can be asked afterwards.
+  void observe(Context& ctx, Activations& a, const DeviceBatch& batch, const Observation& observation);
   OutputScores reserve_output_scores(Arena& arena, std::int64_t tokens) const;
   /// Is told of the routing of every forward pass from now on. Empty: nobody looks.
   void observe_routing(RoutingObserver observer) { routing_observer_ = std::move(observer); }
@@ -142,9 +140,7 @@ class LanguageModel {
     TensorView loss;              ///< u8
   };
 
-  void forward_blocks(Context& ctx, Activations& a, const DeviceBatch& batch,
-                      const std::vector<PoolDocument>& documents, const PoolPlan& pools,
-                      const Observation& observation);
+  void forward_blocks(Context& ctx, Activations& a, const DeviceBatch& batch, const Observation& observation);
   void observe_outputs(Context& ctx, std::int64_t layer, TensorView y, TensorView normed, const MoeLayer::Saved& saved,
                        const OutputScores& o) const;
   TensorView selection_bias(std::int64_t layer) const;  ///< null without

@@ -113,6 +113,7 @@ class Communicator {
   const std::shared_ptr<CollectiveObserver>& observer() const { return observer_; }
   /// Lives until this communicator is gone: the job that it is of.
   void keep_alive(std::shared_ptr<void> job) { job_ = std::move(job); }
+  const std::shared_ptr<void>& job() const { return job_; }
   /// What this rank has received in reduce_scatter and all_gather_v since the communicator was made.
   const Traffic& traffic() const { return traffic_; }
 

@@ -37,6 +37,8 @@ class DeviceTransport {
   /// Why transfers cannot end (a peer has gone, the network failed), in words that say what to do; empty: nothing is
   /// known. Any thread.
   virtual std::string trouble() const { return {}; }
+  /// Ends what is under way, so that nothing on the device waits for a peer any more; later calls are a CommError.
+  virtual void abort() noexcept {}
 };
 
 /// Through pinned host memory and the host's communicator: where ranks share a device, or there is no NCCL. The host

@@ -124,6 +124,8 @@ class ExchangeDispatcher final : public TokenDispatcher {
     return two_level() && i == 0 ? h.gateway : h.maps[0];
   }
   void upload_maps(Context& ctx, ExchangeHandle& h) const;
+  /// Who gets how much was told when this micro-batch was planned for the first time.
+  bool known() const { return staging_.again && staging_.micro_batch < books_.size(); }
   void count_visits(ExchangeHandle& h);
   void check_reach(const ExchangeHandle& h);
   // out = beta out + sum of rows; with dgates, what lies in staging.pick_send goes with the rows.
@@ -143,7 +145,8 @@ class ExchangeDispatcher final : public TokenDispatcher {
   PlanCounts counts_;
   std::vector<std::int32_t> maps_;  ///< as in the handle
   std::vector<ExchangeHop> hops_;
-  std::vector<std::int64_t> from_;  ///< rows by source; kept so that a step allocates nothing
+  std::vector<std::vector<std::int64_t>> books_;  ///< PlanCounts::book of the step's micro-batches
+  std::vector<std::int64_t> from_;                ///< rows by source; kept so that a step allocates nothing
 };
 
 ExchangeDispatcher::ExchangeDispatcher(DispatchKind kind, Communicator& comm, const ExchangeLayer& layer,
@@ -215,6 +218,7 @@ void ExchangeDispatcher::plan_start(Context& compute, DispatchHandle& base, Tens
   h.grown = h.first->ensure(h.tokens + 1);
   const ops::RowPicks tokens{h.ids, h.first->rows(h.tokens + 1)};
   ops::first_picks(ctx, tokens.first, top_k);
+  if (known()) return;
   const PlanNumbers<TensorView>& c = h.counts.counted;
   ops::count_destinations(ctx, c.by_rank.reshape({comm_.size(), 2}), tokens, h.maps[0]);
   ops::count_destinations(ctx, c.by_node.reshape({nodes_, 2}), tokens, h.maps[1]);
@@ -228,7 +232,13 @@ void ExchangeDispatcher::plan_start(Context& compute, DispatchHandle& base, Tens
 void ExchangeDispatcher::plan_finish(Context& compute, DispatchHandle& base) {
   Context ctx = transfer_context(compute, comm_);
   ExchangeHandle& h = of(base);
-  counts_.finish(ctx, h.counts, staging_.counts);
+  if (known()) {
+    counts_.recall(books_[staging_.micro_batch]);
+  } else {
+    counts_.finish(ctx, h.counts, staging_.counts);
+    books_.resize(std::max(books_.size(), staging_.micro_batch + 1));
+    books_[staging_.micro_batch] = counts_.book();
+  }
   count_visits(h);
   check_reach(h);
   std::int64_t rows = h.tokens;
@@ -298,8 +308,8 @@ void ExchangeDispatcher::count_visits(ExchangeHandle& h) {
   counters_[DispatchCounters::Nodes] += static_cast<double>(visited_nodes);
   // The lists of picks and their gates would be the same without deduplication.
   constexpr double kPickBytes = sizeof(std::int32_t) + sizeof(float), kCountBytes = 2 * sizeof(std::int64_t);
-  counters_[DispatchCounters::BytesCopies] +=
-      static_cast<double>(h.remote_picks) * kPickBytes + static_cast<double>(comm_.size() - 1) * kCountBytes;
+  counters_[DispatchCounters::BytesCopies] += static_cast<double>(h.remote_picks) * kPickBytes +
+                                              (known() ? 0.0 : static_cast<double>(comm_.size() - 1) * kCountBytes);
 }
 
 // The pools were known before the picks: no rank is sent more rows than the documents that can reach it have tokens,

@@ -1,6 +1,7 @@
 // Buffers for one transfer at a time, shared by all layers of a model.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "runtime/core/arena.h"
@@ -17,6 +18,8 @@ struct ExchangeStaging {
   GrowingTensor* packed_arrive = nullptr;  ///< i32 [picks]
   GrowingTensor* experts = nullptr;        ///< i32 [picks] ops::RowPicks of the rows that arrived
   GrowingTensor* first = nullptr;          ///< i32 [rows + 1]
+  std::size_t micro_batch = 0;             ///< whose rows travel
+  bool again = false;                      ///< its forward pass runs once more: its counts are known
   bool overlap = true;                     ///< on a device: rows travel while the compute queue goes on
   PinnedMemory counts;                     ///< on a device: what the host reads of a plan
 

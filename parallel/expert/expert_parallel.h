@@ -1,6 +1,7 @@
 // The experts of a model as one rank sees them: who holds which, and how rows get there.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -29,6 +30,12 @@ class ExpertParallel {
   std::unique_ptr<TokenDispatcher> make_dispatcher(std::int64_t layer, std::int64_t routed_top_k);
   /// Whether rows travel while a device computes; default: they do.
   void overlap(bool on) { staging_.overlap = on; }
+  /// Which micro-batch of a step comes next; `again`: its forward pass has run before, with the same picks, so that
+  /// what ranks told each other then still holds.
+  void begin_micro_batch(std::size_t m, bool again) {
+    staging_.micro_batch = m;
+    staging_.again = again;
+  }
   /// Memory that all layers' transfers share; once, for the largest micro-batch.
   void reserve(Arena& arena, std::int64_t tokens, std::int64_t routed_top_k, std::int64_t width);
   /// Lives around calls that may leave a transfer open: when an exception passes, messages under way stop using the

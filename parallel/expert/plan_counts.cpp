@@ -142,6 +142,15 @@ void PlanCounts::finish(Context& ctx, Memory& m, const PinnedMemory& read) {
     comm_.wait_for(*m.read);
     std::memcpy(host_book_.data(), read.data(), m.book.bytes());
   }
+  look();
+}
+
+void PlanCounts::recall(const std::vector<std::int64_t>& book) {
+  host_book_ = book;
+  look();
+}
+
+void PlanCounts::look() {
   numbers_ = PlanNumbers<std::span<const std::int64_t>>::of(
       comm_.size(), nodes_, [rest = std::span<const std::int64_t>(host_book_)](auto n) mutable {
         const auto part = rest.first(idx(n));

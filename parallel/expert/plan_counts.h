@@ -53,6 +53,9 @@ class PlanCounts {
   void start(Context& ctx, Memory& memory, PinnedMemory& read, DispatchCounters& counters);
   /// Afterwards the calls below hold. On a device this is the one wait of a plan. Collective.
   void finish(Context& ctx, Memory& memory, const PinnedMemory& read);
+  /// What finish has read: kept, it makes the calls below hold again without asking anybody.
+  const std::vector<std::int64_t>& book() const { return host_book_; }
+  void recall(const std::vector<std::int64_t>& book);
 
   const PlanNumbers<std::span<const std::int64_t>>& numbers() const { return numbers_; }
   struct Hop {
@@ -73,6 +76,7 @@ class PlanCounts {
   Exchange to_gateways(std::span<const std::int32_t> rank_of) const;
   Exchange inside(std::span<const std::int32_t> rank_of, const Exchange& to_gateways) const;
   RankCounts told(const Exchange& exchange) const;
+  void look();
   void read_flat();
   void read_two_level();
 

@@ -22,7 +22,8 @@
 
 namespace emox {
 
-enum class DispatchKind : std::uint8_t { Local, Flat, TwoLevel };
+/// Auto: worked out by whoever knows the nodes (launch/run/sharding.h), before anything is made.
+enum class DispatchKind : std::uint8_t { Local, Flat, TwoLevel, Auto };
 
 /// Where every row of one micro-batch went, as integers. Memory is reserved once; plan() fills it.
 struct DispatchHandle {

@@ -70,8 +70,8 @@ class DeviceQueue {
   virtual void follow(const DeviceEvent& event) = 0;
   /// The end of what it has been given so far.
   virtual std::shared_ptr<DeviceEvent> record() = 0;
-  /// The host waits, which counts as a wait unless the device has passed it; Error when the device failed. `meanwhile`
-  /// is called again and again; what it throws ends the wait.
+  /// The host waits, which counts as a wait; Error when the device failed. `meanwhile` is called again and again; what
+  /// it throws ends the wait.
   virtual void wait_for(const DeviceEvent& event, const std::function<void()>& meanwhile = {}) = 0;
   /// Between the device and memory of Accelerator::allocate_pinned, in order with the queue's work; the host does not
   /// wait, so its side must stay as it is until then.

@@ -244,13 +244,11 @@ std::shared_ptr<DeviceEvent> Queue::record() {
 // Looked for rather than waited for: what comes is a matter of microseconds, and the thread's sleep one of many more.
 void Queue::wait_for(const DeviceEvent& event, const std::function<void()>& meanwhile) {
   const auto& e = static_cast<const Event&>(event);
+  ++counters_.waits;
   cudaError_t code = e.code();
-  if (code == cudaErrorNotReady) {
-    ++counters_.waits;
-    while ((code = e.code()) == cudaErrorNotReady) {
-      if (meanwhile) meanwhile();
-      std::this_thread::yield();
-    }
+  for (; code == cudaErrorNotReady; code = e.code()) {
+    if (meanwhile) meanwhile();
+    std::this_thread::yield();
   }
   check(code, "waiting for the device");
 }

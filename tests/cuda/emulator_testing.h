@@ -19,13 +19,16 @@ class EmulatorTest : public ::testing::Test {
  protected:
   EmulatorTest() {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
+    before_ = emu::options();
     emu::options() = {};
     emu::reset();
   }
   ~EmulatorTest() override {
-    emu::options() = {};
+    emu::options() = before_;
     emu::reset();
   }
+
+  emu::Options before_;
 
   static void reseed(std::uint64_t seed) {
     emu::options().seed = seed;

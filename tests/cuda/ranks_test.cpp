@@ -48,7 +48,8 @@ void dense(Recipe& r) {
   r.model.num_experts = 0;
   r.model.pool = PoolMode::Off;
 }
-const Case kCases[] = {{"two_by_one", 2, 2, 0, plain},
+const Case kCases[] = {{"one_by_one", 1, 1, 0, plain},
+                       {"two_by_one", 2, 2, 0, plain},
                        {"one_by_two", 2, 1, 0, plain},
                        {"one_by_two_dense", 2, 1, 0, dense},
                        {"three_by_one_random", 3, 3, 0, randomly},
@@ -62,6 +63,11 @@ const Case kCases[] = {{"two_by_one", 2, 2, 0, plain},
 
 class DeviceRanks : public ::testing::TestWithParam<std::tuple<Transport, Case>> {
  protected:
+  void SetUp() override {
+    const auto& [transport, c] = GetParam();
+    const int needed = transport.own_devices ? c.ranks : 1;
+    if (cuda::accelerator()->count() < needed) GTEST_SKIP() << "needs " << needed << " devices";
+  }
   Recipe recipe(const Case& c) {
     Recipe r = tiny_recipe(make_text_sources(directory_.path()));
     r.train.batch_sequences = r.train.micro_batch_sequences = 8;
@@ -104,8 +110,10 @@ TEST_P(DeviceRanks, AStepIsTheCpus) {
   expect_near(got.gradients, want.gradients, 2e-5);
 }
 
+class DeviceRanksBf16 : public DeviceRanks {};
+
 // Weights travel as bf16, masters and moments are their owners': two runs give the same bits, on all ranks.
-TEST_P(DeviceRanks, InBf16TheBitsRepeat) {
+TEST_P(DeviceRanksBf16, TheBitsRepeat) {
   const Case& c = std::get<1>(GetParam());
   const Recipe r = recipe(c);
   const TrainingRun one = train_on_threads(r, on_devices(c, DType::BF16)),
@@ -118,11 +126,36 @@ TEST_P(DeviceRanks, InBf16TheBitsRepeat) {
   EXPECT_FALSE(one.weights.empty());
 }
 
+// With experts on other ranks the host waits once a layer, to know how many rows come; not in the backward pass, and
+// not when a forward pass runs again. Besides, it waits at the end of a step: for the device, for integers and sums.
+TEST(DeviceRanksWaits, OnceALayerAndNotInTheBackwardPass) {
+  if (cuda::accelerator()->count() < 2) GTEST_SKIP() << "needs two devices";
+  const TemporaryDirectory directory;
+  Recipe r = tiny_recipe(make_text_sources(directory.path()));
+  r.train.batch_sequences = 4;
+  r.parallel.expert_parallel = 2;
+  for (const MicroBatchMemory memory : {MicroBatchMemory::Hold, MicroBatchMemory::Recompute}) {
+    const int micro_batches = memory == MicroBatchMemory::Hold ? 1 : 2;
+    r.train.micro_batch_sequences = 2 / micro_batches;
+    r.train.micro_batch_memory = memory;
+    const TrainingRun run =
+        train_on_threads(r, {.ranks = 2, .steps = 3, .transport = kTransports[1].make, .own_devices = true});
+    const QueueCounters &before = run.queue[2], &computed = run.queue[3], &updated = run.queue[4];
+    EXPECT_EQ(computed.waits - before.waits, r.model.layers * micro_batches + 3);
+    EXPECT_EQ(updated.waits - computed.waits, 0);
+  }
+}
+
+std::string name_of(const ::testing::TestParamInfo<std::tuple<Transport, Case>>& p) {
+  return std::string(std::get<0>(p.param).name) + "_" + std::get<1>(p.param).name;
+}
 INSTANTIATE_TEST_SUITE_P(All, DeviceRanks,
-                         ::testing::Combine(::testing::ValuesIn(kTransports), ::testing::ValuesIn(kCases)),
-                         [](const auto& p) {
-                           return std::string(std::get<0>(p.param).name) + "_" + std::get<1>(p.param).name;
-                         });
+                         ::testing::Combine(::testing::ValuesIn(kTransports), ::testing::ValuesIn(kCases)), name_of);
+// One of each kind: bf16 takes several times as long there.
+INSTANTIATE_TEST_SUITE_P(Some, DeviceRanksBf16,
+                         ::testing::Combine(::testing::Values(kTransports[1]),
+                                            ::testing::Values(kCases[1], kCases[2], kCases[11])),
+                         name_of);
 
 }  // namespace
 }  // namespace emox::test

@@ -123,6 +123,23 @@ TEST_F(CudaTraining, TheHostWaitsTwiceAStep) {
   }
 }
 
+// All that the host decides for a micro-batch, pools of all layers and free tokens included, goes up in one copy;
+// beside that a step has two, of what rides on the counts and on the losses. An update has none.
+TEST_F(CudaTraining, OneUploadAMicroBatch) {
+  for (const PoolMode pool : {PoolMode::Uniform, PoolMode::Label})
+    for (const int micro_batches : {1, 2}) {
+      Recipe r = recipe();
+      r.model.pool = pool;
+      r.model.pool_free_tokens = pool == PoolMode::Uniform ? 0.3 : 0;
+      r.model.top_k = r.model.shared_experts + 1;  // labels have two experts each
+      r.train.micro_batch_sequences = 4 / micro_batches;
+      const TrainingRun run = on_device(r, DType::F32, {.steps = 3});
+      const QueueCounters &before = run.queue[2], &computed = run.queue[3], &updated = run.queue[4];
+      EXPECT_EQ(computed.uploads - before.uploads, micro_batches + 2);
+      EXPECT_EQ(updated.uploads - computed.uploads, 0);
+    }
+}
+
 // Twenty steps of real text at test size: what bf16 changes stays small beside what is learned.
 TEST_F(CudaTraining, TwentyStepsLearnWhatTheCpuLearns) {
   Recipe r = recipe();

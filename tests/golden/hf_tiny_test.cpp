@@ -94,7 +94,7 @@ class Inference {
     const MicroBatch host = make_micro_batch(in_.config, kNoToken, golden_sequences(ids, length));
     DeviceBatch batch(ctx_.device, tokens);
     batch.upload(ctx_, host);
-    model_.forward(ctx_, activations_, batch, host.documents, {}, nullptr);
+    model_.forward(ctx_, activations_, batch, nullptr);
     logits_ = Tensor(ctx_.device, DType::F32, {tokens, in_.config.vocab_size});
     model_.logits(ctx_, logits_, activations_, batch);
   }

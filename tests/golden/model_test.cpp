@@ -95,9 +95,9 @@ class ByHand {
   void run(Results& into) {
     const auto rank = idx(comm_.rank());
     DeviceBatch batch(ctx_.device, host_.tokens);
-    batch.upload(ctx_, host_);
+    batch.upload(ctx_, host_, draw_pools(config_, host_.documents, pools_));
     const RoutingStatistics statistics{counts_, p_sum_, z_sum_, used_};
-    model_.forward(ctx_, activations_, batch, host_.documents, pools_, config_.is_moe() ? &statistics : nullptr);
+    model_.forward(ctx_, activations_, batch, config_.is_moe() ? &statistics : nullptr);
     const Tensor logits(ctx_.device, DType::F32, {host_.tokens, config_.vocab_size});
     model_.logits(ctx_, logits, activations_, batch);
     into.logits.put(0, comm_.rank(), ref::doubles(logits));

@@ -131,7 +131,8 @@ void run_rank(const Inputs& in, Context& ctx, Communicator& comm, const Parallel
   const Part part = part_of(sequences, comm);
   const MicroBatch batch = make_micro_batch(config, in.eos, part.of(in.sequences));
   DeviceBatch device_batch(ctx.device, batch.tokens);
-  device_batch.upload(ctx, batch);
+  const PoolPlan pools{in.pooled ? &in.pools : nullptr, nullptr, 0};
+  device_batch.upload(ctx, batch, draw_pools(config, batch.documents, pools));
 
   const std::int64_t most = most_of(sequences, comm.size()) * config.sequence_length;
   Arena arena = Arena::measuring(ctx.device);
@@ -155,8 +156,7 @@ void run_rank(const Inputs& in, Context& ctx, Communicator& comm, const Parallel
   };
   const Tensor x = rows(in.x), dy = rows(in.dy), y(ctx.device, DType::F32, {batch.tokens, d}),
                dx(ctx.device, DType::F32, {batch.tokens, d});
-  const PoolPlan pools{in.pooled ? &in.pools : nullptr, nullptr, 0};
-  layer.forward_add(ctx, y, saved, scratch, store, {x, device_batch, batch.documents, pools, {}, &statistics});
+  layer.forward_add(ctx, y, saved, scratch, store, {x, device_batch, {}, &statistics});
   if (in.pooled)
     into.kept.put(0, comm.rank(), integers_of(scratch.pool.rows(0, static_cast<std::int64_t>(batch.documents.size()))));
   into.ids.put(0, comm.rank(), with_shared_ids(saved.route.ids.rows(0, batch.tokens), n, config.shared_experts));

@@ -73,7 +73,7 @@ class Selection {
     const std::span<const std::int32_t> mine = part_of(rows, comm_).of(in_.held, in_.held_length);
     const MicroBatch host = make_micro_batch(in_.config, kNoToken, golden_sequences(mine, in_.held_length));
     memory_.batch.upload(ctx_, host);
-    model_.forward(ctx_, memory_.activations, memory_.batch, host.documents, {}, nullptr);
+    model_.forward(ctx_, memory_.activations, memory_.batch, nullptr);
     const Tensor logits(ctx_.device, DType::F32, {host.tokens, in_.config.vocab_size});
     model_.logits(ctx_, logits, memory_.activations, memory_.batch);
     model_.keep_all_experts(ctx_);

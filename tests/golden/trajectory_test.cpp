@@ -180,8 +180,8 @@ class Rank {
     for (std::size_t m = 0; m < count; ++m) {
       const MicroBatch batch = make_micro_batch(t_.model, t_.eos, micro_batch(share, m));
       DeviceBatch device_batch(ctx_.device, batch.tokens);
-      device_batch.upload(ctx_, batch);
-      model_.forward(ctx_, activations_, device_batch, batch.documents, pools, nullptr);
+      device_batch.upload(ctx_, batch, draw_pools(t_.model, batch.documents, pools));
+      model_.forward(ctx_, activations_, device_batch, nullptr);
       all.push_back(layer_ids(t_, activations_, batch.tokens));
       place(s, micro_batch(share, m), all.back(), into);
     }

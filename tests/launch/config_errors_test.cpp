@@ -126,8 +126,8 @@ TEST(RecipeErrors, NumbersThatDoNotFitTogether) {
 }
 
 TEST(RecipeErrors, ParallelChoicesOfThisVersion) {
-  expect_parts(check_error({"--parallel.communicator=nccl"}),
-               {"nccl is not part of this version", "one GPU", "auto, self or mpi"});
+  expect_parts(check_error({"--parallel.communicator=nccl", "--run.device=cpu"}),
+               {"nccl moves data between GPUs", "run.device = cpu", "auto or mpi"});
   expect_parts(check_error({"--parallel.communicator=self"}, 2), {"self", "2"});
   expect_parts(check_error({"--parallel.expert_parallel=4"}),
                {"parallel.expert_parallel = 4", "1 = 4 x data_parallel", "use expert_parallel = 1", "start 4 ranks"});

@@ -59,7 +59,8 @@ TEST_F(LauncherMismatch, KeysOfTheRanksCountInEveryCommand) {
        {"eval " + run, "select " + run + " --prompt=a --keep=4 --output=" + run + "/x.json", "checkpoint verify " + run,
         "checkpoint info " + run, "checkpoint diff " + run + " " + run, "checkpoint prune " + run + " --keep-last=1",
         "checkpoint export " + run + " --output=" + run + "/x.h5"}) {
-    expect(emox(command + " --parallel.communicator=nccl"), 2, {"parallel.communicator = nccl is not one of"});
+    expect(emox(command + " --parallel.communicator=nccl"), 2,
+           {"parallel.communicator = nccl moves data between GPUs", "auto or mpi"});
     expect(emox(command + " --parallel.watchdog_s=x"), 2, {"parallel.watchdog_s", "x"});
     expect(emox(command + " --parallel.watchdog_s=3 --train.threads=1"), 0, {});
   }

@@ -76,7 +76,7 @@ class ExtractSubset : public testing::Test {
     const std::vector<SequenceInput> inputs{{tokens, {}, 0, 0}};
     const MicroBatch micro = make_micro_batch(r.model, r.data.eos_id(), inputs);
     memory.batch.upload(ctx, micro);
-    model.forward(ctx, memory.activations, memory.batch, micro.documents, {}, nullptr);
+    model.forward(ctx, memory.activations, memory.batch, nullptr);
     const Tensor out(ctx.device, DType::F32, {micro.tokens, r.model.vocab_size});
     model.logits(ctx, out, memory.activations, memory.batch);
     return ops::to_host<float>(ctx, out);

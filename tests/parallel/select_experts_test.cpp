@@ -80,7 +80,7 @@ class Oracle {
       const std::vector<SequenceInput> inputs{{sequence, {}, 0, 0}};
       const MicroBatch micro = make_micro_batch(config_, kEos, inputs);
       memory_.batch.upload(ctx_, micro);
-      model_.forward(ctx_, memory_.activations, memory_.batch, micro.documents, {}, nullptr);
+      model_.forward(ctx_, memory_.activations, memory_.batch, nullptr);
       for (std::int64_t l = 0; l < config_.layers; ++l)
         for (std::int64_t t = 0; t < micro.tokens; ++t) add_token(layers[idx(l)], l, t, tokens, kept[idx(l)]);
     }

@@ -45,7 +45,7 @@ class Scorer {
     const SequenceInput input{tokens, labels, 0, 0};
     const MicroBatch micro = make_micro_batch(model_.config(), kByteEos, std::span(&input, 1));
     batch_.upload(ctx_, micro);
-    model_.forward(ctx_, activations_, batch_, micro.documents, {}, nullptr);
+    model_.forward(ctx_, activations_, batch_, nullptr);
     const std::int64_t v = model_.config().vocab_size;
     const Tensor logits({}, DType::F32, {micro.tokens, v});
     model_.logits(ctx_, logits, activations_, batch_);

@@ -24,7 +24,7 @@ namespace {
 ParallelConfig parallel_for(const Recipe& recipe, int ranks) {
   ParallelConfig parallel = recipe.parallel;
   parallel.placement = PlacementKind::Block;
-  if (parallel.dispatch == DispatchKind::Local) parallel.dispatch = DispatchKind::Flat;
+  if (parallel.dispatch == DispatchKind::Local) parallel.dispatch = DispatchKind::Auto;
   if (parallel.expert_parallel == 0) return parallel;  // auto fits any number of ranks
   parallel.expert_parallel = std::min<std::int64_t>(parallel.expert_parallel, ranks);
   while (ranks % parallel.expert_parallel != 0) --parallel.expert_parallel;

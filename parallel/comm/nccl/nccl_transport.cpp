@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <exception>
+#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -82,9 +83,11 @@ class NcclTransport final : public DeviceTransport {
     return std::make_unique<NcclTransport>(*this, color, key, host, queue);
   }
   std::string trouble() const override;
+  void abort() noexcept override;
 
  private:
   void finish_init(ncclResult_t code);
+  void begin(const char* call);
   void check(ncclResult_t code, const char* call);
   /// Waits until the communicator has taken what it was given; no rank waits for others here.
   void settle(const char* call);
@@ -104,7 +107,9 @@ class NcclTransport final : public DeviceTransport {
   Communicator& host_;
   DeviceQueue& queue_;
   const NcclOptions options_;
+  mutable std::mutex mutex_;  // of comm_ against the watchdog's thread, which asks for trouble
   ncclComm_t comm_ = nullptr;
+  bool aborted_ = false;
   std::atomic<const char*> last_call_{"its making"};
   const int exceptions_ = std::uncaught_exceptions();
 };
@@ -184,7 +189,13 @@ NcclTransport::~NcclTransport() {
   if (well)
     nccl_.CommDestroy(comm_);
   else
-    nccl_.CommAbort(comm_);
+    abort();
+}
+
+void NcclTransport::abort() noexcept {
+  const std::lock_guard lock(mutex_);
+  aborted_ = true;
+  if (comm_ != nullptr) nccl_.CommAbort(std::exchange(comm_, nullptr));
 }
 
 std::string NcclTransport::text_of(ncclResult_t code, std::string_view call) const {
@@ -195,6 +206,8 @@ std::string NcclTransport::text_of(ncclResult_t code, std::string_view call) con
 }
 
 std::string NcclTransport::trouble() const {
+  const std::lock_guard lock(mutex_);
+  if (comm_ == nullptr) return {};  // what there was to say was said when it was ended
   ncclResult_t state = ncclSuccess;
   const ncclResult_t code = nccl_.CommGetAsyncError(comm_, &state);
   const ncclResult_t worst = code == ncclSuccess ? state : code;
@@ -220,9 +233,15 @@ void NcclTransport::settle(const char* call) {
   if (state != ncclSuccess) fail<CommError>("{}", text_of(state, call));
 }
 
+void NcclTransport::begin(const char* call) {
+  last_call_ = call;
+  require<CommError>(!aborted_, "NCCL on rank {} of {}: {} after its communicator was ended", host_.rank(),
+                     host_.size(), call);
+}
+
 template <typename Calls>
 void NcclTransport::group(const char* name, Calls&& calls) {
-  last_call_ = name;
+  begin(name);
   ncclResult_t failed = ncclSuccess;
   check(nccl_.GroupStart(), name);
   calls([&](ncclResult_t code) {
@@ -237,7 +256,7 @@ void NcclTransport::all_reduce(TensorView x, ReduceOp op) {
   const ncclRedOp_t how = op == ReduceOp::Sum ? ncclSum : ncclMax;
   const std::size_t item = size_of(x.dtype());
   in_pieces(x.bytes(), item, [&](std::size_t at, std::size_t n) {
-    last_call_ = "all_reduce";
+    begin("all_reduce");
     check(nccl_.AllReduce(bytes_of(x) + at, bytes_of(x) + at, n / item, type_of(x.dtype()), how, comm_, stream()),
           "all_reduce");
   });
@@ -245,13 +264,13 @@ void NcclTransport::all_reduce(TensorView x, ReduceOp op) {
 
 // What only travels, travels as bytes.
 void NcclTransport::all_gather(TensorView out, TensorView in) {
-  last_call_ = "all_gather";
+  begin("all_gather");
   if (in.bytes() > 0) check(nccl_.AllGather(in.raw(), out.raw(), in.bytes(), ncclUint8, comm_, stream()), "all_gather");
 }
 
 void NcclTransport::broadcast(TensorView x, int root) {
   in_pieces(x.bytes(), 1, [&](std::size_t at, std::size_t n) {
-    last_call_ = "broadcast";
+    begin("broadcast");
     check(nccl_.Broadcast(bytes_of(x) + at, bytes_of(x) + at, n, ncclUint8, root, comm_, stream()), "broadcast");
   });
 }
@@ -273,7 +292,7 @@ void NcclTransport::all_gather_v(TensorView x, std::span<const RowRange> ranges)
   if (in_equal_blocks(ranges)) {
     const std::size_t each = idx(ranges[0].end - ranges[0].begin) * row;
     std::uint8_t* const all = bytes_of(x) + idx(ranges[0].begin) * row;
-    last_call_ = "all_gather_v";
+    begin("all_gather_v");
     return check(nccl_.AllGather(all + idx(host_.rank()) * each, all, each, ncclUint8, comm_, stream()),
                  "all_gather_v");
   }
@@ -294,7 +313,7 @@ void NcclTransport::reduce_scatter(TensorView x, std::span<const RowRange> range
   if (in_equal_blocks(ranges)) {
     const std::size_t each = idx(ranges[0].end - ranges[0].begin) * row;
     std::uint8_t* const all = bytes_of(x) + idx(ranges[0].begin) * row;
-    last_call_ = "reduce_scatter";
+    begin("reduce_scatter");
     return check(nccl_.ReduceScatter(all, all + idx(host_.rank()) * each, each / item, type, ncclSum, comm_, stream()),
                  "reduce_scatter");
   }
