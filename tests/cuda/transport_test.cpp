@@ -105,10 +105,13 @@ class DeviceTransports : public ::testing::TestWithParam<Transport> {
   static void run(int ranks, const std::function<void(DeviceRank&)>& body) {
     const Transport& t = GetParam();
     if (!fits(ranks)) GTEST_SKIP() << "needs " << ranks << " devices";
-    run_ranks(ranks, [&](Communicator& host) {
-      DeviceRank rank(host, t.own_devices ? host.rank() : 0, t.make);
-      body(rank);
-    });
+    run_ranks(
+        ranks,
+        [&](Communicator& host) {
+          DeviceRank rank(host, t.own_devices ? host.rank() : 0, t.make);
+          body(rank);
+        },
+        240);
   }
 };
 

@@ -9,6 +9,7 @@ namespace emu {
 
 struct NcclOptions {
   double wait_s = 20;           ///< how long streams may wait for peers that do not come: then it is a deadlock
+  bool in_progress = true;      ///< calls of a nonblocking communicator may say so, half of them
   bool shared_devices = false;  ///< ranks of one communicator may share a device; else refused, as NCCL does
   int version = NCCL_VERSION_CODE;
   ncclResult_t init = ncclSuccess;  ///< what making a communicator ends with

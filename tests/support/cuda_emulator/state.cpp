@@ -30,10 +30,12 @@ Options& options() {
   return all;
 }
 
-std::recursive_mutex& lock() {
-  static std::recursive_mutex& mutex = *new std::recursive_mutex;
-  return mutex;
-}
+namespace {
+// Made before there are threads, and never destroyed: how a local variable is made once, ThreadSanitizer would not see
+// here.
+std::recursive_mutex& the_lock = *new std::recursive_mutex;
+}  // namespace
+std::recursive_mutex& lock() { return the_lock; }
 
 Random& random() {
   static Random generator(options().seed);
