@@ -164,7 +164,7 @@ class CollectiveObserver {
   virtual std::shared_ptr<CollectiveObserver> part(Communicator& part, int color) = 0;
   /// Asked by the watchdog's thread, now and then, why the communicator's calls cannot end: a text ends the job. Empty
   /// function: no more; on return it is not running.
-  virtual void probe(std::function<std::string()> /*trouble*/) {}
+  virtual void probe(const std::function<std::string()>& /*trouble*/) {}
   /// The rank is at work (progress.h); any thread.
   virtual void note_progress() noexcept {}
   virtual void note_io(bool /*begins*/) noexcept {}

@@ -36,7 +36,7 @@ class WatchedCalls final : public CollectiveObserver {
 
   void enter(std::string_view op, std::size_t bytes) override { log_.enter(id_, op, bytes); }
   void leave() noexcept override { log_.leave(id_); }
-  void probe(std::function<std::string()> trouble) override { log_.probe(id_, std::move(trouble)); }
+  void probe(const std::function<std::string()>& trouble) override { log_.probe(id_, trouble); }
   void note_progress() noexcept override { log_.progress(); }
   void note_io(bool begins) noexcept override { log_.note_io(begins); }
   std::shared_ptr<CollectiveObserver> part(Communicator& part, int color) override;

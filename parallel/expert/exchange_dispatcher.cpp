@@ -60,9 +60,9 @@ class ExchangeDispatcher final : public TokenDispatcher {
   }
   bool overlaps() const override { return staging_.overlap; }
   std::unique_ptr<DispatchHandle> reserve(Arena& arena, std::int64_t tokens) const override;
-  void plan_start(Context& ctx, DispatchHandle& base, TensorView ids, TensorView gates,
+  void plan_start(Context& compute, DispatchHandle& base, TensorView ids, TensorView gates,
                   const DocumentPools& pools) override;
-  void plan_finish(Context& ctx, DispatchHandle& base) override;
+  void plan_finish(Context& compute, DispatchHandle& base) override;
 
   void dispatch_start(Context& ctx, DispatchHandle& base, TensorView x) override {
     const Span span(ctx, "phase.dispatch");
@@ -73,7 +73,7 @@ class ExchangeDispatcher final : public TokenDispatcher {
     count_copies(h, row_bytes(x));
     if (!staging_.overlap) join_compute(ctx, transfer);
   }
-  void dispatch_finish(Context& ctx, DispatchHandle& base, TensorView rows, TensorView row_gates) override;
+  void dispatch_finish(Context& compute, DispatchHandle& base, TensorView rows, TensorView row_gates) override;
 
   void combine(Context& ctx, DispatchHandle& base, TensorView out, TensorView rows) override {
     const Span span(ctx, "phase.combine");

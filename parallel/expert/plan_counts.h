@@ -74,8 +74,8 @@ class PlanCounts {
   };
   Exchange flat(std::span<const std::int32_t> rank_of) const;
   Exchange to_gateways(std::span<const std::int32_t> rank_of) const;
-  Exchange inside(std::span<const std::int32_t> rank_of, const Exchange& to_gateways) const;
-  RankCounts told(const Exchange& exchange) const;
+  Exchange inside(std::span<const std::int32_t> rank_of, const Exchange& outside) const;
+  RankCounts told(const Exchange& x) const;
   void look();
   void read_flat();
   void read_two_level();

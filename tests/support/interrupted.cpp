@@ -24,8 +24,8 @@ class Interruption final : public CollectiveObserver {
   std::shared_ptr<CollectiveObserver> part(Communicator& part, int color) override {
     return std::make_shared<Interruption>(before_, next_ ? next_->part(part, color) : nullptr);
   }
-  void probe(std::function<std::string()> trouble) override {
-    if (next_) next_->probe(std::move(trouble));
+  void probe(const std::function<std::string()>& trouble) override {
+    if (next_) next_->probe(trouble);
   }
   void note_progress() noexcept override {
     if (next_) next_->note_progress();
