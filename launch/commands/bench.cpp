@@ -6,6 +6,7 @@
 
 #include "launch/bench/checkpoint_bench.h"
 #include "launch/bench/dispatch_bench.h"
+#include "launch/bench/exchange_bench.h"
 #include "launch/bench/scale_bench.h"
 #include "launch/bench/step_bench.h"
 #include "launch/commands/command.h"
@@ -108,10 +109,26 @@ int run_step_bench(const Arguments& a, const std::string& what) {
   });
 }
 
+// With a recipe, the ranks that were started run its dispatch.
+int run_exchange_bench(const Arguments& a) {
+  allow(a, "dispatch RECIPE.ini", {"--repeats"});
+  const Recipe recipe = recipe_of(a);
+  const int repeats = a.has("--repeats") ? whole_number("emox bench", "--repeats", a.value("--repeats"), 1) : 20;
+  return on_ranks(setup_of(recipe), [&](Session& session) {
+    recipe.validate(session.comm().size());
+    const auto result = bench_exchange(session, recipe, repeats);
+    if (session.root()) fmt::print("{}", a.has("--json") ? to_line(result) + "\n" : exchange_table(result));
+    return static_cast<int>(kDone);
+  });
+}
+
 // Plans ranks that need not exist, so one process is enough.
 int run_dispatch_bench(const Arguments& a) {
-  require<UsageError>(a.positional.size() == 1 && a.overrides.empty(),
-                      "emox bench dispatch takes no recipe and no keys: it runs no model");
+  if (a.positional.size() == 2) return run_exchange_bench(a);
+  require<UsageError>(
+      a.overrides.empty(),
+      "emox bench dispatch: keys need a recipe, whose dispatch the ranks then run; without one it plans "
+      "ranks that need not exist");
   allow(a, "dispatch",
         {"--replay", "--expert-parallel", "--data-parallel", "--ranks-per-node", "--placement", "--placement-seed",
          "--width"});

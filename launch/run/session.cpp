@@ -29,6 +29,14 @@ SessionSetup setup_of(const Recipe& recipe) {
 
 namespace {
 
+/// Somebody tells OpenMP where its threads run: it may have bound this one already, to a core that says nothing of the
+/// others.
+bool threads_are_placed() {
+  const char* bind = std::getenv("OMP_PROC_BIND");
+  return (bind != nullptr && strcasecmp(bind, "false") != 0) || std::getenv("OMP_PLACES") != nullptr ||
+         std::getenv("GOMP_CPU_AFFINITY") != nullptr;
+}
+
 /// What moves host memory: devices have their own.
 Transport host_transport(CommunicatorKind kind) {
   switch (kind) {
@@ -85,6 +93,8 @@ void Session::use_device(const SessionSetup& setup) {
                       "auto or mpi",
                       kCommunicatorNames[idx(kind)], choice_.why);
   if (!choice_.on_gpu()) return;
+  // The host's memory and its threads beside the GPU, unless somebody has placed them.
+  if (!threads_are_placed()) cpu::stay_on(cpu::cores_near(cuda::accelerator()->properties(choice_.device.index).bus));
   queue_ = cuda::accelerator()->open_queue(choice_.device.index);
   ctx_.device = queue_->device();
   ctx_.queue = queue_.get();
@@ -115,14 +125,6 @@ namespace {
 int threads_by_environment() {
   const char* text = std::getenv("OMP_NUM_THREADS");
   return text == nullptr ? 0 : std::max(std::atoi(text), 0);
-}
-
-/// Somebody tells OpenMP where its threads run: it may have bound this one already, to a core that says nothing of the
-/// others.
-bool threads_are_placed() {
-  const char* bind = std::getenv("OMP_PROC_BIND");
-  return (bind != nullptr && strcasecmp(bind, "false") != 0) || std::getenv("OMP_PLACES") != nullptr ||
-         std::getenv("GOMP_CPU_AFFINITY") != nullptr;
 }
 
 }  // namespace

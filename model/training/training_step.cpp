@@ -260,7 +260,13 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
   const LateVotes late = votes.late ? votes.late() : LateVotes{};
   place(kStop) = late.stop ? 1 : 0, place(kSave) = late.save ? 1 : 0;
   if (model_.experts() != nullptr) {
-    const DispatchCounters& counters = model_.experts()->counters();
+    DispatchCounters& counters = model_.experts()->counters();
+    if (ctx_.queue != nullptr && ctx_.telemetry != nullptr) {
+      // What the compute queue waited for transfers, as far as the device has come; the rest counts in the next step.
+      const double exposed = ctx_.telemetry->seconds("comm.exposed");
+      counters[DispatchCounters::ExposedSeconds] = exposed - (exposed >= exposed_seen_ ? exposed_seen_ : 0.0);
+      exposed_seen_ = exposed;
+    }
     std::copy(counters.values.begin(), counters.values.end(), &place(kCounters));
   }
   optimizer_.add_owned_squares(ctx_, own_total(kSquareSum));

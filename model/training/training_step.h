@@ -146,6 +146,7 @@ class TrainingStep {
   std::size_t activation_bytes_ = 0;
   Arena arena_{Device{}, 0};
   std::vector<Activations> slots_;
+  double exposed_seen_ = 0;  ///< of the spans "comm.exposed", in the last step
   std::vector<DeviceBatch> device_batches_;
   std::vector<MicroBatch> micro_host_;
   Tensor integers_;       ///< i64: counts [L,n_r], document experts [L], then documents, pool sizes, votes

@@ -83,5 +83,20 @@ TEST_F(CudaRanksProgram, DoctorMeasuresTheLinks) {
   EXPECT_EQ(report.at("binding").size(), 1U);
 }
 
+// The same rows and bytes on devices as on the CPU.
+TEST_F(CudaRanksProgram, BenchDispatchRunsThere) {
+  const auto bench = [&](const std::string& where) {
+    return nlohmann::json::parse(emox(2, "bench dispatch " + recipe_.string() +
+                                             " --json --repeats=2 --train.threads=1 --train.precision=f32 "
+                                             "--parallel.expert_parallel=2 " +
+                                             where + " 2>bench.log"));
+  };
+  const auto device = bench("--run.device=cuda --parallel.communicator=staged"), cpu = bench("--run.device=cpu");
+  EXPECT_EQ(device.at("transport"), "staged");
+  EXPECT_EQ(device.at("rows_sent_per_token"), cpu.at("rows_sent_per_token"));
+  EXPECT_EQ(device.at("bytes"), cpu.at("bytes"));
+  EXPECT_GT(device.at("link_ratio"), 0.0);
+}
+
 }  // namespace
 }  // namespace emox::test

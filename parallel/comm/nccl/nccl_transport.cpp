@@ -86,8 +86,16 @@ class NcclTransport final : public DeviceTransport {
   void abort() noexcept override;
 
  private:
-  void finish_init(ncclResult_t code);
+  /// `parent`: of a part, which is there only when the parent says that the split is done; null: this is no part.
+  void finish_init(ncclResult_t code, ncclComm_t parent);
+  ncclResult_t state_of(ncclComm_t comm) const;
   void begin(const char* call);
+  /// One call of NCCL at a time: looking for trouble moves on what is in progress, too.
+  template <typename F>
+  ncclResult_t locked(F&& f) const {
+    const std::lock_guard lock(mutex_);
+    return f();
+  }
   void check(ncclResult_t code, const char* call);
   /// Waits until the communicator has taken what it was given; no rank waits for others here.
   void settle(const char* call);
@@ -107,7 +115,7 @@ class NcclTransport final : public DeviceTransport {
   Communicator& host_;
   DeviceQueue& queue_;
   const NcclOptions options_;
-  mutable std::mutex mutex_;  // of comm_ against the watchdog's thread, which asks for trouble
+  mutable std::mutex mutex_;  // against the watchdog's thread, which asks for trouble
   ncclComm_t comm_ = nullptr;
   bool aborted_ = false;
   std::atomic<const char*> last_call_{"its making"};
@@ -128,25 +136,28 @@ NcclTransport::NcclTransport(Communicator& host, DeviceQueue& queue, const NcclO
   host.broadcast(TensorView(id.internal, DType::U8, {static_cast<std::int64_t>(sizeof id.internal)}), 0);
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
-  finish_init(nccl_.CommInitRankConfig(&comm_, host.size(), id, host.rank(), &config));
+  finish_init(nccl_.CommInitRankConfig(&comm_, host.size(), id, host.rank(), &config), nullptr);
 }
 
 NcclTransport::NcclTransport(const NcclTransport& parent, int color, int key, Communicator& host, DeviceQueue& queue)
     : host_(host), queue_(queue), options_(parent.options_) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
-  finish_init(nccl_.CommSplit(parent.comm_, color, key, &comm_, &config));
+  finish_init(nccl_.CommSplit(parent.comm_, color, key, &comm_, &config), parent.comm_);
+}
+
+ncclResult_t NcclTransport::state_of(ncclComm_t comm) const {
+  ncclResult_t state = ncclSuccess;
+  const ncclResult_t code = nccl_.CommGetAsyncError(comm, &state);
+  return code == ncclSuccess ? state : code;
 }
 
 // All ranks look together, so that a failure of one ends all of them, and none waits for a rank that has given up.
-void NcclTransport::finish_init(ncclResult_t code) {
+void NcclTransport::finish_init(ncclResult_t code, ncclComm_t parent) {
   const auto since = Clock::now();
   for (;;) {
-    if (code == ncclInProgress || code == ncclSuccess) {
-      ncclResult_t state = ncclSuccess;
-      code = nccl_.CommGetAsyncError(comm_, &state);
-      if (code == ncclSuccess) code = state;
-    }
+    if (code == ncclInProgress || code == ncclSuccess) code = parent != nullptr ? state_of(parent) : ncclSuccess;
+    if (code == ncclSuccess && comm_ != nullptr) code = state_of(comm_);
     const bool late = code == ncclInProgress && over(since, options_.init_s);
     const std::int64_t worst = largest_of_ranks(host_, code == ncclSuccess               ? 0
                                                        : code == ncclInProgress && !late ? 1
@@ -206,12 +217,10 @@ std::string NcclTransport::text_of(ncclResult_t code, std::string_view call) con
 }
 
 std::string NcclTransport::trouble() const {
-  const std::lock_guard lock(mutex_);
-  if (comm_ == nullptr) return {};  // what there was to say was said when it was ended
-  ncclResult_t state = ncclSuccess;
-  const ncclResult_t code = nccl_.CommGetAsyncError(comm_, &state);
-  const ncclResult_t worst = code == ncclSuccess ? state : code;
-  return worst == ncclSuccess || worst == ncclInProgress ? "" : text_of(worst, last_call_.load());
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock || comm_ == nullptr) return {};  // in a call; or what there was to say was said when it was ended
+  const ncclResult_t state = state_of(comm_);
+  return state == ncclSuccess || state == ncclInProgress ? "" : text_of(state, last_call_.load());
 }
 
 void NcclTransport::check(ncclResult_t code, const char* call) {
@@ -225,7 +234,7 @@ void NcclTransport::settle(const char* call) {
   const auto since = Clock::now();
   ncclResult_t state = ncclInProgress;
   while (state == ncclInProgress) {
-    if (const ncclResult_t code = nccl_.CommGetAsyncError(comm_, &state); code != ncclSuccess) state = code;
+    state = locked([&] { return state_of(comm_); });
     require<CommError>(!over(since, options_.init_s), "NCCL on rank {} of {}: {} has not begun after {:.0f} s",
                        host_.rank(), host_.size(), call, options_.init_s);
     if (state == ncclInProgress) std::this_thread::yield();
@@ -243,11 +252,13 @@ template <typename Calls>
 void NcclTransport::group(const char* name, Calls&& calls) {
   begin(name);
   ncclResult_t failed = ncclSuccess;
-  check(nccl_.GroupStart(), name);
-  calls([&](ncclResult_t code) {
-    if (code != ncclSuccess && code != ncclInProgress && failed == ncclSuccess) failed = code;
+  const ncclResult_t ended = locked([&] {
+    if (const ncclResult_t begun = nccl_.GroupStart(); begun != ncclSuccess) return begun;
+    calls([&](ncclResult_t code) {
+      if (code != ncclSuccess && code != ncclInProgress && failed == ncclSuccess) failed = code;
+    });
+    return nccl_.GroupEnd();  // a group that was begun is ended in any case
   });
-  const ncclResult_t ended = nccl_.GroupEnd();  // a group that was begun is ended in any case
   check(failed, name);
   check(ended, name);
 }
@@ -257,7 +268,10 @@ void NcclTransport::all_reduce(TensorView x, ReduceOp op) {
   const std::size_t item = size_of(x.dtype());
   in_pieces(x.bytes(), item, [&](std::size_t at, std::size_t n) {
     begin("all_reduce");
-    check(nccl_.AllReduce(bytes_of(x) + at, bytes_of(x) + at, n / item, type_of(x.dtype()), how, comm_, stream()),
+    check(locked([&] {
+            return nccl_.AllReduce(bytes_of(x) + at, bytes_of(x) + at, n / item, type_of(x.dtype()), how, comm_,
+                                   stream());
+          }),
           "all_reduce");
   });
 }
@@ -265,13 +279,17 @@ void NcclTransport::all_reduce(TensorView x, ReduceOp op) {
 // What only travels, travels as bytes.
 void NcclTransport::all_gather(TensorView out, TensorView in) {
   begin("all_gather");
-  if (in.bytes() > 0) check(nccl_.AllGather(in.raw(), out.raw(), in.bytes(), ncclUint8, comm_, stream()), "all_gather");
+  if (in.bytes() > 0)
+    check(locked([&] { return nccl_.AllGather(in.raw(), out.raw(), in.bytes(), ncclUint8, comm_, stream()); }),
+          "all_gather");
 }
 
 void NcclTransport::broadcast(TensorView x, int root) {
   in_pieces(x.bytes(), 1, [&](std::size_t at, std::size_t n) {
     begin("broadcast");
-    check(nccl_.Broadcast(bytes_of(x) + at, bytes_of(x) + at, n, ncclUint8, root, comm_, stream()), "broadcast");
+    check(locked(
+              [&] { return nccl_.Broadcast(bytes_of(x) + at, bytes_of(x) + at, n, ncclUint8, root, comm_, stream()); }),
+          "broadcast");
   });
 }
 
@@ -293,8 +311,9 @@ void NcclTransport::all_gather_v(TensorView x, std::span<const RowRange> ranges)
     const std::size_t each = idx(ranges[0].end - ranges[0].begin) * row;
     std::uint8_t* const all = bytes_of(x) + idx(ranges[0].begin) * row;
     begin("all_gather_v");
-    return check(nccl_.AllGather(all + idx(host_.rank()) * each, all, each, ncclUint8, comm_, stream()),
-                 "all_gather_v");
+    return check(
+        locked([&] { return nccl_.AllGather(all + idx(host_.rank()) * each, all, each, ncclUint8, comm_, stream()); }),
+        "all_gather_v");
   }
   for (std::size_t from = 0; from < ranges.size(); from += kRangesOfGroup)
     group("all_gather_v", [&](auto&& note) {
@@ -314,7 +333,10 @@ void NcclTransport::reduce_scatter(TensorView x, std::span<const RowRange> range
     const std::size_t each = idx(ranges[0].end - ranges[0].begin) * row;
     std::uint8_t* const all = bytes_of(x) + idx(ranges[0].begin) * row;
     begin("reduce_scatter");
-    return check(nccl_.ReduceScatter(all, all + idx(host_.rank()) * each, each / item, type, ncclSum, comm_, stream()),
+    return check(locked([&] {
+                   return nccl_.ReduceScatter(all, all + idx(host_.rank()) * each, each / item, type, ncclSum, comm_,
+                                              stream());
+                 }),
                  "reduce_scatter");
   }
   for (std::size_t from = 0; from < ranges.size(); from += kRangesOfGroup)

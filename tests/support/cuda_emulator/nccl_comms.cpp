@@ -133,11 +133,20 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* part
   if (c == nullptr || c->group == nullptr) return ncclInvalidUsage;
   NcclGroup& g = *c->group;
   NcclGroup::Split& s = g.splits[c->splits++];
-  if (s.part.empty()) s.color.resize(g.ranks.size()), s.key.resize(g.ranks.size()), s.part.resize(g.ranks.size());
+  if (s.part.empty()) {
+    s.color.resize(g.ranks.size()), s.key.resize(g.ranks.size());
+    s.part.resize(g.ranks.size()), s.place.resize(g.ranks.size());
+  }
   const auto me = idx(c->rank);
   s.color[me] = color, s.key[me] = key;
   *part = color == NCCL_SPLIT_NOCOLOR ? nullptr : make(0, 0, config);
-  s.part[me] = *part;
+  EmuComm* const mine = *part;
+  s.part[me] = mine;
+  ++c->splitting;
+  if (mine != nullptr && !mine->blocking) {  // there when all have called
+    s.place[me] = part;
+    *part = nullptr;
+  }
   if (++s.called == c->size) {
     std::map<int, std::vector<std::pair<int, int>>> colors;  // (key, rank)
     for (int r = 0; r < c->size; ++r)
@@ -152,8 +161,12 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* part
       }
       complete(made);
     }
+    for (int r = 0; r < c->size; ++r) {
+      if (g.ranks[idx(r)] != nullptr) --g.ranks[idx(r)]->splitting;
+      if (s.place[idx(r)] != nullptr) *s.place[idx(r)] = s.part[idx(r)];
+    }
   }
-  return *part == nullptr ? ncclSuccess : settled(*part);
+  return mine == nullptr ? ncclSuccess : settled(mine);
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
@@ -162,7 +175,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
   if (c == nullptr) return ncclInvalidArgument;
   *error = c->error;
   if (c->error == ncclSuccess && c->group != nullptr && c->group->aborted) *error = ncclRemoteError;
-  if (*error == ncclSuccess && (c->group == nullptr || c->busy > 0)) *error = ncclInProgress;
+  if (*error == ncclSuccess && (c->group == nullptr || c->busy > 0 || c->splitting > 0)) *error = ncclInProgress;
   if (c->busy > 0) --c->busy;
   return ncclSuccess;
 }

@@ -44,6 +44,7 @@ struct NcclGroup {
   struct Split {
     std::vector<int> color, key;
     std::vector<EmuComm*> part;
+    std::vector<EmuComm**> place;  ///< where a rank that does not wait finds its part, when all have called
     int called = 0;
   };
   std::map<std::int64_t, Split> splits;  ///< by their number
@@ -57,6 +58,7 @@ struct EmuComm {
   bool blocking = true, aborted = false, finalized = false;
   ncclResult_t error = ncclSuccess;
   int busy = 0;                                                   ///< so many more looks will say "in progress"
+  int splitting = 0;                                              ///< splits that not all ranks have called
   std::int64_t collectives = 0, splits = 0, calls = 0, open = 0;  ///< open: given to streams, not done
   std::string last_error;
 };
