@@ -24,10 +24,11 @@ done
 [[ -n $file || -n $into ]] || fail "name the file, e.g. emox.tar.zst, or a folder with --into"
 [[ -x $build/launch/emox ]] || fail "$build/launch/emox is not there: cmake --preset gpu && cmake --build --preset gpu"
 
-# Libraries that programs need, but for glibc's and CUDA's.
+# Libraries that programs need, but for glibc's, CUDA's, and InfiniBand's, which come with the drivers of a machine: ours would
+# hide those from NCCL. Parts of Open MPI that need them are left out where there are none.
 libraries_of() {
   ldd "$@" 2>/dev/null | awk '$3 ~ /^\// { print $3 }' | sort -u |
-    grep -Ev '/(libc|libm|libdl|libpthread|librt|libresolv|ld-linux.*|libcudart|libcublas|libcublasLt|libcuda)\.so'
+    grep -Ev '/(libc|libm|libdl|libpthread|librt|libresolv|ld-linux.*|libcudart|libcublas|libcublasLt|libcuda|libibverbs|librdmacm|libmlx5|libnl-3|libnl-route-3)\.so'
 }
 
 fill() {
@@ -41,15 +42,18 @@ fill() {
   cp /usr/lib/x86_64-linux-gnu/pmix2/lib/pmix/*.so "$to/lib/pmix"
   while read -r library; do cp -L "$library" "$to/lib"; done < <(
     libraries_of "$to"/libexec/* "$to"/lib/openmpi/*.so "$to"/lib/pmix/*.so)
-  cp -rL /usr/share/openmpi "$to/share/openmpi"
-  cp -r "$root/launch/recipes" "$to/share/emox/recipes"
+  mkdir -p "$to"/share/{openmpi,emox/recipes}
+  cp -rL /usr/share/openmpi/. "$to/share/openmpi"
+  cp -r "$root/launch/recipes/." "$to/share/emox/recipes"
   cp "$root/README.md" "$root/LICENSE" "$to"
   # No path is written anywhere: programs are started through this, which finds its own place.
   cat >"$to/bin/emox" <<'START'
 #!/bin/sh
 # Starts the program of the same name with this folder's libraries.
-place=${0%/*}
-[ "$place" != "$0" ] || { place=$(command -v "$0"); place=${place%/*}; }
+self=$0
+[ "${self%/*}" != "$self" ] || self=$(command -v "$0")
+if command -v readlink >/dev/null 2>&1; then self=$(readlink -f "$self"); fi  # a link to it may lie elsewhere
+place=${self%/*}
 EMOX_HOME=$(cd "$place/.." && pwd -P)
 cuda=
 for cuda in "${CUDA_HOME-}" /usr/local/cuda; do [ -n "$cuda" ] && [ -d "$cuda/lib64" ] && break; done
