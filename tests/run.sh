@@ -88,7 +88,7 @@ else
   one_thread+='|ThreadWorld\.(AddsUpNodesFirst|SixtyFour)|FreeTokensTraining\.EveryMesh'
   # Each kernel once: ThreadSanitizer takes twenty times as long over blocks of many threads (tests/emulated.sh runs all).
   many='GroupedOnDevice\.(Nt|Nn|Tn)|RouterTest\.(TopkBackward|ManyTokens|ScoresAndPools)|DispatchPlanTest\.(ManyRows|Plans)'
-  many+='|AttentionTest\.(Documents|HeadsOfEvery)|DeviceTransports\.EveryCall.*(staged|cut)'
+  many+='|AttentionTest\.(Documents|HeadsOfEvery)|DeviceTransports\.EveryCall'
   sanitizer_tests tsan '^(ranks|emulated)$' "$one_thread|$same|$many"
   built ci
 fi

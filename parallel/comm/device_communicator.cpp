@@ -24,6 +24,22 @@ class BorrowedQueue {
   DeviceQueue& queue_;
 };
 
+/// The watchdog times what is done here.
+class Entered {
+ public:
+  Entered(const std::shared_ptr<CollectiveObserver>& observer, std::string_view what) : observer_(observer.get()) {
+    if (observer_ != nullptr) observer_->enter(what, 0);
+  }
+  ~Entered() {
+    if (observer_ != nullptr) observer_->leave();
+  }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+
+ private:
+  CollectiveObserver* observer_;
+};
+
 /// What one rank's communicators have on its device. When one of them fails, all are ended: memory cannot be given back
 /// while the device waits for a peer.
 class Transports {
@@ -129,6 +145,8 @@ class DeviceCommunicator final : public Communicator {
     for (const RowExchange& e : exchanges) transfers_.push_back({e.out, e.recv_rows, e.in, e.send_rows});
     host_exchange_ = !on_device(transfers_.front().in) && !on_device(transfers_.front().out);
     if (host_exchange_) return host_->all_to_all_v_start(transfers_);
+    // The first exchange with a rank connects the two: both must come.
+    const Entered entered(observer(), "connect");
     guarded([&] { transport_->exchange_start(transfers_); });
   }
   void do_all_to_all_v_finish(std::span<const RowExchange>) override {

@@ -9,9 +9,10 @@
 namespace emox {
 namespace {
 
-constexpr double kAnswerWait = 3.0;   // a rank that lives answers within a few polls
-constexpr double kGrace = 5.0;        // how long a rank leaves the report to a lower one
-constexpr double kLongestTick = 1.0;  // longer gaps mean that this process was stopped, which is no hang
+constexpr double kAnswerWait = 3.0;    // a rank that lives answers within a few polls
+constexpr double kGrace = 5.0;         // how long a rank leaves the report to a lower one
+constexpr double kTroubleGrace = 2.0;  // the rank that failed says so itself, where it comes to know
+constexpr double kLongestTick = 1.0;   // longer gaps mean that this process was stopped, which is no hang
 constexpr int kMostLines = 24;
 constexpr int kMostSilent = 2;          // a host under load may miss one question
 constexpr double kLongestPause = 30.0;  // between questions to ranks that are slow
@@ -129,9 +130,12 @@ void Watchdog::run() noexcept {
 void Watchdog::look() {
   peers_.answer();
   if (fired_) return;
-  if (const std::string trouble = log_.trouble(); !trouble.empty()) {
-    fired_ = true;
-    return peers_.end_job("watchdog: " + trouble + "\n");
+  if (const std::string trouble = log_.trouble(); trouble.empty()) {
+    trouble_since_.reset();
+  } else if (!trouble_since_) {
+    trouble_since_ = Clock::now();
+  } else if (seconds_between(*trouble_since_, Clock::now()) >= kTroubleGrace) {
+    return end_job(fmt::format("watchdog: rank {} on {}\n", rank_, trouble));
   }
   const std::optional<Overdue> late = log_.overdue(limits_.collective);
   if (!late) return;
@@ -156,12 +160,11 @@ void Watchdog::look() {
   if (!case_.stuck_since) case_.stuck_since = Clock::now();
   // One report is enough: the lowest rank that waits in the same call writes it.
   if (lower_rank_waits(*late, replies) && seconds_between(*case_.stuck_since, Clock::now()) < kGrace) return;
-  end_job(*late, replies);
+  end_job(watchdog_report(rank_, limits_.collective, *late, replies));
 }
 
-void Watchdog::end_job(const Overdue& late, const std::vector<std::optional<RankStatus>>& replies) {
+void Watchdog::end_job(const std::string& report) {
   fired_ = true;
-  const std::string report = watchdog_report(rank_, limits_.collective, late, replies);
   std::fputs(report.c_str(), stderr);
   std::fflush(stderr);
   peers_.end_job(report);

@@ -1,7 +1,8 @@
 // Ends a job that hangs, and says why. One watchdog a rank: it times the collective that this rank is inside of, and
 // nothing else, so that computing never ends a job, however long it takes. When a collective lasts longer than the
 // limit, the watchdog asks the other ranks how far they are. Where those that are missing say that they are at work
-// (progress.h) it waits on; otherwise it prints a report and ends the job.
+// (progress.h) it waits on; otherwise it prints a report and ends the job. It also asks communicators whose calls run
+// on a device why they cannot end (CollectiveObserver::probe): an answer that stays ends the job.
 #pragma once
 
 #include <chrono>
@@ -58,7 +59,7 @@ class Watchdog {
   /// Nothing is wrong but that ranks are slow.
   bool may_go_on(const Overdue& late, const std::vector<std::optional<RankStatus>>& replies);
   bool lower_rank_waits(const Overdue& late, const std::vector<std::optional<RankStatus>>& replies) const;
-  void end_job(const Overdue& late, const std::vector<std::optional<RankStatus>>& replies);
+  void end_job(const std::string& report);
 
   using Clock = std::chrono::steady_clock;
   /// What is known of the call that is overdue.
@@ -76,6 +77,7 @@ class Watchdog {
   ActivityLog& log_;
   WatchdogPeers& peers_;
   bool fired_ = false;
+  std::optional<Clock::time_point> trouble_since_;
   Case case_;
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -80,7 +80,7 @@ TEST_F(NcclFailures, AFailedCallIsFoundByThoseWhoWait) {
 // Ranks that wait for each other on the host, where only the watchdog can see what the device does: it asks the
 // communicators, and ends the job.
 TEST_F(NcclFailures, TheWatchdogAsks) {
-  emu::nccl_options().fail_rank = 1, emu::nccl_options().fail_call = 1;
+  emu::nccl_options().fail_rank = 1, emu::nccl_options().fail_call = 2;
   emu::nccl_options().in_progress = false;  // a call that is looked at would tell its rank itself
   emu::nccl_options().wait_s = 1;           // for the memory that is given back at the end
   ThreadWorld world(2, {.watchdog_s = 20});
@@ -89,7 +89,7 @@ TEST_F(NcclFailures, TheWatchdogAsks) {
       DeviceRank rank(host, host.rank(), nccl);
       const auto one = host.split(0, host.rank()), other = host.split(0, host.rank());
       const Tensor x(rank.ctx().device, DType::F32, {100});
-      rank.comm().all_reduce(x);
+      for (int i = 0; i < 2; ++i) rank.comm().all_reduce(x);  // the first one connects them
       (host.rank() == 0 ? one : other)->barrier();
     });
   });

@@ -139,7 +139,8 @@ check_tree() {
   check_directions
   check_directions_in_launch
   # And the test that counts the messages below it.
-  only_in "<mpi.h> and <nccl.h> belong in parallel/comm" '(mpi|nccl)\.h' '^(parallel/comm/|tests/parallel/mpi_messages\.cpp$|tests/support/cuda_emulator/|tests/cuda/emulator_nccl)'
+  only_in "<mpi.h> belongs in parallel/comm" 'mpi\.h' '^(parallel/comm/[^/]*$|tests/parallel/mpi_messages\.cpp$)'
+  only_in "<nccl.h> belongs in parallel/comm/nccl" 'nccl\.h' '^(parallel/comm/nccl/|tests/support/cuda_emulator/|tests/cuda/emulator_nccl)'
   only_in "<hdf5.h> belongs in parallel/checkpoint" '(hdf5|H5[A-Za-z0-9_]*)\.h' '^parallel/checkpoint/'
   only_in "CUDA headers belong in a cuda/ folder" '(cuda|cublas|cudnn|cub/|nvtx|cooperative_groups|mma\.h)' '/cuda(_emulator)?/'
   check_tensor_memory
@@ -193,8 +194,8 @@ self_test() {
   accept launch/commands/x.cpp '#include "launch/bench/x.h"\n#include "launch/commands/y.h"\n#include "model/x.h"\n'
   expect "from the project's root" model/moe/x.cpp '#include "router.h"\n'
   expect "from the project's root" model/moe/x.cpp '#include "../launch/x.h"\n'
-  expect "belong in parallel/comm" tests/parallel/x.cpp '#include <mpi.h>\n'
-  expect "belong in parallel/comm" parallel/mesh/x.h '#include <nccl.h>\n'
+  expect "belongs in parallel/comm" tests/parallel/x.cpp '#include <mpi.h>\n'
+  expect "belongs in parallel/comm/nccl" parallel/comm/x.h '#include <nccl.h>\n'
   expect "belongs in parallel/checkpoint" parallel/comm/x.cpp '#include <hdf5.h>\n'
   expect "cuda/ folder" runtime/core/x.cpp '#include <cuda_runtime.h>\n'
   expect "cuda/ folder" runtime/cpu/x.cu '#include <cublasLt.h>\n'
@@ -211,6 +212,7 @@ self_test() {
   accept model/README.md 'See `README.md` and `std::x.y`.\n'
   accept parallel/comm/mpi.cpp '#include <mpi.h>\n#include "parallel/comm/mpi_support.h"\n'
   accept tests/parallel/mpi_messages.cpp '#include <mpi.h>\n'
+  accept parallel/comm/nccl/x.h '#include <nccl.h>\n'
   accept parallel/checkpoint/x.cpp '#include <hdf5.h>\nauto p = t.data<float>();\n'
   accept runtime/cuda/x.cu '#include <cuda_runtime.h>\n#include <cublasLt.h>\n'
   accept runtime/cpu/x.cpp 'const float* p = x.data<float>();\n'

@@ -13,6 +13,7 @@ struct NcclOptions {
   bool shared_devices = false;  ///< ranks of one communicator may share a device; else refused, as NCCL does
   int version = NCCL_VERSION_CODE;
   ncclResult_t init = ncclSuccess;  ///< what making a communicator ends with
+  bool stuck = false;               ///< making a communicator does not end
   // From its n-th call on (counting from 1) this rank takes part in nothing, and its communicators say so.
   int fail_rank = -1;
   int fail_call = 0;
@@ -22,7 +23,7 @@ NcclOptions& nccl_options();
 /// Forgets communicators and the options; after nothing uses them.
 void reset_nccl();
 
-/// What ranks on a device have sent since reset_nccl().
+/// What ranks on a device have sent since the program began.
 struct NcclCounters {
   std::int64_t groups = 0;    ///< launches: groups, and calls outside of one
   std::int64_t messages = 0;  ///< sends

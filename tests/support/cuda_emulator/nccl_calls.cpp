@@ -71,6 +71,10 @@ std::string wrong_with(const Call& c) {
   return {};
 }
 
+std::pair<int, int> connection_of(const NcclOp& op) {
+  return op.kind == "message" ? std::pair(op.sender, op.root) : std::pair(-1, -1);
+}
+
 /// Both sides of one call must say the same.
 void compare(const NcclOp& op, const NcclOp& other, int rank) {
   if (op.text() != other.text())
@@ -106,8 +110,9 @@ std::shared_ptr<NcclOp> posted(const Call& c) {
   compare(*op, one, m.rank);
   op->parts.resize(parts);
   op->parts[part] = {c.from, c.to, m.device, true, false};
-  if (std::all_of(op->parts.begin(), op->parts.end(), [](const NcclPart& p) { return p.posted; }) && !c.message())
-    std::erase_if(g.collectives, [&](const auto& x) { return x.second == op; });
+  if (!m.blocking && g.connected.insert(connection_of(*op)).second) op->first = true;
+  if (!m.blocking && op->first) m.connecting.push_back(op);
+  if (op->all_posted() && !c.message()) std::erase_if(g.collectives, [&](const auto& x) { return x.second == op; });
   waiting().push_back(op);
   return op;
 }
@@ -177,7 +182,9 @@ ncclResult_t give(const std::vector<Call>& calls) {
                  return std::all_of(tasks.begin(), tasks.end(),
                                     [](const Task& t) { return t.op->complete || t.comm->aborted; });
                }});
-  if (!nonblocking || !nccl_options().in_progress || random().below(2) == 0) return ncclSuccess;
+  const bool connects = std::any_of(calls.begin(), calls.end(), [](const Call&c) { return c.comm->in_progress(); }),
+             may = nccl_options().in_progress && random().below(2) == 0;
+  if (!nonblocking || (!connects && !may)) return ncclSuccess;
   for (const Call& c : calls) c.comm->busy = 1 + static_cast<int>(random().below(3));
   return ncclInProgress;
 }
@@ -197,11 +204,12 @@ ncclResult_t end_group() {
 }
 
 ncclResult_t add(const Call& c) {
+  note_use(c.comm);
   const std::lock_guard guard(lock());
   EmuComm* const m = comm_of(c.comm, c.kind);
   if (m == nullptr) return ncclInvalidArgument;
   if (m->error != ncclSuccess) return m->error;
-  if (m->group == nullptr || m->busy > 0)
+  if (m->in_progress())
     return refuse_nccl(m, ncclInvalidUsage, std::string(c.kind) + " on a communicator that is still in progress");
   EmuStream* const s = stream_of(c.stream);
   if (s == nullptr || s->device != m->device)
@@ -222,6 +230,10 @@ std::string NcclOp::text() const {
   return text;
 }
 
+bool NcclOp::all_posted() const {
+  return std::all_of(parts.begin(), parts.end(), [](const NcclPart& p) { return p.posted; });
+}
+
 NcclCounters nccl_counters(int device) {
   const std::lock_guard guard(lock());
   return counters()[device];
@@ -230,6 +242,7 @@ NcclCounters nccl_counters(int device) {
 bool nccl_group_open() { return depth > 0; }
 
 std::string nccl_waits() {
+  const Quiet quiet;  // calls may end here, which were made elsewhere
   std::string text = "NCCL: calls wait for each other, or for ranks that do not come:";
   std::erase_if(waiting(), [](const auto& w) { return w.expired() || w.lock()->complete; });
   std::vector<NcclOp*> said;
@@ -254,6 +267,11 @@ std::string nccl_waits() {
 }  // namespace emu
 
 using namespace emu;
+
+bool EmuComm::connects() {
+  std::erase_if(connecting, [](const auto& op) { return op->all_posted(); });
+  return !connecting.empty();
+}
 
 ncclResult_t ncclGroupStart() {
   ++depth;

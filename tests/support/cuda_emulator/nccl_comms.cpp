@@ -3,10 +3,12 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "runtime/core/idx.h"
 #include "tests/support/cuda_emulator/emulator_nccl.h"
 #include "tests/support/cuda_emulator/nccl_world.h"
+#include "tests/support/cuda_emulator/sanitizers.h"
 #include "tests/support/cuda_emulator/state.h"
 #include "tests/support/cuda_emulator/streams.h"
 
@@ -45,6 +47,7 @@ std::string trouble_of(const NcclGroup& g) {
 }
 
 void complete(const std::shared_ptr<NcclGroup>& g) {
+  if (nccl_options().stuck) return;
   const std::string wrong = trouble_of(*g);
   for (EmuComm* c : g->ranks) {
     c->group = g;
@@ -75,6 +78,10 @@ void reset_nccl() {
   const std::lock_guard guard(lock());
   world().jobs.clear();
   world().options = {};
+}
+
+void note_use(ncclComm_t comm) {
+  if (comm != nullptr) note_write(&comm->used, 1);
 }
 
 EmuComm* comm_of(ncclComm_t comm, const char* call) {
@@ -128,9 +135,12 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int nranks, ncclUniqueId i
 }
 
 ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* part, ncclConfig_t* config) {
+  note_use(comm);
   const std::lock_guard guard(lock());
   EmuComm* const c = comm_of(comm, "ncclCommSplit");
-  if (c == nullptr || c->group == nullptr) return ncclInvalidUsage;
+  if (c == nullptr) return ncclInvalidArgument;
+  if (c->in_progress())
+    return refuse_nccl(c, ncclInvalidArgument, "a split of a communicator that is still in progress");
   NcclGroup& g = *c->group;
   NcclGroup::Split& s = g.splits[c->splits++];
   if (s.part.empty()) {
@@ -170,12 +180,13 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* part
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
+  note_use(comm);
   const std::lock_guard guard(lock());
   EmuComm* const c = comm_of(comm, "ncclCommGetAsyncError");
   if (c == nullptr) return ncclInvalidArgument;
   *error = c->error;
   if (c->error == ncclSuccess && c->group != nullptr && c->group->aborted) *error = ncclRemoteError;
-  if (*error == ncclSuccess && (c->group == nullptr || c->busy > 0 || c->splitting > 0)) *error = ncclInProgress;
+  if (*error == ncclSuccess && c->in_progress()) *error = ncclInProgress;
   if (c->busy > 0) --c->busy;
   return ncclSuccess;
 }
@@ -192,6 +203,7 @@ ncclResult_t end_comm(EmuComm* c) {
 
 // Ends what the communicator has under way; here nothing may be.
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
+  note_use(comm);
   const std::lock_guard guard(lock());
   EmuComm* const c = comm_of(comm, "ncclCommFinalize");
   if (c == nullptr) return ncclInvalidArgument;
@@ -199,17 +211,25 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   return c->blocking ? ncclSuccess : ncclInProgress;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+  note_use(comm);
   const std::lock_guard guard(lock());
   EmuComm* const c = comm_of(comm, "ncclCommDestroy");
   return c == nullptr ? ncclInvalidArgument : end_comm(c);
 }
-// Streams of this rank go on without what they waited for.
+// Streams of this rank go on without what they waited for. Outside of a group it waits until they have: for other
+// communicators' calls, too, when those are in front.
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  note_use(comm);
   const std::lock_guard guard(lock());
   EmuComm* const c = comm_of(comm, "ncclCommAbort");
   if (c == nullptr) return ncclInvalidArgument;
   c->aborted = true;
-  if (c->group != nullptr) c->group->aborted = true;
+  if (c->group != nullptr) {
+    c->group->aborted = true;
+    for (auto& [number, split] : c->group->splits)
+      if (!split.place.empty()) split.place[idx(c->rank)] = nullptr;
+  }
+  if (!nccl_group_open()) drain([&] { return c->open == 0; });
   return ncclSuccess;
 }
 

@@ -7,7 +7,9 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace emu {
@@ -30,8 +32,10 @@ struct NcclOp {
   int sender = 0;
   std::vector<NcclPart> parts{};  ///< by rank; of a message: sender, receiver
   bool complete = false;
+  bool first = false;          ///< between these ranks
   char before = 0, after = 0;  ///< for ThreadSanitizer
   std::string text() const;
+  bool all_posted() const;
 };
 
 /// The ranks of a communicator.
@@ -47,7 +51,8 @@ struct NcclGroup {
     std::vector<EmuComm**> place;  ///< where a rank that does not wait finds its part, when all have called
     int called = 0;
   };
-  std::map<std::int64_t, Split> splits;  ///< by their number
+  std::map<std::int64_t, Split> splits;       ///< by their number
+  std::set<std::pair<int, int>> connected{};  ///< sender, receiver; of collectives -1, -1
 };
 
 }  // namespace emu
@@ -61,10 +66,17 @@ struct EmuComm {
   int splitting = 0;                                              ///< splits that not all ranks have called
   std::int64_t collectives = 0, splits = 0, calls = 0, open = 0;  ///< open: given to streams, not done
   std::string last_error;
+  /// First calls between ranks, which connect them: nonblocking communicators are in progress until all have called.
+  std::vector<std::shared_ptr<emu::NcclOp>> connecting{};
+  bool connects();
+  bool in_progress() { return group == nullptr || busy > 0 || splitting > 0 || connects(); }
+  char used = 0;  ///< by one thread at a time, for ThreadSanitizer
 };
 
 namespace emu {
 
+/// A call of NCCL's with this communicator, before the emulator's lock is taken: NCCL itself has none.
+void note_use(ncclComm_t comm);
 /// Null: no such communicator, which is reported.
 EmuComm* comm_of(ncclComm_t comm, const char* call);
 /// Reports, and keeps the text for ncclGetLastError.
