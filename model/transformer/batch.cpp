@@ -105,7 +105,7 @@ DeviceBatch::Part DeviceBatch::pack(std::span<const std::int32_t> values) {
 DeviceBatch::Part DeviceBatch::pack(std::span<const std::uint8_t> values) {
   const auto begin = static_cast<std::int64_t>(packed_.size()), n = static_cast<std::int64_t>(values.size() + 3) / 4;
   packed_.resize(idx(padded(begin + n)));
-  std::memcpy(packed_.data() + begin, values.data(), values.size());
+  if (!values.empty()) std::memcpy(packed_.data() + begin, values.data(), values.size());
   return {begin, begin + n};
 }
 
