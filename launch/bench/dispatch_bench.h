@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/plan/traffic.h"
 #include "parallel/expert/placement.h"
 
 namespace emox {
@@ -40,10 +41,6 @@ struct DispatchTraffic {
 /// Plans all ranks of the mesh; tokens[rank] of world ranks in replica order.
 DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32_t> rank_of_expert,
                              std::span<const PlannedTokens> tokens, std::int64_t top_k, std::int64_t width);
-
-/// Distinct ranks that top_k uniform picks without repetition from a pool visit, when rank r holds held[r] of the pool:
-/// formula (1), sum over r of 1 - C(P - held[r], k) / C(P, k).
-double expected_ranks(std::span<const std::int64_t> experts_of_rank, std::int64_t top_k);
 
 struct DispatchBenchOptions {
   std::vector<PlannedMesh> meshes;  ///< empty: expert_parallel 2, 4, ..., 64

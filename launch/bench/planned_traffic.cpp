@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <utility>
 
 #include "launch/bench/dispatch_bench.h"
@@ -46,19 +45,6 @@ void count_visits(Counts& c, const PlannedTokens& t, std::int64_t k, std::span<c
 }
 
 }  // namespace
-
-double expected_ranks(std::span<const std::int64_t> experts_of_rank, std::int64_t k) {
-  std::int64_t pool = 0;
-  for (const std::int64_t a : experts_of_rank) pool += a;
-  const auto log_choose = [](std::int64_t n, std::int64_t m) {
-    return std::lgamma(static_cast<double>(n + 1)) - std::lgamma(static_cast<double>(m + 1)) -
-           std::lgamma(static_cast<double>(n - m + 1));
-  };
-  double sum = 0;
-  for (const std::int64_t a : experts_of_rank)
-    sum += 1 - (pool - a >= k ? std::exp(log_choose(pool - a, k) - log_choose(pool, k)) : 0.0);
-  return sum;
-}
 
 DispatchTraffic plan_traffic(const PlannedMesh& mesh, std::span<const std::int32_t> rank_of,
                              std::span<const PlannedTokens> tokens, std::int64_t k, std::int64_t width) {

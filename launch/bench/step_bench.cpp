@@ -23,13 +23,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Documents of geometric length; three tokens of four come from the document's own window of the vocabulary.
-std::vector<std::vector<std::int32_t>> synthetic_sequences(const Recipe& r, std::int64_t step, std::int64_t begin,
-                                                           std::int64_t end) {
+// Documents of geometric length, `documents` a sequence on average; three tokens of four come from the document's own
+// window of the vocabulary.
+std::vector<std::vector<std::int32_t>> synthetic_sequences(const Recipe& r, double documents, std::int64_t step,
+                                                           std::int64_t begin, std::int64_t end) {
   const Philox philox(static_cast<std::uint64_t>(r.run.seed), RngPurpose::Test);
   const std::int64_t length = r.model.sequence_length, eos = r.data.eos_id(),
                      window = std::max<std::int64_t>(1, eos / 16);
-  const double stop = std::min(1.0, 4.0 / static_cast<double>(length));
+  const double stop = std::min(1.0, documents / static_cast<double>(length));
   std::vector<std::vector<std::int32_t>> sequences;
   for (std::int64_t s = begin; s < end; ++s) {
     std::vector<std::int32_t> tokens;
@@ -172,7 +173,7 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
       session.telemetry().totals();  // what a device has done since the last look, too, is warming up
       session.telemetry().clear();
     }
-    const auto tokens = synthetic_sequences(recipe, i + 1, step.share_begin(), step.share_end());
+    const auto tokens = synthetic_sequences(recipe, options.documents, i + 1, step.share_begin(), step.share_end());
     std::vector<SequenceInput> inputs;
     for (std::size_t s = 0; s < tokens.size(); ++s)
       inputs.push_back({tokens[s], {}, step.share_begin() + static_cast<std::int64_t>(s), 0});
@@ -203,9 +204,10 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
   // Seconds of the parts of a layer, and what the MoE layers spend on anything but experts: router, pools, plans, the
   // permutation of rows and their way back.
   nlohmann::ordered_json layers = nlohmann::ordered_json::object();
-  double routing = 0, experts = 0;
+  double routing = 0, experts = 0, comm = 0;
   for (const auto& [name, total] : session.telemetry().totals()) {
     const double seconds = total.seconds / options.steps;
+    if (name.starts_with("comm.")) comm += seconds;
     if (name.starts_with("layer.")) layers[name.substr(6)] = seconds;
     if (name == "layer.router" || name == "layer.router_backward" || name == "phase.dispatch" ||
         name == "phase.combine")
@@ -227,6 +229,8 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
                                 {"device_memory", device_memory(ctx, peak)},
                                 {"threads", ctx.threads},
                                 {"ranks", session.comm().size()},
+                                {"parameters", model.parameters().element_count()},
+                                {"comm_s", comm},
                                 {"phase_s", phases},
                                 {"layer_s", layers},
                                 {"routing_share", share_or_null(routing, routing + experts)},

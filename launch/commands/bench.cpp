@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "launch/bench/checkpoint_bench.h"
 #include "launch/bench/dispatch_bench.h"
 #include "launch/bench/exchange_bench.h"
+#include "launch/bench/rates_bench.h"
 #include "launch/bench/scale_bench.h"
 #include "launch/bench/step_bench.h"
 #include "launch/commands/command.h"
@@ -14,7 +16,9 @@
 #include "launch/config/recipe_file.h"
 #include "launch/run/failure.h"
 #include "launch/run/on_ranks.h"
+#include "parallel/comm/together.h"
 #include "runtime/core/error.h"
+#include "runtime/files/atomic_file.h"
 #include "runtime/telemetry/metrics.h"
 
 namespace emox {
@@ -109,6 +113,50 @@ int run_step_bench(const Arguments& a, const std::string& what) {
   });
 }
 
+// A hardware file, for emox plan.
+int run_rates_bench(const Arguments& a) {
+  allow(a, "rates", {"--output", "--dir", "--steps", "--force", "--widths"});
+  require<UsageError>(a.positional.size() == 1,
+                      "emox bench rates measures the machine, with models of its own: it takes "
+                      "no recipe");
+  const std::string output = a.value("--output");
+  RatesBenchOptions options;
+  options.directory = a.value("--dir", ".");
+  if (a.has("--steps")) options.steps = whole_number("emox bench", "--steps", a.value("--steps"), 1);
+  if (a.has("--widths")) {
+    std::istringstream widths(a.value("--widths"));
+    for (std::string width; std::getline(widths, width, ',');) {
+      options.widths.push_back(whole_number("emox bench", "--widths", width, 32));
+      require<UsageError>(width.size() < 6 && options.widths.back() % 32 == 0,
+                          "emox bench rates: --widths {}: multiples of 32 below 100000, separated by commas", width);
+    }
+  }
+  if (!output.empty()) {
+    require<UsageError>(output.ends_with(".json"), "emox bench rates: --output = {}: the name must end in .json",
+                        output);
+    require<UsageError>(a.has("--force") || !std::filesystem::exists(output),
+                        "{} exists: --force replaces it, or name another file", output);
+  }
+  require<UsageError>(std::filesystem::is_directory(options.directory), "emox bench rates: --dir = {} is no directory",
+                      options.directory.string());
+  const Recipe recipe = parse_recipe(to_ini(bench_preset("small")), "the preset", a.overrides);
+  return on_ranks(setup_of(recipe), [&](Session& session) {
+    const Hardware h = bench_rates(session, options);
+    on_root(session.comm(), [&] {
+      const std::string text = to_json(h).dump(2) + "\n";
+      if (output.empty())
+        fmt::print("{}", text);
+      else
+        write_file_atomically(output, text);
+    });
+    if (session.root() && !output.empty())
+      fmt::print("{}: {:.0f} GFLOP/s, {:.1f} GB/s a rank of {} a node; emox plan RECIPE.ini --hardware {}\n{}", output,
+                 h.gemm.value / 1e9, h.copy.value / 1e9, h.ranks_per_node, output,
+                 h.note.empty() ? "" : "warning: " + h.note + "\n");
+    return static_cast<int>(kDone);
+  });
+}
+
 // With a recipe, the ranks that were started run its dispatch.
 int run_exchange_bench(const Arguments& a) {
   allow(a, "dispatch RECIPE.ini", {"--repeats"});
@@ -175,18 +223,21 @@ int run_scale_bench(const Arguments& a) {
 }  // namespace
 
 int run_bench(const std::vector<std::string>& args) {
-  const Arguments a = parse_args(
-      args, {.command = "emox bench",
-             .flags = {"--json"},
-             .options = {"--preset", "--steps", "--replay", "--expert-parallel", "--data-parallel", "--ranks-per-node",
-                         "--placement", "--placement-seed", "--width", "--dir", "--repeats", "--nodes"},
-             .overrides = true,
-             .min_positional = 1,
-             .max_positional = 2,
-             .positional = "step|ops|dispatch|checkpoint|scale [RECIPE.ini]"});
+  const Arguments a =
+      parse_args(args, {.command = "emox bench",
+                        .flags = {"--json", "--force"},
+                        .options = {"--preset", "--steps", "--replay", "--expert-parallel", "--data-parallel",
+                                    "--ranks-per-node", "--placement", "--placement-seed", "--width", "--dir",
+                                    "--repeats", "--nodes", "--output", "--widths"},
+                        .overrides = true,
+                        .min_positional = 1,
+                        .max_positional = 2,
+                        .positional = "step|ops|dispatch|checkpoint|scale|rates [RECIPE.ini]"});
   const std::string& what = a.positional[0];
-  require<UsageError>(what == "step" || what == "ops" || what == "dispatch" || what == "checkpoint" || what == "scale",
-                      "emox bench: unknown benchmark {}: use step, ops, dispatch, checkpoint or scale", what);
+  require<UsageError>(what == "step" || what == "ops" || what == "dispatch" || what == "checkpoint" ||
+                          what == "scale" || what == "rates",
+                      "emox bench: unknown benchmark {}: use step, ops, dispatch, checkpoint, scale or rates", what);
+  if (what == "rates") return run_rates_bench(a);
   if (what == "scale") return run_scale_bench(a);
   if (what == "checkpoint") return run_checkpoint_bench(a);
   return what == "dispatch" ? run_dispatch_bench(a) : run_step_bench(a, what);

@@ -135,7 +135,7 @@ std::string help_corpus() {
 
 std::string help_bench() {
   return "usage: emox bench step|ops|checkpoint [RECIPE.ini] [--preset=P] ...\n"
-         "       emox bench dispatch|scale ...\n"
+         "       emox bench dispatch|scale|rates ...\n"
          "\n"
          "  step       one training step, against the time its matrix products need\n"
          "  ops        the same step op by op, against the limits of the machine\n"
@@ -143,8 +143,8 @@ std::string help_bench() {
          "  dispatch   ranks and nodes a token visits, planned for ranks that need not\n"
          "             exist, beside the formulas; or for recorded pools. With a recipe:\n"
          "             its dispatch run by the ranks that were started, against the links\n"
-         "  scale RECIPE.ini  host work and memory of jobs that do not run: who owns\n"
-         "             what, manifests, loads, messages; 8 to 4,096 ranks, or --nodes N\n"
+         "  scale RECIPE.ini  host work of jobs that do not run, to 4,096 ranks; --nodes N\n"
+         "  rates      this machine, as --output FILE.json for emox plan; --widths W,...\n"
          "\n"
          "options:\n"
          "  --section.key=value    any key of a recipe (not dispatch); see --help SECTION\n"
@@ -208,22 +208,25 @@ std::string help_study() {
 }
 
 std::string help_plan() {
-  return "usage: emox plan RECIPE.ini [--nodes N | --ranks N] [--section.key=value]...\n"
+  return "usage: emox plan RECIPE.ini [--nodes N | --ranks N] [--hardware H] [--search]\n"
          "\n"
-         "Memory of each rank, from the code that allocates it, for ranks that need not\n"
-         "exist. Receive buffers grow beyond it when the router is very unbalanced. Also\n"
-         "pieces and sizes of a checkpoint, and what a rank receives for gradients and\n"
-         "weights in a step, in and between nodes.\n"
+         "Memory of each rank, from the code that allocates it, pieces of a checkpoint and\n"
+         "what a rank receives in a step, for ranks that need not exist. With hardware\n"
+         "also: whether it fits, seconds of a step and of its parts, tokens/s, hours.\n"
          "\n"
          "options:\n"
          "  --nodes N            nodes of the job\n"
-         "  --ranks-per-node G   ranks on each (8)\n"
+         "  --ranks-per-node G   ranks on each (the hardware's, else 8)\n"
          "  --ranks N            instead of --nodes (parallel.expert_parallel)\n"
-         "  --run.device=cuda    the memory of a GPU for each rank, in train.precision\n"
-         "                       (auto: bf16); no GPU is needed here\n"
-         "  --json               one JSON object, in bytes\n"
+         "  --hardware H         h100-sxm, h200, ...: files of datasheets in share/emox;\n"
+         "                       or FILE.json of `emox bench rates` on the machine\n"
+         "  --search             all meshes of these ranks, the fastest first\n"
+         "  --document-tokens N  mean length of a document (1024)\n"
+         "  --imbalance X        expert rows of the fullest rank / mean (1.1)\n"
+         "  --section.key=value  any key, e.g. --run.device=cuda without hardware\n"
+         "  --json               one JSON object, in bytes and seconds\n"
          "\n"
-         "example: emox plan launch/recipes/emo-1b14b.ini --nodes 2 \\\n"
+         "example: emox plan launch/recipes/emo-1b14b.ini --nodes 2 --hardware h100-sxm \\\n"
          "           --parallel.expert_parallel=8\n";
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "parallel/comm/layout.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
 
@@ -95,7 +96,7 @@ std::vector<int> MeshLayout::replica_group(int rank) const {
 std::vector<int> MeshLayout::nodes_of(const std::vector<int>& ranks) const {
   std::vector<int> nodes;
   for (const int r : ranks) nodes.push_back(nodes_[idx(r)]);
-  return nodes;
+  return number_nodes(nodes);
 }
 
 bool MeshLayout::in_order() const { return std::is_sorted(order_.begin(), order_.end()); }

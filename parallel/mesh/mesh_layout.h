@@ -33,7 +33,7 @@ class MeshLayout {
   std::vector<int> expert_group(int rank) const;
   /// The ranks that hold the same experts as this rank, ordered by replica.
   std::vector<int> replica_group(int rank) const;
-  /// The node of each of these ranks.
+  /// The node of each of these ranks, numbered as their communicator does (Communicator::nodes): from 0 on.
   std::vector<int> nodes_of(const std::vector<int>& ranks) const;
   /// Whether the ranks stand in the table in their own order.
   bool in_order() const;

@@ -58,6 +58,18 @@ TEST(MemoryPlan, ExpertsAndMomentsAreShared) {
   EXPECT_NEAR(ratio(sharded.optimizer, one.optimizer), 0.5, 0.03);
 }
 
+// Groups begin on any node, and their communicators number nodes for themselves.
+TEST(MemoryPlan, RanksOfEveryNodeAreAlike) {
+  for (const DispatchKind dispatch : {DispatchKind::Flat, DispatchKind::TwoLevel}) {
+    const Recipe r = recipe_on({"a:1:b"}, {4, 6, dispatch});
+    for (int rank = 4; rank < 24; ++rank) {
+      const RankMemory first = plan_rank_memory(r, 24, 2, rank % 4, 1), here = plan_rank_memory(r, 24, 2, rank, 1);
+      EXPECT_EQ(here.weights_and_gradients, first.weights_and_gradients) << "rank " << rank;
+      EXPECT_EQ(here.activations, first.activations) << "rank " << rank;
+    }
+  }
+}
+
 TEST(MemoryPlan, RefusesWhatATrainingRunWould) {
   EXPECT_THROW(plan_rank_memory(recipe_on({"a:1:b"}, {4, 1}), 6, 8, 0, 1), UsageError);
 }

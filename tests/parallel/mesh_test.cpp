@@ -47,7 +47,13 @@ void check_layout(const std::vector<int>& nodes, int expert_parallel) {
     std::vector<int> row, column, row_nodes;
     for (int e = 0; e < expert_parallel; ++e) row.push_back(order[idx(replica * expert_parallel + e)]);
     for (int d = 0; d < replicas; ++d) column.push_back(order[idx(d * expert_parallel + expert)]);
-    for (const int r : row) row_nodes.push_back(nodes[idx(r)]);
+    for (const int r : row) {  // numbers from 0 in the order of appearance
+      const auto same = std::find_if(row.begin(), row.end(), [&](int o) { return nodes[idx(o)] == nodes[idx(r)]; });
+      const auto first = same - row.begin();
+      row_nodes.push_back(first < std::ssize(row_nodes) ? row_nodes[idx(first)]
+                          : row_nodes.empty()           ? 0
+                                                        : *std::max_element(row_nodes.begin(), row_nodes.end()) + 1);
+    }
     EXPECT_EQ(layout.expert_group(rank), row);
     EXPECT_EQ(layout.replica_group(rank), column);
     EXPECT_EQ(layout.nodes_of(row), row_nodes);

@@ -40,7 +40,7 @@ Recipe recipe_for(int ranks, std::int64_t expert_parallel) {
 
 TEST(StatePlan, IsWhatRanksSaveAndSend) {
   for (const auto& [ranks, expert_parallel, a_node] :
-       {std::tuple{1, 1, 1}, {4, 2, 2}, {4, 1, 2}, {6, 3, 3}, {6, 2, 6}, {8, 2, 2}}) {
+       {std::tuple{1, 1, 1}, {4, 2, 2}, {4, 1, 2}, {6, 3, 3}, {6, 2, 6}, {8, 2, 2}, {8, 4, 2}, {12, 4, 2}}) {
     SCOPED_TRACE(testing::Message() << ranks << " ranks, experts over " << expert_parallel << ", nodes of " << a_node);
     const Recipe recipe = recipe_for(ranks, expert_parallel);
     const StatePlan plan = plan_state(recipe, ranks, a_node);
