@@ -154,7 +154,9 @@ TEST_F(EmulatedNccl, MessagesOfAGroup) {
     late += missed > 0 ? 1 : 0;
     EXPECT_EQ(emu::last_report(), "");
   }
-  if (!emu::under_tsan()) EXPECT_GT(late, 0);
+  if (!emu::under_tsan()) {
+    EXPECT_GT(late, 0);
+  }
   const emu::NcclCounters n = emu::nccl_counters(1);
   EXPECT_EQ(n.messages, 12 * 3);
   EXPECT_EQ(n.bytes, 12 * 3 * 2 * 8);

@@ -163,7 +163,9 @@ TEST_P(DeviceTransports, WhatIsStartedIsThereWhenSettled) {
     const std::int64_t waits = ctx.queue->counters().waits;
     for (const Tensor& t : x) comm.reduce_scatter_start(t, ranges);
     comm.settle();
-    if (comm.transport() == "nccl") EXPECT_EQ(ctx.queue->counters().waits, waits);
+    if (comm.transport() == "nccl") {
+      EXPECT_EQ(ctx.queue->counters().waits, waits);
+    }
     for (int i = 0; i < 4; ++i) {
       const auto got = values_of<float>(x[idx(i)]);
       for (std::int64_t e = ranges[idx(comm.rank())].begin; e < ranges[idx(comm.rank())].end; ++e)
