@@ -30,7 +30,7 @@ void go_wrong(const std::string& how, std::string_view where) {
 
 int run(const std::string& how, const std::string& name, int number, DispatchKind dispatch) {
   const Recipe recipe = test::step_recipe(MpiWorld::launched_ranks(), dispatch);
-  const bool device = cuda::accelerator() != nullptr;
+  const bool device = EMOX_STEP_ON_DEVICE;  // emulated ones
   SessionSetup setup{.parallel = recipe.parallel,
                      .threads = 1,
                      .device = device ? DeviceKind::Cuda : DeviceKind::Cpu,

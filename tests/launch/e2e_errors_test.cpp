@@ -61,7 +61,7 @@ TEST_F(ProgramErrors, ValuesThatCannotBe) {
   expect(train("--model.vocab_size=200"), 2, {"model.vocab_size = 200", "use at least 257"});
   expect(train("--parallel.expert_parallel=4"), 2, {"parallel.expert_parallel = 4", "use expert_parallel = 1"});
   expect(train("--parallel.communicator=nccl"), 2,
-         {"parallel.communicator = nccl moves data between GPUs", "without CUDA", "auto or mpi"});
+         {"parallel.communicator = nccl moves data between GPUs", "computes on the CPU", "auto or mpi"});
   EXPECT_FALSE(fs::exists(directory_.path() / "run"));
 }
 

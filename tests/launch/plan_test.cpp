@@ -38,9 +38,12 @@ void for_all_picks(int n, int k, F&& f) {
 
 // Every set of picks of every sender, followed on its way.
 TEST(PlanTraffic, VisitsAreTheMeanOfAllPicks) {
-  for (const auto& [n, k, ranks, a_node] :
-       {std::tuple{7, 3, 4, 2}, {8, 2, 4, 4}, {9, 4, 6, 3}, {6, 1, 3, 1}, {10, 3, 2, 2}})
+  struct Case {
+    int n, k, ranks, a_node;
+  };
+  for (const Case& c : {Case{7, 3, 4, 2}, {8, 2, 4, 4}, {9, 4, 6, 3}, {6, 1, 3, 1}, {10, 3, 2, 2}})
     for (const bool two_level : {false, true}) {
+      const int n = c.n, k = c.k, ranks = c.ranks, a_node = c.a_node;
       SCOPED_TRACE(testing::Message() << n << " experts, " << k << " picks, " << ranks << " ranks, nodes of " << a_node
                                       << (two_level ? ", two-level" : ", flat"));
       std::vector<int> rank_of;
