@@ -19,7 +19,7 @@ namespace emox {
 namespace {
 
 // Names that the documentation gives to commands of later versions.
-constexpr std::string_view kNotBuilt[] = {"generate", "cluster", "sweep", "report", "slurm"};
+constexpr std::string_view kNotBuilt[] = {"generate", "cluster", "sweep", "slurm"};
 
 bool is_help(const std::string& arg) { return arg == "--help" || arg == "-h"; }
 
@@ -78,7 +78,8 @@ const std::vector<Command>& commands() {
        false},
       {"select", "the experts that a domain, documents or a prompt need, as a file", run_select, help_select, false},
       {"subset", "cut a smaller model with some of the experts out of a run", run_subset, help_subset, false},
-      {"plan", "memory of each rank before a run is submitted", run_plan, help_plan, true},
+      {"plan", "memory, time and fit of a run before it is submitted", run_plan, help_plan, true},
+      {"report", "runs beside each other: curves, scaling, traffic", run_report, help_report, false},
       {"bench", "measure a training step, its ops, and dispatch", run_bench, help_bench, true},
       {"doctor", "what this build and this machine can do", run_doctor, help_doctor, false},
   };

@@ -8,18 +8,13 @@ namespace emox {
 std::string help_overview() {
   std::string text =
       "emox: mixture-of-experts language models whose experts become modular.\n"
-      "\n"
       "usage: emox COMMAND [arguments], emox COMMAND --help\n"
-      "\n"
-      "commands:\n";
+      "\n";
   for (const Command& command : commands()) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
   return text +
          "\n"
-         "first steps:\n"
-         "  emox corpus\n"
-         "  mpirun -n 2 emox train launch/recipes/quickstart.ini\n"
-         "  emox eval runs/quickstart\n"
-         "\n"
+         "first: emox corpus && mpirun -n 2 emox train launch/recipes/quickstart.ini\n"
+         "       emox eval runs/quickstart\n"
          "Any key of a recipe can be given as --section.key=value. Exit codes: 0 done or\n"
          "cleanly stopped, 1 failed, 2 wrong usage, 75 try again, 128 + N by a signal.\n";
 }
@@ -205,6 +200,25 @@ std::string help_study() {
          "  --help SECTION          every key of a section\n"
          "\n"
          "example: mpirun -n 2 emox study launch/recipes/study-mini.ini --seeds 4\n";
+}
+
+std::string help_report() {
+  return "usage: emox report RUN... [--against RUN]... --output FILE.html [--csv FILE.csv]\n"
+         "\n"
+         "Runs beside each other: loss and throughput over tokens, phases, strong and weak\n"
+         "scaling (runs that differ in their ranks only), balance, traffic, starts and\n"
+         "changes, and the scaling law where 6 or more finished runs allow one. RUN is a\n"
+         "run's directory, or one that holds runs. Needs no ranks.\n"
+         "\n"
+         "options:\n"
+         "  --output FILE.html  one page that needs nothing else, for screen and paper\n"
+         "  --csv FILE.csv      a line a run, for other programs\n"
+         "  --against RUN       another set to compare with; again for more\n"
+         "  --title TEXT        of the page\n"
+         "  --force             replace the files\n"
+         "  --json              an array of objects, one a run, instead of a table\n"
+         "\n"
+         "example: emox report runs --output runs.html\n";
 }
 
 std::string help_plan() {

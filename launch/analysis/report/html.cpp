@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "launch/analysis/report/figures.h"
+#include "launch/analysis/report/page.h"
 #include "launch/analysis/report/paper.h"
 #include "launch/analysis/report/plot.h"
 #include "launch/analysis/report/training.h"
@@ -19,24 +20,6 @@ constexpr FigureStyle kPlain{"±"};
 constexpr FigureStyle kSigned{"±", true};
 constexpr FigureStyle kPercent{"±", true, 100, 1, " %"};
 constexpr FigureStyle kRatio{"±", false, 100, 1, " %"};
-
-std::string cell(const std::string& text, const char* tag = "td") {
-  return fmt::format("<{0}{1}>{2}</{0}>", tag, text == kMissing ? " class=\"missing\"" : "", escape_markup(text));
-}
-
-std::string row(const std::vector<std::string>& cells, const char* tag = "td") {
-  std::string html = "<tr>";
-  for (std::size_t i = 0; i < cells.size(); ++i) html += cell(cells[i], i == 0 ? "th" : tag);
-  return html + "</tr>\n";
-}
-
-std::string table(const std::string& caption, const std::vector<std::string>& head, const std::string& rows) {
-  return fmt::format("<table><caption>{}</caption>\n<thead>{}</thead>\n<tbody>\n{}</tbody></table>\n",
-                     escape_markup(caption), row(head, "th"), rows);
-}
-
-std::string paragraph(const std::string& text) { return fmt::format("<p>{}</p>\n", escape_markup(text)); }
-std::string heading(const std::string& text) { return fmt::format("<h2>{}</h2>\n", escape_markup(text)); }
 
 /// What all parts of the page are made from.
 struct Page {
@@ -82,7 +65,7 @@ struct Page {
       std::vector<std::string> cells{notes.label(model)};
       for (const double share : c.shares(selection))
         cells.push_back(figure_text(c.rise(model, selection, share, domain), kSigned));
-      html += row(cells);
+      html += table_row(cells);
     }
     return html;
   }
@@ -91,7 +74,7 @@ struct Page {
     if (notes.models.empty()) return "";
     std::string html;
     for (const ModelNote& m : notes.models)
-      html += row({m.label, m.model, fmt::format("{}", m.parameters), fmt::format("{}", m.active), m.differs});
+      html += table_row({m.label, m.model, fmt::format("{}", m.parameters), fmt::format("{}", m.active), m.differs});
     return heading("The models") + table("One recipe, each model with its own values where they differ",
                                          {"model", "cell", "parameters", "of these active", "differs from emo in"},
                                          html);
@@ -104,12 +87,12 @@ struct Page {
     for (const std::string& domain : c.domains()) {
       std::vector<std::string> cells{domain};
       for (const std::string& model : c.models()) cells.push_back(figure_text(c.full_loss(model, domain), kPlain));
-      html += row(cells);
+      html += table_row(cells);
     }
     std::vector<std::string> mean{"mean"};
     for (const std::string& model : c.models()) mean.push_back(figure_text(c.full_loss(model), kPlain));
     std::string page =
-        heading("All experts") + table("Held-out loss of the full models, nats a token", head, html + row(mean));
+        heading("All experts") + table("Held-out loss of the full models, nats a token", head, html + table_row(mean));
     if (c.seeds().size() > 1)
       page += paragraph(
           "± is the 95 % interval of the mean over seeds (Student's t). It holds the luck of initial values and data "
@@ -141,7 +124,7 @@ struct Page {
         cells.push_back(found == values.end() ? kMissing : figure_text(over_seeds({*found}), style));
       }
       cells.push_back(figure_text(over_seeds(values), style));
-      return row(cells);
+      return table_row(cells);
     };
     std::string html = line("full model: difference, nats a token", both.nats, kSigned) +
                        line("full model: difference", both.relative, kPercent);
@@ -157,7 +140,7 @@ struct Page {
       return paragraph("How far two runs are apart that differ in rounding only was not measured (--repeat-rounding).");
     std::string html;
     for (const RoundingSpread& s : spreads)
-      html += row({notes.label(s.model), fmt::format("{}", s.seed), fmt::format("{:+.4f}", s.full)});
+      html += table_row({notes.label(s.model), fmt::format("{}", s.seed), fmt::format("{:+.4f}", s.full)});
     return table("Repeated with the same seed, differing in rounding only: loss of the full model, nats a token",
                  {"model", "seed", "repeat less run"}, html);
   }
@@ -177,7 +160,7 @@ struct Page {
       for (const std::string& model : c.models())
         if (share < 1 && c.experts(model) == kept) trained = figure_text(c.full_loss(model), kPlain), any = true;
       cells.push_back(trained);
-      html += row(cells);
+      html += table_row(cells);
     }
     if (!any) return "";
     return heading("The same memory") +
@@ -192,7 +175,7 @@ struct Page {
     std::string html;
     std::int64_t draws = 0;
     for (const ChanceSpread& s : chance_spreads(notes.chance)) {
-      html += row({notes.label(s.model), percent_text(s.share), fmt::format("{:.4f}", s.deviation)});
+      html += table_row({notes.label(s.model), percent_text(s.share), fmt::format("{:.4f}", s.deviation)});
       draws = draws == 0 ? s.draws : std::min(draws, s.draws);
     }
     if (html.empty()) return "";
@@ -235,7 +218,7 @@ struct Page {
       for (const double x :
            {p.emo_mmlu, p.standard_mmlu, p.emo_mmlu_pro, p.standard_mmlu_pro, p.emo_gsm8k, p.standard_gsm8k})
         cells.push_back(fmt::format("{:.1f}", x));
-      html += row(cells);
+      html += table_row(cells);
     }
     return heading("Beside the paper") +
            paragraph(
@@ -252,28 +235,16 @@ struct Page {
   }
 };
 
-constexpr const char* kPageStyle =
-    ":root{color-scheme:light dark}body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;"
-    "background:#fff;color:#1a1a1a}@media (prefers-color-scheme:dark){body{background:#16181c;color:#e6e6e6}}"
-    "table{border-collapse:collapse;margin:1em 0;font-size:14px;font-variant-numeric:tabular-nums;display:block;"
-    "overflow-x:auto}caption{text-align:left;font-weight:bold}th,td{padding:.2em .7em;text-align:right;"
-    "border-bottom:1px solid #8886}th:first-child{text-align:left}.missing{font-style:italic;opacity:.7}"
-    "pre{white-space:pre-wrap}\n";
-
 }  // namespace
 
 std::string report_html(const std::vector<RetentionRow>& rows, const std::string& title, const StudyNotes& notes) {
   const std::string summary = report_summary(rows, notes);
   const Page page{rows, notes};
-  std::string html = fmt::format(
-      "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head><meta charset=\"utf-8\"/>\n"
-      "<meta name=\"viewport\" content=\"width=device-width\"/>\n<title>{0}</title>\n<style>{1}{2}</style></head>\n"
-      "<body>\n<h1>{0}</h1>\n<pre>{3}</pre>\n",
-      escape_markup(title), kPageStyle, plot_style(), escape_markup(summary));
+  std::string html = fmt::format("<pre>{}</pre>\n", escape_markup(summary));
   html +=
       page.models() + page.full_models() + page.training() + page.seed_by_seed() + page.rounding() + page.same_memory();
   for (const std::string& selection : page.c.selections()) html += page.curves_of(selection);
-  return html + page.beside_the_paper() + "</body>\n</html>\n";
+  return page_html(title, html + page.beside_the_paper());
 }
 
 std::string retention_svg(const std::vector<RetentionRow>& rows, const StudyNotes& notes) {

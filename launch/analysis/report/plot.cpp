@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <set>
 #include <utility>
 
 namespace emox {
@@ -49,8 +50,9 @@ class Scale {
         if (std::exchange(first, false)) low_ = p->low, high_ = p->high;
         low_ = std::min(low_, p->low), high_ = std::max(high_, p->high);
         right_ = std::max(right_, p->x);
+        values_.insert(p->x);
       }
-    right_ = std::ceil(right_ / tick_step(right_)) * tick_step(right_);
+    if (!plot.log_x) right_ = std::ceil(right_ / tick_step(right_)) * tick_step(right_);
     if (high_ - low_ < 1e-6) high_ = low_ + 0.1;
     step_ = tick_step(high_ - low_);
     high_ = std::ceil(high_ / step_) * step_;
@@ -64,13 +66,18 @@ class Scale {
     if (!plot_.shares.empty()) {
       const double least = std::log2(plot_.shares.back());
       part = least < 0 ? std::log2(value) / least : 0;
+    } else if (plot_.log_x) {
+      const double least = *values_.begin();
+      part = right_ > least ? std::log(value / least) / std::log(right_ / least) : 0;
     }
     return kLeft + part * (plot_.width - kLeft - right_margin(plot_));
   }
   std::vector<XTick> x_ticks() const {
     std::vector<XTick> ticks;
     for (const double share : plot_.shares) ticks.push_back({share, percent_text(share)});
-    if (!plot_.shares.empty()) return ticks;
+    if (plot_.log_x)
+      for (const double value : values_) ticks.push_back({value, fmt::format("{:g}", value)});
+    if (!plot_.shares.empty() || plot_.log_x) return ticks;
     const double step = tick_step(right_);
     for (int i = 0; i * step <= right_; ++i) ticks.push_back({i * step, fmt::format("{:g}", i * step)});
     return ticks;
@@ -89,7 +96,8 @@ class Scale {
  private:
   const Plot& plot_;
   double low_ = 0, high_ = 0, step_ = 1;
-  double right_ = 1;  // the last x, where it is a number
+  double right_ = 1;         // the last x, where it is a number
+  std::set<double> values_;  // of x
 };
 
 std::string axes(const Plot& plot, const Scale& scale) {

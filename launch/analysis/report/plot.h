@@ -22,6 +22,7 @@ struct Plot {
   /// Of the experts kept, falling: the x axis, halves equally far apart. Empty: x is a number that counts up from 0.
   std::vector<double> shares;
   std::vector<PlotLine> lines;
+  bool log_x = false;  ///< x on a scale of powers, with a tick at every value that a point has
   double width = 720, height = 380;
   bool from_zero = true;  ///< the y axis; false: from where the points begin
   bool markers = true;    ///< at every point, and whiskers; false: the lines only
