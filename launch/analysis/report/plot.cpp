@@ -52,6 +52,7 @@ class Scale {
         right_ = std::max(right_, p->x);
         values_.insert(p->x);
       }
+    if (right_ <= 0) right_ = 1;
     if (!plot.log_x) right_ = std::ceil(right_ / tick_step(right_)) * tick_step(right_);
     if (high_ - low_ < 1e-6) high_ = low_ + 0.1;
     step_ = tick_step(high_ - low_);

@@ -18,8 +18,10 @@ namespace {
 
 constexpr std::size_t kCurvePoints = 100, kMostCurves = 12;
 
+/// With so many digits, and no power of ten where a person would write none.
 std::string number(double x, int digits = 4) {
-  return std::isfinite(x) ? fmt::format("{:.{}g}", x, digits) : std::string(kMissing);
+  if (!std::isfinite(x)) return kMissing;
+  return std::abs(x) >= 1e4 && std::abs(x) < 1e7 ? fmt::format("{:.0f}", x) : fmt::format("{:.{}g}", x, digits);
 }
 std::string fixed(double x, int digits) {
   return std::isfinite(x) ? fmt::format("{:.{}f}", x, digits) : std::string(kMissing);
