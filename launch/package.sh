@@ -42,10 +42,11 @@ fill() {
   cp /usr/lib/x86_64-linux-gnu/pmix2/lib/pmix/*.so "$to/lib/pmix"
   while read -r library; do cp -L "$library" "$to/lib"; done < <(
     libraries_of "$to"/libexec/* "$to"/lib/openmpi/*.so "$to"/lib/pmix/*.so)
-  mkdir -p "$to"/share/{openmpi,emox/recipes,emox/hardware}
+  mkdir -p "$to"/share/{openmpi,emox/recipes,emox/hardware,emox/slurm}
   cp -rL /usr/share/openmpi/. "$to/share/openmpi"
   cp -r "$root/launch/recipes/." "$to/share/emox/recipes"
   cp -r "$root/launch/hardware/." "$to/share/emox/hardware"
+  cp "$root"/slurm/{job.sh,site.env} "$to/share/emox/slurm"
   cp "$root/README.md" "$root/LICENSE" "$to"
   # No path is written anywhere: programs are started through this, which finds its own place.
   cat >"$to/bin/emox" <<'START'

@@ -19,6 +19,7 @@ test_packages=(
   hdf5-tools                     # h5ls: checkpoints are readable without emox
   iproute2                       # ip: two nodes on one machine
   zstd                           # tests/gpu.sh: the bundle
+  slurmd slurmctld slurm-client munge libpmix2   # tests/slurm: a Slurm on this machine
   python3-h5py                   # the same with Python
   clang-format-14 clang-tidy-14 shellcheck   # tests/house
 )

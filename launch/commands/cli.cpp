@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <string_view>
+#include <thread>
 
 #include "launch/commands/command.h"
 #include "launch/config/fields.h"
@@ -12,6 +14,7 @@
 #include "launch/config/recipe_file.h"
 #include "launch/run/failure.h"
 #include "launch/run/signals.h"
+#include "parallel/comm/mpi_launcher.h"
 #include "runtime/core/error.h"
 #include "runtime/core/version.h"
 
@@ -19,7 +22,7 @@ namespace emox {
 namespace {
 
 // Names that the documentation gives to commands of later versions.
-constexpr std::string_view kNotBuilt[] = {"generate", "cluster", "sweep", "slurm"};
+constexpr std::string_view kNotBuilt[] = {"generate", "cluster", "sweep"};
 
 bool is_help(const std::string& arg) { return arg == "--help" || arg == "-h"; }
 
@@ -80,6 +83,8 @@ const std::vector<Command>& commands() {
       {"subset", "cut a smaller model with some of the experts out of a run", run_subset, help_subset, false},
       {"plan", "memory, time and fit of a run before it is submitted", run_plan, help_plan, true},
       {"report", "runs beside each other: curves, scaling, traffic", run_report, help_report, false},
+      {"slurm", "write the job script of a run that survives its time limit", run_slurm, help_slurm, true},
+      {"status", "what runs are doing, or how they ended", run_status, help_status, false},
       {"bench", "measure a training step, its ops, and dispatch", run_bench, help_bench, true},
       {"doctor", "what this build and this machine can do", run_doctor, help_doctor, false},
   };
@@ -88,7 +93,19 @@ const std::vector<Command>& commands() {
 
 int cli_main(int argc, char** argv) {
   const std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
-  const int code = guarded([&] { return dispatch(args); });
+  const int code = guarded([&] {
+    try {
+      return dispatch(args);
+    } catch (const std::exception&) {
+      // What is wrong before the ranks have met is wrong on all: the first one says it, and its launcher ends the
+      // others.
+      if (find_launcher().rank > 0) {
+        let_signals_end();
+        std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+      }
+      throw;
+    }
+  });
   errno = 0;
   const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
   if (written || code != kDone) return code;

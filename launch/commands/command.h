@@ -30,6 +30,8 @@ int run_subset(const std::vector<std::string>& args);
 int run_data(const std::vector<std::string>& args);
 int run_plan(const std::vector<std::string>& args);
 int run_report(const std::vector<std::string>& args);
+int run_slurm(const std::vector<std::string>& args);
+int run_status(const std::vector<std::string>& args);
 
 std::string help_overview();
 std::string help_train();
@@ -44,6 +46,8 @@ std::string help_subset();
 std::string help_data();
 std::string help_plan();
 std::string help_report();
+std::string help_slurm();
+std::string help_status();
 
 /// Everything but what main() needs for itself: chooses the command, turns exceptions into messages and exit codes.
 /// Output that could not be written makes a command that was done a failed one.

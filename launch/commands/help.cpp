@@ -244,6 +244,44 @@ std::string help_plan() {
          "           --parallel.expert_parallel=8\n";
 }
 
+std::string help_slurm() {
+  return "usage: emox slurm RECIPE.ini --nodes N --time T [--section.key=value]...\n"
+         "       emox slurm --array FILE --nodes N --time T\n"
+         "\n"
+         "Prints a job script that saves before its time is over and goes on by itself,\n"
+         "waits for a run directory, tries again after a failure while there is progress,\n"
+         "and never after a mistake. RUN/STOP, a file, ends such a run for good.\n"
+         "\n"
+         "  --ranks-per-node G   ranks on each node (1)\n"
+         "  --time T             as for sbatch: minutes, H:MM:SS, D-HH\n"
+         "  --array FILE         an array: arguments of the command, an element a line\n"
+         "  --command C          train (default), study, or eval with RUN for RECIPE.ini;\n"
+         "                       their options go to them\n"
+         "  --site FILE          what this site decides; EMOX_SITE, else the file that\n"
+         "                       came with emox: share/emox/slurm/site.env\n"
+         "  --lead S             seconds before the end at which it begins to stop (the\n"
+         "                       run's measured step and save, twice, and a minute)\n"
+         "  --output FILE        write it there; --submit: give it to sbatch\n"
+         "  --job-name NAME      (the run's name)\n"
+         "\n"
+         "example: emox slurm launch/recipes/tiny.ini --nodes 2 --time 1:00:00 --submit\n";
+}
+
+std::string help_status() {
+  return "usage: emox status RUN... [--json]\n"
+         "\n"
+         "What runs are doing, or how they ended: running, finished (the last step and its\n"
+         "evaluation are done), stopped (saved, by what) or failed (why; also when nobody\n"
+         "is there who still writes status.json). A study means all its cells.\n"
+         "\n"
+         "options:\n"
+         "  --json   one JSON object: runs, each with state, step, steps, saved_step,\n"
+         "           reason, signal, for_good, job, restarts, host, pid, started, updated,\n"
+         "           step_s, save_s\n"
+         "\n"
+         "example: emox status runs/*\n";
+}
+
 std::string help_data() {
   return "usage: emox data verify RUN|CHECKPOINT|RECIPE.ini|FILE... [--record] [--json]\n"
          "\n"

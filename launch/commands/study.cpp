@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <iterator>
 
@@ -50,7 +52,7 @@ void add_repeats(std::vector<StudyCell>& cells, std::int64_t seed, int ranks) {
 
 int run_study(const std::vector<std::string>& args) {
   const Arguments a = parse_args(args, {.command = kCommand,
-                                        .flags = {"--repeat-rounding"},
+                                        .flags = {"--repeat-rounding", "--print-config"},
                                         .options = {"--seeds", "--cells", "--chance-draws"},
                                         .lists = {"--set", "--tune"},
                                         .overrides = true,
@@ -69,6 +71,11 @@ int run_study(const std::vector<std::string>& args) {
   if (cells == "all") request.options.left_out = &left_out;
   require<UsageError>(axes.empty() || !a.has("--repeat-rounding"),
                       "{}: --repeat-rounding is for the report: leave it out with --tune", kCommand);
+  if (a.has("--print-config")) {
+    request.base.validate(static_cast<int>(std::max<std::int64_t>(request.base.parallel.expert_parallel, 1)));
+    std::fputs(to_ini(request.base, true).c_str(), stdout);
+    return kDone;
+  }
   request.look_in = {std::filesystem::absolute(a.positional[0]).parent_path()};
   request.command = {"emox", "study"};
   request.command.insert(request.command.end(), args.begin(), args.end());

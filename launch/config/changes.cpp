@@ -65,6 +65,7 @@ bool is_free(const std::string& name, const std::string& section, const Recipe& 
                                         "data.token_type",
                                         "run.stop_after_step",
                                         "run.stop_after_minutes",
+                                        "run.wait_s",
                                         "train.micro_batch_memory"};
   if (is_one_of(section, kSections) || is_one_of(name, kKeys)) return true;
   if (name == "model.dense_ff") return now.model.is_moe();  // which has no such layer

@@ -44,6 +44,7 @@ std::optional<std::int64_t> parse_integer(const std::string& text) {
 
 constexpr const char* kAuto = "auto";
 bool is_auto(const Field::Integer& t) { return t.automatic && *t.value == 0; }
+bool is_auto(const Field::Real& t) { return t.automatic && *t.value == 0; }
 
 std::vector<std::string> strings(std::span<const char* const> names) { return {names.begin(), names.end()}; }
 
@@ -66,6 +67,9 @@ struct Collector {
   }
   void real(const char* key, double& value, double min, double max, const char* help) {
     fields.emplace_back(sections.back(), key, help, Field::Real{&value, min, max});
+  }
+  void automatic(const char* key, double& value, double min, double max, const char* help) {
+    fields.emplace_back(sections.back(), key, help, Field::Real{&value, min, max, true});
   }
   void flag(const char* key, bool& value, const char* help) {
     fields.emplace_back(sections.back(), key, help, Field::Flag{&value});
@@ -115,6 +119,10 @@ void Field::set_integer(const Integer& target, const std::string& text, const st
 }
 
 void Field::set_real(const Real& target, const std::string& text, const std::string& origin) const {
+  if (target.automatic && text == kAuto) {
+    *target.value = 0;
+    return;
+  }
   const auto value = parse_number<double>(text);
   require<UsageError>(value.has_value(), "{} = {} ({}) is not a number: use {}", name(), text, origin, allowed());
   // Written so that "nan" fails too.
@@ -148,19 +156,21 @@ void Field::clear_list() const {
 std::vector<std::string> Field::values() const {
   using Strings = std::vector<std::string>;
   const auto integer = [](const Integer& t) { return Strings{is_auto(t) ? kAuto : std::to_string(*t.value)}; };
-  return std::visit(Overloaded{integer, [](const Real& t) { return Strings{fmt::format("{}", *t.value)}; },
-                               [](const Flag& t) { return Strings{*t.value ? "true" : "false"}; },
-                               [](const Text& t) { return Strings{*t.value}; }, [](const List& t) { return *t.values; },
-                               [](const Choice& t) { return Strings{t.names[t.get(t.value)]}; }},
-                    target_);
+  return std::visit(
+      Overloaded{integer, [](const Real& t) { return Strings{is_auto(t) ? kAuto : fmt::format("{}", *t.value)}; },
+                 [](const Flag& t) { return Strings{*t.value ? "true" : "false"}; },
+                 [](const Text& t) { return Strings{*t.value}; }, [](const List& t) { return *t.values; },
+                 [](const Choice& t) { return Strings{t.names[t.get(t.value)]}; }},
+      target_);
 }
 
 nlohmann::ordered_json Field::json() const {
   using Json = nlohmann::ordered_json;
   return std::visit(
       Overloaded{[](const Integer& t) { return is_auto(t) ? Json(kAuto) : Json(*t.value); },
-                 [](const Real& t) { return Json(*t.value); }, [](const Flag& t) { return Json(*t.value); },
-                 [](const Text& t) { return Json(*t.value); }, [](const List& t) { return Json(*t.values); },
+                 [](const Real& t) { return is_auto(t) ? Json(kAuto) : Json(*t.value); },
+                 [](const Flag& t) { return Json(*t.value); }, [](const Text& t) { return Json(*t.value); },
+                 [](const List& t) { return Json(*t.values); },
                  [](const Choice& t) { return Json(t.names[t.get(t.value)]); }},
       target_);
 }
@@ -171,12 +181,12 @@ std::string Field::allowed() const {
     return fmt::format("{}{}", t.automatic ? "auto, or " : "",
                        t.max == kMaxCount ? fmt::format("{} or more", t.min) : fmt::format("{} to {}", t.min, t.max));
   };
-  return std::visit(Overloaded{range, [](const Real& t) { return fmt::format("{} to {}", t.min, t.max); },
-                               [](const Flag&) { return std::string("true or false"); },
-                               [](const Text&) { return std::string("text"); },
-                               [](const List&) { return std::string("text, repeatable"); },
-                               [](const Choice& t) { return one_of(t.names); }},
-                    target_);
+  return std::visit(
+      Overloaded{
+          range, [](const Real& t) { return fmt::format("{}{} to {}", t.automatic ? "auto, or " : "", t.min, t.max); },
+          [](const Flag&) { return std::string("true or false"); }, [](const Text&) { return std::string("text"); },
+          [](const List&) { return std::string("text, repeatable"); }, [](const Choice& t) { return one_of(t.names); }},
+      target_);
 }
 
 std::vector<Field> fields_of(Recipe& recipe) { return collect(recipe).fields; }

@@ -24,6 +24,7 @@ class Field {
   struct Real {
     double* value;
     double min, max;
+    bool automatic = false;  ///< may be "auto", kept as 0
   };
   struct Flag {
     bool* value;

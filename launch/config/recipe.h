@@ -49,6 +49,7 @@ struct RunConfig {
   std::int64_t seed = 0;
   std::int64_t stop_after_step = 0;
   double stop_after_minutes = 0;
+  double wait_s = 0;
   std::string change;
   std::string warm_start;
   DeviceKind device = DeviceKind::Auto;
@@ -63,6 +64,8 @@ struct RunConfig {
               "save and end cleanly after this step; schedules still count to train.steps; 0 = never");
     v.real("stop_after_minutes", stop_after_minutes, 0.0, 1e9,
            "save and end cleanly at the first step after so many minutes of this job; 0 = never");
+    v.real("wait_s", wait_s, 0.0, 1e7,
+           "seconds to wait for a run directory that another job has, before this one ends with exit code 75");
     v.text("change", change, "keys, separated by commas, whose values this resume may change; each change is recorded");
     v.choice("device", device, kDeviceNames,
              "where to compute: auto = on the GPU where there is one that this emox can use, else on the CPU");
@@ -171,7 +174,7 @@ struct ParallelConfig {
   std::int64_t placement_seed = 0;
   std::string placement_file;
   bool overlap_experts = true, overlap_gradients = true, overlap_weights = true;
-  double watchdog_s = 600;
+  double watchdog_s = 0;  ///< 0: auto (watchdog_limit.h)
   double io_watchdog_s = 3600;
 
   template <typename V>
@@ -191,7 +194,10 @@ struct ParallelConfig {
     v.flag("overlap_experts", overlap_experts, "on GPUs: rows travel while shared experts compute");
     v.flag("overlap_gradients", overlap_gradients, "on GPUs: gradients are summed while earlier layers go backward");
     v.flag("overlap_weights", overlap_weights, "on GPUs: new weights travel while the next step begins");
-    v.real("watchdog_s", watchdog_s, 0.1, 1e7, "seconds after which a waiting collective ends the job");
+    v.automatic(
+        "watchdog_s", watchdog_s, 0.1, 1e7,
+        "seconds after which a waiting collective ends the job; auto: 20 steps as measured, at least 60, and 600 "
+        "until a few steps are done");
     v.real("io_watchdog_s", io_watchdog_s, 0.1, 1e7, "the same while files are read or written");
   }
 };

@@ -7,10 +7,12 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <new>
 #include <string>
 #include <thread>
 
+#include "parallel/comm/mpi_world.h"
 #include "runtime/core/error.h"
 
 namespace emox {
@@ -18,9 +20,11 @@ namespace {
 
 constexpr unsigned kSecondsToLeave = 60;
 constexpr std::chrono::milliseconds kRankZeroFirst{500};
+constexpr double kMeetS = 2;  // ranks that fail together do so in one collective, or before the first
 
 thread_local std::string g_said;
 std::atomic<bool> g_ends_process = false;
+FailureOf g_met = FailureOf::NoJob;
 
 // What people read of an error; what() of an Error adds the rank and the place in the source, which a report of a
 // failure needs. The standard library's own text of a file's error names its function first.
@@ -35,6 +39,17 @@ std::string text_of(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr)
     return fmt::format("out of memory [rank {}]", error_rank());
   return fmt::format("{} [rank {}]", error.what(), error_rank());
+}
+
+// The same on all ranks that failed alike: without the rank and the place in the source.
+std::uint64_t mark_of(const std::exception& error) {
+  const auto* own = dynamic_cast<const Error*>(&error);
+  return std::hash<std::string>{}(own != nullptr ? own->message() : error.what());
+}
+
+void leave_in_time() {
+  // By SIGALRM: whatever keeps this thread then, and whoever else waits for it, comes to an end.
+  if (g_ends_process) ::alarm(kSecondsToLeave);
 }
 
 // Names that can be no file's are the user's; a full disk or a lost mount is not.
@@ -59,8 +74,7 @@ int say_failure(const std::exception& error) {
     std::fputs(((text.starts_with("emox ") ? "" : "emox: ") + text + "\n").c_str(), stderr);
     std::fflush(stderr);
     g_said = error.what();
-    // By SIGALRM: whatever keeps this thread then, and whoever else waits for it, comes to an end.
-    if (g_ends_process) ::alarm(kSecondsToLeave);
+    leave_in_time();
   }
   return usage ? kUsage : again ? kTryAgain : kFailed;
 }
@@ -71,10 +85,22 @@ void saying_why(int rank, const std::function<void()>& body,
     body();
   } catch (const std::exception& error) {
     if (expected && expected(error)) throw;
-    if (rank != 0) std::this_thread::sleep_for(kRankZeroFirst);
+    if (rank == 0) say_failure(error);
+    const FailureOf met = meet_in_failure(mark_of(error), kMeetS);
+    if (met == FailureOf::NoJob && rank != 0) std::this_thread::sleep_for(kRankZeroFirst);
+    if (met == FailureOf::Alike && rank != 0) {
+      g_said = error.what();
+      leave_in_time();
+    }
     say_failure(error);
+    if (met != FailureOf::NoJob) g_met = met;
     throw;
   }
+}
+
+FailedTogether failed_together() {
+  const bool alike = g_met == FailureOf::Alike;
+  return {alike || g_met == FailureOf::Unlike, alike};
 }
 
 FailureEndsProcess::FailureEndsProcess() { g_ends_process = true; }

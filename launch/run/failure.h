@@ -15,11 +15,18 @@ enum ExitCode : int { kDone = 0, kFailed = 1, kUsage = 2, kTryAgain = 75 };
 int say_failure(const std::exception& error);
 
 /// Runs `body`. What it throws is said at once and thrown on: the destructors of what lives outside of `body` may wait,
-/// for a save on a disk that hangs, say. Most errors are the same on all ranks, so others than rank 0 wait half a
-/// second before they speak: in an MPI job rank 0 has ended the job by then. Nothing is said of what is `expected`, by
-/// a caller that catches it.
+/// for a save on a disk that hangs, say. Most errors are the same on all ranks: then rank 0 alone says it. The others
+/// of an MPI job wait for two seconds at most whether that is so, ranks as threads for half a second: rank 0 has ended
+/// the job by then. Nothing is said of what is `expected`, by a caller that catches it.
 void saying_why(int rank, const std::function<void()>& body,
                 const std::function<bool(const std::exception&)>& expected = {});
+
+/// Whether all ranks of the job have come to their end by an error that was said: it then ends without MPI_Abort.
+/// `alike`: by the same one.
+struct FailedTogether {
+  bool all = false, alike = false;
+};
+FailedTogether failed_together();
 
 /// Runs the body; an exception becomes "emox: MESSAGE" on stderr and its exit code: 2 for UsageError, 75 for
 /// TryAgainError, else 1.

@@ -180,6 +180,17 @@ bool process_exists(std::int64_t pid, std::int64_t start_time) {
   return stat->start_time == start_time && stat->state != 'Z' && stat->state != 'X';
 }
 
+std::optional<LeaseHolder> holder_now(const std::filesystem::path& directory) {
+  constexpr std::chrono::seconds kStaleAfter{70};  // LeaseTiming's minute, and the clocks
+  const auto found = LeaseFile::read(directory / "lease.json");
+  if (!found || !found->holder) return std::nullopt;
+  const LeaseHolder& holder = *found->holder;
+  if (can_be_looked_for(holder, LeaseHolder::self({})))
+    return process_exists(holder.pid, holder.start_time) ? std::optional(holder) : std::nullopt;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return now - found->changed < kStaleAfter ? std::optional(holder) : std::nullopt;
+}
+
 std::string identity_of(const std::filesystem::path& directory) {
   struct stat info = {};
   if (stat(directory.c_str(), &info) != 0) return "";

@@ -50,6 +50,10 @@ bool can_be_looked_for(const LeaseHolder& holder, const LeaseHolder& other);
 /// to be noticed by its parent.
 bool process_exists(std::int64_t pid, std::int64_t start_time);
 
+/// Who has the run directory now, as far as can be told without writing there: by its process on this machine,
+/// elsewhere by the age of the lease, with some seconds for clocks that differ. Nothing: nobody.
+std::optional<LeaseHolder> holder_now(const std::filesystem::path& directory);
+
 /// What LeaseHolder::directory says of a directory; "" when it cannot be told.
 std::string identity_of(const std::filesystem::path& directory);
 /// The part of such an identity that does not depend on the mount through which the directory is seen.

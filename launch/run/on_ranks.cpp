@@ -1,6 +1,8 @@
 #include "launch/run/on_ranks.h"
 
+#include <chrono>
 #include <optional>
+#include <thread>
 
 #include "launch/config/arguments.h"
 #include "launch/config/recipe_file.h"
@@ -32,7 +34,15 @@ int on_ranks(const SessionSetup& setup, const std::function<int(Session&)>& body
     thrown = false;
     return done;
   });
-  if (thrown && ranks > 1) abort_job(code);
+  if (!thrown || ranks == 1) return code;
+  const FailedTogether failed = failed_together();
+  if (!failed.all) abort_job(code);
+  // No rank waits for another: MPI ends as it does after success, without its page about an abort. Rank 0's exit code
+  // is the job's, and launchers end the others when they see it, so it comes last.
+  made.reset();
+  if (!failed.alike) return code;
+  if (rank != 0) return kDone;
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
   return code;
 }
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "launch/config/recipe_file.h"
+#include "launch/run/job_facts.h"
 #include "launch/run/lease_holder.h"
 #include "parallel/checkpoint/layout.h"
 #include "parallel/comm/together.h"
@@ -34,26 +35,30 @@ std::string read_own(const fs::path& path) {
   return std::move(read.text);
 }
 
-nlohmann::ordered_json describe_run(Session& session, const RunStart& start, const std::vector<std::string>& command) {
+/// `facts`: job_facts().
+nlohmann::ordered_json describe_run(Session& session, const RunStart& start, const std::vector<std::string>& command,
+                                    const nlohmann::ordered_json& facts) {
   char host[256] = "unknown";
   gethostname(host, sizeof host - 1);
-  return {{"emox", kVersion},
-          {"command", command},
-          {"started", utc_now()},
-          {"host", host},
-          {"processor", processor_name()},
-          {"device", device_name(session.ctx())},
-          {"precision", name_of(session.ctx().activations)},
-          {"instructions", cpu::compiled_instructions()},
-          {"compiler", __VERSION__},
-          {"ranks", session.comm().size()},
-          {"ranks_per_node", session.comm().node_size()},
-          {"transport", std::string(session.comm().transport())},
-          {"threads_per_rank", session.ctx().threads},
-          {"from_step", start.step},
-          {"changes", start.changes},
-          {"recipe", to_json(start.recipe)},
-          {"data", start.identity}};
+  nlohmann::ordered_json job = {{"emox", kVersion},
+                                {"command", command},
+                                {"started", utc_now()},
+                                {"host", host},
+                                {"processor", processor_name()},
+                                {"device", device_name(session.ctx())},
+                                {"precision", name_of(session.ctx().activations)},
+                                {"instructions", cpu::compiled_instructions()},
+                                {"compiler", __VERSION__},
+                                {"ranks", session.comm().size()},
+                                {"ranks_per_node", session.comm().node_size()},
+                                {"transport", std::string(session.comm().transport())},
+                                {"threads_per_rank", session.ctx().threads},
+                                {"from_step", start.step},
+                                {"changes", start.changes},
+                                {"recipe", to_json(start.recipe)},
+                                {"data", start.identity}};
+  job.update(facts);
+  return job;
 }
 
 }  // namespace
@@ -79,8 +84,9 @@ void RunDirectory::check_is_run(const char* mark) const {
                       "the run directory {} is no directory: choose another with --run.dir=DIR", root_.string());
   if (fs::exists(root_ / mark, error) || has_checkpoints()) return;
   // What a job leaves that ended before it had written run.json, and what people keep in empty directories.
-  constexpr std::string_view kOwn[] = {"checkpoints", "log",        "run.json.tmp", "recipe.ini.tmp", "STOP",
-                                       "status.json", ".gitignore", ".gitkeep",     "lost+found"};
+  constexpr std::string_view kOwn[] = {"checkpoints", "log",         "run.json.tmp",   "recipe.ini.tmp",
+                                       "STOP",        "status.json", "slurm-restarts", ".gitignore",
+                                       ".gitkeep",    "lost+found"};
   std::vector<std::string> others;
   for (const auto& entry : fs::directory_iterator(root_)) {
     const std::string name = entry.path().filename().string();
@@ -155,6 +161,7 @@ void RunDirectory::settle_histories(std::int64_t step, std::vector<std::string>&
 void RunDirectory::prepare(Session& session, const RunStart& start, const std::vector<std::string>& command,
                            const std::map<std::string, std::string>& outputs) const {
   std::vector<std::string> notes;
+  const nlohmann::ordered_json facts = job_facts(session.comm());
   on_root(session.comm(), [&] {
     std::error_code error;
     for (const char* folder : {"checkpoints", "log"}) {
@@ -162,7 +169,7 @@ void RunDirectory::prepare(Session& session, const RunStart& start, const std::v
       require<UsageError>(!error, "cannot make the run directory {}: {}; choose another with --run.dir=DIR",
                           (root_ / folder).string(), error.message());
     }
-    nlohmann::ordered_json job = describe_run(session, start, command);
+    nlohmann::ordered_json job = describe_run(session, start, command, facts);
     for (const auto& [option, file] : outputs)
       if (!file.empty()) job["outputs"][option] = fs::absolute(file).lexically_normal().string();
     settle_histories(start.step, notes);

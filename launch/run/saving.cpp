@@ -78,7 +78,8 @@ bool RunSaver::save(std::int64_t step, std::int64_t optimizer_step, bool last, c
     return true;
   }
   const SavedCheckpoint saved = saver_.save(step, meta_of(step, optimizer_step, spikes));
-  s_.log().info("saved {} in {:.2f} s", saved.path.string(), seconds_since(start));
+  seconds_ = seconds_since(start);
+  s_.log().info("saved {} in {:.2f} s", saved.path.string(), seconds_);
   warn_of_remains(saved);
   return true;
 }
@@ -105,8 +106,8 @@ void RunSaver::warn_of_remains(const SavedCheckpoint& saved) {
 }
 
 void RunSaver::report(const SavedCheckpoint& saved) {
-  s_.log().info("saved {}, written beside training in {:.2f} s", saved.path.string(),
-                saved.write_seconds + saved.commit_seconds);
+  seconds_ = saved.write_seconds + saved.commit_seconds;
+  s_.log().info("saved {}, written beside training in {:.2f} s", saved.path.string(), seconds_);
   warn_of_remains(saved);
 }
 

@@ -39,6 +39,8 @@ class RunSaver {
   /// Throws an IoError when a save in the background failed.
   void throw_failures() const;
 
+  /// Of the newest finished save, with all its writing; 0: none yet.
+  double seconds() const { return seconds_; }
   /// Host memory of the copy; 0 without checkpoint.async, unless the model lies on a device.
   std::int64_t buffer_bytes() const { return saver_.buffer_bytes(); }
 
@@ -53,6 +55,7 @@ class RunSaver {
   Sharding& sharding_;
   CheckpointSaver saver_;
   std::int64_t step_ = 0;  ///< of the running save
+  double seconds_ = 0;
   std::vector<std::string> failures_;
 };
 

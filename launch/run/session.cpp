@@ -14,7 +14,9 @@
 #include <omp.h>
 #endif
 
+#include "launch/run/watchdog_limit.h"
 #include "parallel/comm/factory.h"
+#include "parallel/comm/mpi_launcher.h"
 #include "parallel/comm/nccl/nccl_transport.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
@@ -52,12 +54,19 @@ Transport host_transport(CommunicatorKind kind) {
 }  // namespace
 
 Session::Session(const SessionSetup& setup)
-    : comm_(make_communicator(host_transport(setup.parallel.communicator), setup.parallel.watchdog_s,
-                              setup.parallel.io_watchdog_s)),
+    : comm_(
+          make_communicator(host_transport(setup.parallel.communicator),
+                            setup.parallel.watchdog_s > 0 ? setup.parallel.watchdog_s : WatchdogLimit::kBeforeMeasured,
+                            setup.parallel.io_watchdog_s)),
       log_(comm_->rank()) {
   const int wanted = setup.threads > 0 ? static_cast<int>(setup.threads) : default_threads(*comm_);
   start(wanted);
   warn_if_bound(wanted);
+  if (const int tasks = tasks_without_launcher(); tasks > 1 && comm_->size() == 1)
+    log_.warn(
+        "this Slurm job has {} tasks, but emox was started once, without srun: it computes on one rank. Write srun "
+        "--mpi=pmix in front of it in the job script, or ask for --ntasks=1",
+        tasks);
 }
 
 Session::Session(std::unique_ptr<Communicator> comm, int threads) : comm_(std::move(comm)), log_(comm_->rank()) {
@@ -122,10 +131,13 @@ std::string device_name(const Context& ctx) {
 
 namespace {
 
-int threads_by_environment() {
-  const char* text = std::getenv("OMP_NUM_THREADS");
+/// 0 where it is not set, or no number.
+int number_of(const char* variable) {
+  const char* text = std::getenv(variable);
   return text == nullptr ? 0 : std::max(std::atoi(text), 0);
 }
+
+int threads_by_environment() { return number_of("OMP_NUM_THREADS"); }
 
 }  // namespace
 
@@ -156,7 +168,10 @@ int default_threads(Communicator& comm) {
   }
   const int wanted = threads_by_environment();
   const int cores = threads_are_placed() ? static_cast<int>(std::thread::hardware_concurrency()) : cpu::count_of(own);
-  return wanted > 0 ? wanted : std::max(cores / sharing, 1);
+  if (wanted > 0) return wanted;
+  // What the job asked for, where Slurm has not bound the task to that already: other tasks have the rest of the mask.
+  if (const int task = number_of("SLURM_CPUS_PER_TASK"); task > 0) return std::clamp(task, 1, std::max(cores, 1));
+  return std::max(cores / sharing, 1);
 }
 
 int default_threads(int ranks_on_node) {

@@ -18,7 +18,7 @@ namespace emox {
 /// What of a recipe a session needs.
 struct SessionSetup {
   ParallelConfig parallel = {};
-  std::int64_t threads = 0;  ///< train.threads; 0: OMP_NUM_THREADS, else cores / ranks on the node
+  std::int64_t threads = 0;  ///< train.threads; 0: OMP_NUM_THREADS, else default_threads()
   DeviceKind device = DeviceKind::Auto;
   Precision precision = Precision::Auto;
 };
@@ -55,7 +55,8 @@ class Session {
 };
 
 /// Threads of a rank when the recipe leaves the choice (0) and so does OMP_NUM_THREADS: as many as the cores that it
-/// may use, or its share of them where other ranks of its node may use the same ones. Collective.
+/// may use (of which SLURM_CPUS_PER_TASK says how many where it is set), or its share of them where other ranks of its
+/// node may use the same ones. Collective.
 int default_threads(Communicator& comm);
 /// The same for ranks that do not run, on nodes like this one.
 int default_threads(int ranks_on_node);

@@ -10,12 +10,14 @@
 
 #include "data/loader/loader.h"
 #include "launch/config/recipe_file.h"
-#include "launch/run/balance_group.h"
+#include "launch/run/announce.h"
 #include "launch/run/divergence.h"
+#include "launch/run/ending.h"
 #include "launch/run/failure.h"
 #include "launch/run/find_checkpoint.h"
 #include "launch/run/gemm_rate.h"
 #include "launch/run/lease.h"
+#include "launch/run/lease_wait.h"
 #include "launch/run/model_pieces.h"
 #include "launch/run/profile_steps.h"
 #include "launch/run/progress.h"
@@ -24,6 +26,7 @@
 #include "launch/run/run_directory.h"
 #include "launch/run/run_evaluations.h"
 #include "launch/run/run_start.h"
+#include "launch/run/run_status.h"
 #include "launch/run/same_on_ranks.h"
 #include "launch/run/saving.h"
 #include "launch/run/sharding.h"
@@ -33,9 +36,11 @@
 #include "launch/run/stop_request.h"
 #include "launch/run/trace.h"
 #include "launch/run/warm_start.h"
+#include "launch/run/watchdog_limit.h"
 #include "model/optim/schedule.h"
 #include "model/training/training_step.h"
 #include "model/transformer/flops.h"
+#include "parallel/checkpoint/layout.h"
 #include "parallel/comm/progress.h"
 #include "parallel/comm/together.h"
 #include "parallel/expert/pool_trace.h"
@@ -69,7 +74,8 @@ class Trainer {
         pools_(make_pool_sizes(recipe.model, static_cast<std::uint64_t>(recipe.run.seed))),
         step_(session.ctx(), step_config(recipe), model_, sharding_.mesh(),
               {.pools = pools_.get(), .label_count = static_cast<std::int64_t>(loader_.sources().size())}),
-        stop_(session, recipe.run.stop_after_minutes) {
+        stop_(session, recipe.run.stop_after_minutes, {directory_.root() / "STOP", options.stop_file}),
+        limit_(session.comm(), recipe.parallel.watchdog_s) {
     if (recipe.train.skip_spikes > 0) spikes_.emplace(recipe.train.skip_spikes, recipe.train.skip_window);
     require<UsageError>(options.record_pools.empty() || model_.experts() != nullptr,
                         "--record-pools: a dense model has no pools");
@@ -109,7 +115,9 @@ class Trainer {
     confirm_lease();
     saver_->settle();
     if (!stopped && done_ == last && evaluations_->missing(last)) stopped = !evaluate(progress);
-    if (!nothing_to_do || stopped) say_how_it_ended(begin, stopped);
+    const Ending ending{begin, done_, last, stopped, evaluations_->missing(done_), asked};
+    if (const std::string line = ending_line(ending, stop_); !line.empty() && (!nothing_to_do || stopped))
+      s_.log().info("{}", line);
     if (!trace_.empty()) {
       if (nothing_to_do)
         s_.log().warn("--trace={} is not written: there was no step to look at", trace_);
@@ -118,6 +126,20 @@ class Trainer {
     }
     if (pool_trace_ != nullptr) pool_trace_->flush();
     saver_->throw_failures();
+    note_ending(status_->status, ending, stop_);
+    note_saves();
+  }
+
+  /// After it was said.
+  void failed(const std::exception& error) {
+    // A command that was refused is not how the run ended.
+    if (!status_ || (!begun_ && dynamic_cast<const UsageError*>(&error) != nullptr)) return;
+    try {
+      confirm_lease();  // what another job has by now is not written to
+      const auto* own = dynamic_cast<const Error*>(&error);
+      status_->failed(own != nullptr ? own->message() : error.what());
+    } catch (const std::exception&) {
+    }
   }
 
  private:
@@ -129,8 +151,14 @@ class Trainer {
       if (!options.record_pools.empty())
         recording =
             check_recording(options.record_pools, s_.comm().size(), directory_.outputs_of("--record-pools"), force_);
-      lease_ = std::make_unique<RunLease>(directory_.root(), LeaseHolder::self(command), options.lease);
+      const auto go_on = [&] {
+        report_progress(s_.comm());
+        return StopSignals::received() == 0;
+      };
+      lease_ = take_lease_within({given_.run.wait_s, [&](const std::string& who) { s_.log().info("{}", who); }, go_on},
+                                 directory_.root(), command, options.lease);
     });
+    status_.emplace(directory_.root(), s_.comm().rank(), s_.log());  // from here on the directory is this job's
     LoadReport read;
     const auto found = load_newest(
         s_, directory_.checkpoints(),
@@ -156,6 +184,9 @@ class Trainer {
     schedule_ = schedule_of(recipe_);
     loader_.begin_at(start_.data);
     directory_.prepare(s_, start_, command, {{"--trace", trace_}, {"--record-pools", options.record_pools}});
+    begun_ = true;
+    status_->status.step = start_.step, status_->status.steps = recipe_.total_steps();
+    note_saves();
     if (!options.record_pools.empty()) record_pools(options.record_pools, recording);
     if (found) {
       step_.optimizer().gather_weights(s_.ctx());
@@ -181,9 +212,7 @@ class Trainer {
     s_.comm().barrier();  // every rank at the same time, as in a step: cores share power, caches and memory
     floor_.emplace([this] { return gemm_rate(s_.ctx(), 3, 1024); });
     for (const std::string& note : start_.notes) s_.log().info("{}", note);
-    announce();
-    if (const std::string groups = describe_balance_groups(recipe_, s_.comm().size()); !groups.empty())
-      s_.log().info("{}", groups);
+    announce(s_, {recipe_, model_, step_, sharding_, loader_, *floor_, idx(saver_->buffer_bytes())});
   }
 
   void record_pools(const std::string& name, PoolTraceFile existing) {
@@ -196,34 +225,6 @@ class Trainer {
       // Neither evaluations nor a forward pass that is only repeated.
       if (step_.routing_is_new()) pool_trace_->write(ctx, done_ + 1, layer, ids, pools);
     });
-  }
-
-  void announce() {
-    const double millions = static_cast<double>(model_.parameters().element_count()) / 1e6;
-    s_.log().info(
-        "{}: {:.2f} M parameters, {} rank(s) ({}) x {} thread(s), {} steps of {} tokens, {} GEMM {:.0f} GFLOP/s a rank "
-        "on {}",
-        recipe_.run.name, millions, s_.comm().size(), s_.comm().transport(), s_.ctx().threads, recipe_.total_steps(),
-        recipe_.tokens_per_step(), name_of(s_.ctx().activations), floor_->rate() / 1e9, device_name(s_.ctx()));
-    const MeshLayout& mesh = sharding_.mesh().layout();
-    if (model_.experts() != nullptr && s_.comm().size() > 1) s_.log().info("{}", mesh_line(recipe_, mesh.nodes()));
-    const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
-    const auto buffer = idx(saver_->buffer_bytes());
-    s_.log().info(
-        "memory of a rank: weights and gradients {:.0f} MiB, optimizer {:.0f} MiB, activations {:.0f} MiB{}{}",
-        mib(model_.parameters().bytes()), mib(step_.optimizer().state_bytes()), mib(step_.activation_bytes()),
-        buffer == 0 ? "" : fmt::format(", copy for saving {:.0f} MiB", mib(buffer)), free_on_device());
-    const auto epochs = loader_.epochs(recipe_.total_steps());
-    for (std::size_t i = 0; i < epochs.size(); ++i)
-      if (epochs[i] > 1.0)
-        s_.log().warn("source {} is read {:.2f} times in this run", loader_.sources()[i].label, epochs[i]);
-  }
-
-  std::string free_on_device() const {
-    if (s_.ctx().queue == nullptr) return {};
-    const DeviceProperties p = cuda::accelerator()->properties(s_.ctx().device.index);
-    const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576; };
-    return fmt::format(" (host); {:.0f} of {:.0f} MiB of the GPU are free", mib(p.free), mib(p.memory));
   }
 
   StepMetrics one_step(std::int64_t step, Progress& progress) {
@@ -256,6 +257,13 @@ class Trainer {
       progress.finish();
       confirm_lease();
       saver_->advance();
+      if (!saver_->running()) note_saves();
+    }
+    limit_.measured(step_s);
+    if (s_.root()) {
+      status_->status.step = step;
+      status_->status.step_s = std::max(status_->status.step_s, step_s);
+      status_->refresh();
     }
     return m;
   }
@@ -289,29 +297,22 @@ class Trainer {
     const nlohmann::json spikes = spikes_ ? spikes_->state() : nlohmann::json();
     if (saver_->save(done_, step_.optimizer().steps_before() + done_, last, spikes)) saved_ = done_;
     last_save_ = Clock::now();
+    if (!saver_->running()) note_saves();
+  }
+
+  /// What is on the disk, not what was begun.
+  void note_saves() {
+    if (!s_.root()) return;
+    const auto saved = list_checkpoints(directory_.checkpoints());
+    status_->status.saved_step = saved.empty() ? 0 : step_of_directory(saved.front().filename().string()).value_or(0);
+    if (saver_ != nullptr && saver_->seconds() > 0) status_->status.save_s = saver_->seconds();
+    status_->write();
   }
 
   /// False: stopped meanwhile.
   bool evaluate(Progress& progress) {
     progress.finish();
     return evaluations_->evaluate_after(done_, model_, step_, stop_) || !stop_.agreed();
-  }
-
-  void say_how_it_ended(std::int64_t begin, bool stopped) {
-    const std::int64_t last = recipe_.total_steps();
-    if (!stopped) {
-      if (done_ < last)
-        s_.log().info("stopped after step {} (run.stop_after_step); {} steps are left", done_, last - done_);
-      return;
-    }
-    const bool missing = evaluations_->missing(done_);
-    const std::string where = done_ == last    ? "after the last step"
-                              : done_ == begin ? fmt::format("before step {}, with nothing new to save", done_ + 1)
-                                               : fmt::format("after step {}", done_);
-    const std::string next = done_ == last ? missing ? "the same command makes its evaluation" : "nothing is left to do"
-                             : missing ? fmt::format("the same command evaluates step {} and goes on from there", done_)
-                                       : "the same command goes on from there";
-    s_.log().info("stopped {} {}; {}", stop_.why(), where, next);
   }
 
   void report(std::int64_t step, const StepMetrics& m, double learning_rate, double step_s, double floor_fraction,
@@ -353,6 +354,9 @@ class Trainer {
   TrainingStep step_;
   Schedule schedule_;
   StopRequest stop_;
+  WatchdogLimit limit_;
+  std::optional<StatusFile> status_;  ///< once the lease is there
+  bool begun_ = false;                ///< in run.json
   std::optional<SpikeGuard> spikes_;
   std::unique_ptr<MetricsSink> metrics_, evaluation_lines_;
   std::unique_ptr<RunEvaluations> evaluations_;
@@ -381,8 +385,13 @@ void train(Session& session, const Recipe& recipe, const std::vector<std::string
   };
   std::unique_ptr<Trainer> trainer;
   explained([&] { trainer = std::make_unique<Trainer>(session, recipe, options); });
-  saying_why(
-      session.comm().rank(), [&] { explained([&] { trainer->run(command, options); }); }, result);
+  try {
+    saying_why(
+        session.comm().rank(), [&] { explained([&] { trainer->run(command, options); }); }, result);
+  } catch (const std::exception& error) {
+    trainer->failed(error);
+    throw;
+  }
 }
 
 }  // namespace emox

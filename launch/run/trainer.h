@@ -24,6 +24,7 @@ struct TrainOptions {
   bool force = false;        ///< replace the files above where they are there already (recordings.h)
   bool may_diverge = false;  ///< DivergedError is a result for the caller: nothing is printed, the process goes on
   StepRange profile = {};    ///< steps that the profiler of a GPU watches (profile_steps.h)
+  std::filesystem::path stop_file = {};  ///< ends the run for good, besides its own RUN/STOP
   /// What the parts of a run take, for the message when the memory does not last.
   std::function<std::string()> memory_plan = {};
   RunOfMany among = {};  ///< what the progress line says of the runs that this one is among

@@ -6,11 +6,13 @@
 #include <xxhash.h>
 #include <nlohmann/json.hpp>
 
+#include "parallel/checkpoint/hdf5_library.h"
 #include "runtime/core/version.h"
 
 namespace emox {
 
 std::string hdf5_version() {
+  const auto lock = hdf5::library_lock();  // this may be the library's first call, and that decides how it ends
   unsigned major = 0, minor = 0, release = 0;
   H5get_libversion(&major, &minor, &release);
   return fmt::format("{}.{}.{}", major, minor, release);

@@ -72,6 +72,16 @@ void ActivityLog::note_io(bool begins) {
   if (!begins) progress_at_ = clock_;
 }
 
+void ActivityLog::set_limit(double seconds) {
+  const std::lock_guard lock(mutex_);
+  limit_ = seconds;
+}
+
+double ActivityLog::limit_or(double otherwise) const {
+  const std::lock_guard lock(mutex_);
+  return limit_.value_or(otherwise);
+}
+
 void ActivityLog::advance(double seconds) {
   const std::lock_guard lock(mutex_);
   clock_ += seconds;

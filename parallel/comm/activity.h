@@ -50,6 +50,10 @@ class ActivityLog {
   /// What the first such says; empty: nothing.
   std::string trouble() const;
 
+  /// In place of WatchdogLimits::collective from now on, in seconds.
+  void set_limit(double seconds);
+  double limit_or(double otherwise) const;
+
   /// The log's clock stands still unless it is advanced: time in which the whole process was stopped does not count.
   void advance(double seconds);
   RankStatus status(std::uint64_t comm_id) const;
@@ -68,6 +72,7 @@ class ActivityLog {
 
   mutable std::mutex mutex_;
   double clock_ = 0;
+  std::optional<double> limit_;
   std::map<std::uint64_t, Line> lines_;
   Line last_;  // outlives the communicator that it was on
   std::optional<double> progress_at_;

@@ -168,6 +168,7 @@ class CollectiveObserver {
   /// The rank is at work (progress.h); any thread.
   virtual void note_progress() noexcept {}
   virtual void note_io(bool /*begins*/) noexcept {}
+  virtual void set_limit(double /*seconds*/) noexcept {}
 };
 
 /// One rank.

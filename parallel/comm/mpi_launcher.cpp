@@ -25,14 +25,6 @@ std::optional<int> number(const char* name) {
 
 bool is_set(const char* name) { return std::getenv(name) != nullptr; }
 
-std::string mpi_name() {
-  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
-  int length = 0;
-  MPI_Get_library_version(text, &length);  // allowed before MPI_Init
-  const std::string_view version(text, idx(length));
-  return std::string(version.substr(0, version.find_first_of(",\n")));
-}
-
 [[noreturn]] void refuse(const Launcher& l, const std::string& world) {
   std::string cure;
   if (l.name == "srun")
@@ -45,10 +37,18 @@ std::string mpi_name() {
       "{} started {} ranks ({}), but {}: each would do the whole work, in the same directory.\n"
       "  This emox uses {}: {}.\n"
       "  Where one process is meant, start one, or unset the variable",
-      l.name, l.ranks, l.variable, world, mpi_name(), cure);
+      l.name, l.ranks, l.variable, world, mpi_library(), cure);
 }
 
 }  // namespace
+
+std::string mpi_library() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(text, &length);  // allowed before MPI_Init
+  const std::string_view version(text, idx(length));
+  return std::string(version.substr(0, version.find_first_of(",\n")));
+}
 
 Launcher find_launcher() {
   Launcher l;
@@ -80,7 +80,13 @@ void check_before_mpi(const Launcher& l) {
 }
 
 void check_world(const Launcher& l, int world) {
-  if (l.ranks > 1 && world == 1) refuse(l, "MPI sees 1 rank");
+  if (world < l.ranks) refuse(l, fmt::format("MPI sees {} rank{}", world, world == 1 ? "" : "s"));
+}
+
+int tasks_without_launcher() {
+  // Not of a step: there Slurm has started the tasks.
+  if (find_launcher().ranks > 1 || is_set("SLURM_STEP_NUM_TASKS") || is_set("OMPI_COMM_WORLD_SIZE")) return 1;
+  return is_set("SLURM_JOB_ID") ? number("SLURM_NTASKS").value_or(1) : 1;
 }
 
 }  // namespace emox

@@ -19,13 +19,18 @@ struct Launcher {
   int rank = 0;          ///< of this process among them, as far as it is said
 };
 
+/// "Open MPI v4.1.4"; MPI need not have been started.
+std::string mpi_library();
+
 /// A job script is no launch: SLURM_NTASKS is set there, too, so that only a task of a step counts.
 Launcher find_launcher();
 
 /// LaunchError, in three lines, when no MPI of these ranks can come about: srun's tasks without a PMIx server,
 /// which this MPI library answers with two pages, or with as many jobs of one rank. Before MPI is started.
 void check_before_mpi(const Launcher& launcher);
-/// LaunchError when several ranks were launched and MPI sees one: each would do the whole work, in the same directory.
+/// LaunchError when MPI sees fewer ranks than were launched: several jobs would do the whole work, in one directory.
 void check_world(const Launcher& launcher, int world);
+/// Tasks of the Slurm job around this process, which nobody has started on them: a job script without srun. Else 1.
+int tasks_without_launcher();
 
 }  // namespace emox

@@ -1,9 +1,12 @@
 #include "parallel/comm/mpi_world.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "parallel/comm/mpi_communicator.h"
 #include "parallel/comm/mpi_launcher.h"
@@ -39,7 +42,30 @@ class MpiLibrary {
   MpiLibrary& operator=(const MpiLibrary&) = delete;
 };
 
+// Of the process, as MPI is: who fails need not know the world.
+MPI_Comm g_failures = MPI_COMM_NULL;
+
 }  // namespace
+
+FailureOf meet_in_failure(std::uint64_t error, double wait_s) {
+  static std::optional<FailureOf> answer;
+  // MPI goes on writing there when not all come.
+  static std::uint64_t mine[2], largest[2];
+  if (answer) return *answer;
+  if (g_failures == MPI_COMM_NULL || mpi_finalized()) return FailureOf::NoJob;
+  answer = FailureOf::Some;
+  mine[0] = error, mine[1] = ~error;
+  MPI_Request request = MPI_REQUEST_NULL;
+  if (MPI_Iallreduce(mine, largest, 2, MPI_UINT64_T, MPI_MAX, g_failures, &request) != MPI_SUCCESS) return *answer;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(wait_s);
+  for (int done = 0; std::chrono::steady_clock::now() < end;) {
+    if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
+    // The smallest is the complement of the complements' largest.
+    if (done != 0) return *(answer = largest[0] == ~largest[1] ? FailureOf::Alike : FailureOf::Unlike);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return *answer;
+}
 
 struct MpiWorld::Impl {
   explicit Impl(MpiWorldOptions o) : options(o) {}
@@ -49,7 +75,7 @@ struct MpiWorld::Impl {
   int rank = 0;
   int size = 1;
   int worlds = 0;
-  MpiComm watchdog_comm;
+  MpiComm watchdog_comm, failure_comm;
   ActivityLog log;
   std::unique_ptr<MpiPeers> peers;
   std::unique_ptr<Watchdog> watchdog;
@@ -70,6 +96,8 @@ MpiWorld::MpiWorld(MpiWorldOptions options) {
   MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &impl_->size));
   check_world(launcher, impl_->size);
   set_error_rank(impl_->rank);
+  if (impl_->size > 1) impl_->failure_comm = MpiComm::duplicate(MPI_COMM_WORLD);
+  g_failures = impl_->failure_comm.get();
   if (options.watchdog_s <= 0) return;
   impl_->watchdog_comm = MpiComm::duplicate(MPI_COMM_WORLD);
   impl_->peers = std::make_unique<MpiPeers>(impl_->watchdog_comm.get(), impl_->log);
@@ -84,6 +112,7 @@ MpiWorld::~MpiWorld() {
     std::fprintf(stderr, "rank %d leaves the job by an exception\n", impl_->rank);
     abort(1);
   }
+  g_failures = MPI_COMM_NULL;
   if (!impl_->watchdog) return;
   try {
     impl_->peers->farewell();

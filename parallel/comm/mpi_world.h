@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "parallel/comm/communicator.h"
@@ -42,6 +43,17 @@ class MpiWorld {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// What the other ranks are about when one has failed.
+enum class FailureOf : std::uint8_t {
+  NoJob,   ///< there are no others, or they are no processes
+  Some,    ///< not all have failed within the time: they have to be ended
+  Unlike,  ///< all have, with different errors
+  Alike,   ///< all have, with the same: one speaks for all, and the job ends as if it were done
+};
+/// For a rank that gives up, once: tells the others (`error` stands for what was wrong) and waits, for `wait_s` seconds
+/// at most, whether all of them do. Every later call gives the first one's answer.
+FailureOf meet_in_failure(std::uint64_t error, double wait_s);
 
 /// Ends the whole job when MPI runs in this process, else only the process. For the last catch of main().
 [[noreturn]] void abort_job(int code);

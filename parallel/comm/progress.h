@@ -11,6 +11,10 @@ namespace emox {
 /// to nothing; any thread of the rank may call it.
 void report_progress(Communicator& comm) noexcept;
 
+/// From now on a collective of this rank may last so many seconds, instead of the watchdog's own limit: for a caller
+/// that has measured what is normal. To be called by all ranks alike; without a watchdog nothing happens.
+void set_watchdog_limit(Communicator& comm, double seconds) noexcept;
+
 /// For the life of the object this rank reads or writes files, which can take long: it may keep others waiting for
 /// parallel.io_watchdog_s since the object was made, since its last report_progress() or since its last collective,
 /// whichever was last. Only the rank that works needs one, not those that wait for it. May be nested.

@@ -130,6 +130,7 @@ void Watchdog::run() noexcept {
 void Watchdog::look() {
   peers_.answer();
   if (fired_) return;
+  limits_.collective = log_.limit_or(limits_.collective);
   if (const std::string trouble = log_.trouble(); trouble.empty()) {
     trouble_since_.reset();
   } else if (!trouble_since_) {

@@ -39,6 +39,7 @@ class WatchedCalls final : public CollectiveObserver {
   void probe(const std::function<std::string()>& trouble) override { log_.probe(id_, trouble); }
   void note_progress() noexcept override { log_.progress(); }
   void note_io(bool begins) noexcept override { log_.note_io(begins); }
+  void set_limit(double seconds) noexcept override { log_.set_limit(seconds); }
   std::shared_ptr<CollectiveObserver> part(Communicator& part, int color) override;
 
  private:

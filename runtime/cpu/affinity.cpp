@@ -51,6 +51,19 @@ CoreMask cores_of_list(const std::string& list) {
   return mask;
 }
 
+std::string list_of(const CoreMask& mask) {
+  const auto has = [&](std::size_t core) { return core < 8 * mask.size() && (mask[core / 8] >> (core % 8) & 1) != 0; };
+  std::string text;
+  for (std::size_t core = 0; core < 8 * mask.size(); ++core) {
+    if (!has(core)) continue;
+    std::size_t last = core;
+    while (has(last + 1)) ++last;
+    text += (text.empty() ? "" : ",") + std::to_string(core) + (last == core ? "" : "-" + std::to_string(last));
+    core = last;
+  }
+  return text;
+}
+
 CoreMask cores_near(std::string pci_address, const std::string& devices) {
   for (char& c : pci_address) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   std::ifstream in(devices + "/" + pci_address + "/local_cpulist");

@@ -14,6 +14,8 @@ int count_of(const CoreMask& mask);
 
 /// "0-3,8" -> cores 0, 1, 2, 3 and 8; none where the text is no such list.
 CoreMask cores_of_list(const std::string& list);
+/// The same the other way round.
+std::string list_of(const CoreMask& mask);
 /// The cores beside a PCI device ("0000:1B:00.0"), as the system says; none where it says nothing.
 CoreMask cores_near(std::string pci_address, const std::string& devices = "/sys/bus/pci/devices");
 /// The calling thread, and the threads that it starts from now on, stay on those of its cores that are in `near`, where

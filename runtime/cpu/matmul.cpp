@@ -1,5 +1,6 @@
 // Matrix products by oneDNN's sgemm: near the processor's peak for every shape, no set-up for a new one.
 #include <dnnl.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 
@@ -7,6 +8,7 @@
 #include "runtime/cpu/gemm.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/parallel.h"
+#include "runtime/cpu/processor.h"
 #include "runtime/cpu/segments.h"
 
 namespace emox::cpu {
@@ -23,6 +25,11 @@ void sgemm(char ta, char tb, std::int64_t m, std::int64_t n, std::int64_t k, con
                                           std::max<std::int64_t>(ldb, 1), beta, c, std::max<std::int64_t>(ldc, 1));
   require(status == dnnl_success, "dnnl_sgemm({}{}, {}, {}, {}) failed with status {}", ta, tb, m, n, k,
           static_cast<int>(status));
+}
+
+std::string matrix_library() {
+  const dnnl_version_t* const v = dnnl_version();
+  return fmt::format("oneDNN {}.{}.{}", v->major, v->minor, v->patch);
 }
 
 namespace {

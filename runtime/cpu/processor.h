@@ -9,5 +9,7 @@ namespace emox::cpu {
 std::string missing_instructions();
 /// The widest of them, for reports: "avx512f", "avx2", ...
 std::string compiled_instructions();
+/// "oneDNN 2.6.0": what computes matrix products.
+std::string matrix_library();
 
 }  // namespace emox::cpu

@@ -22,7 +22,8 @@ declare -A may_include_in_launch=(
   [plan]="config run"
   [bench]="config run plan"
   [checkpoint_tool]="config run"
-  [commands]="config run analysis plan bench checkpoint_tool"
+  [job_script]="config run"
+  [commands]="config run analysis plan bench checkpoint_tool job_script"
 )
 max_lines=400
 

@@ -14,6 +14,7 @@
 #include "launch/config/changes.h"
 #include "launch/config/recipe_file.h"
 #include "launch/run/evaluator.h"
+#include "launch/run/lease_wait.h"
 #include "launch/run/run_data.h"
 #include "launch/run/run_directory.h"
 #include "launch/run/signals.h"
@@ -21,6 +22,7 @@
 #include "launch/run/trainer.h"
 #include "model/training/training_step.h"
 #include "parallel/checkpoint/layout.h"
+#include "parallel/comm/progress.h"
 #include "parallel/comm/together.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
@@ -88,13 +90,18 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
     bases.insert(bases.end(), request.look_in.begin(), request.look_in.end());
     check_held_out(session, cells.front().recipe, bases);
     const DataIdentity data = identify_data(cells.front().recipe, bases);
-    lease = std::make_unique<RunLease>(directory, LeaseHolder::self(request.command), request.timing);
+    lease = take_lease_within({request.base.run.wait_s, [&](const std::string& who) { session.log().info("{}", who); },
+                               [&] {
+                                 report_progress(session.comm());
+                                 return StopSignals::received() == 0;
+                               }},
+                              directory, request.command, request.timing);
     for (const StudyCell& cell : cells) check_cell(cell, data);
     fs::create_directories(directory / "cells");  // tells the study's directory from other people's
     begin(data);
   });
   const StopSignals signals;  // of the whole study, so that one that ends a cell's training is still seen after it
-  StopRequest stop(session, request.base.run.stop_after_minutes);
+  StopRequest stop(session, request.base.run.stop_after_minutes, {directory / "STOP"});
   for (std::size_t i = 0; i < cells.size(); ++i) {
     const StudyCell& cell = cells[i];
     // What rank 0 sees decides for all.
@@ -113,6 +120,7 @@ bool run_cells(Session& session, const CellsRequest& request, const std::functio
       options.may_diverge = static_cast<bool>(request.diverged);
       options.lease = request.timing;
       options.look_in = request.look_in;
+      options.stop_file = directory / "STOP";
       options.among = {fmt::format("{}/{} {}", i + 1, cells.size(), cell.recipe.run.name),
                        session.root() ? steps_left(std::span(cells).subspan(i + 1)) : 0};
       session.log().info("cell {} of {}, {}: {} steps", i + 1, cells.size(), cell.recipe.run.name,
