@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "parallel/expert/placement_optimiser.h"
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
@@ -157,6 +158,27 @@ ordered_json planning_rows(const DispatchBenchOptions& o) {
   return rows;
 }
 
+/// Of every `stride`-th document of the recording.
+DocumentProfiles profiles_of(const std::filesystem::path& recording, std::int64_t stride) {
+  RecordedRun run(recording);
+  DocumentProfiles p;
+  p.layers = run.header().layers, p.experts = run.header().experts;
+  RecordedMicroBatch micro;
+  std::int64_t document = 0;
+  while (run.next(micro))
+    for (std::size_t d = 0; d + 1 < micro.front().segments.size(); ++d, ++document)
+      if (document % stride == 0) add_document(p, micro, static_cast<std::int64_t>(d), 1);
+  return p;
+}
+
+std::vector<std::int32_t> homes_on(const ExpertPlacement& placement, const DocumentProfiles& p) {
+  std::vector<double> scores(idx(p.documents() * placement.ranks()), 0);
+  for (std::int64_t d = 0; d < p.documents(); ++d)
+    for (std::int64_t x = 0; x < p.size(); ++x)
+      scores[idx(d * placement.ranks() + placement.of_layer(x / p.experts)[idx(x % p.experts)])] += p.of(d)[x];
+  return assign_homes(scores, p.tokens, placement.ranks());
+}
+
 }  // namespace
 
 ordered_json bench_dispatch(const DispatchBenchOptions& o) {
@@ -187,7 +209,7 @@ ordered_json bench_dispatch(const DispatchBenchOptions& o) {
 }
 
 ordered_json replay_dispatch(const std::filesystem::path& recording, const PlannedMesh& mesh,
-                             const std::string& placement_name, std::uint64_t seed, std::int64_t width) {
+                             const ReplayOptions& options) {
   PoolTraceHeader header;
   std::map<std::uint32_t, std::vector<PoolRecord>> layers;
   const auto files = pool_trace_files(recording);
@@ -205,10 +227,15 @@ ordered_json replay_dispatch(const std::filesystem::path& recording, const Plann
   require<UsageError>(ep >= 1 && ep <= experts,
                       "--expert-parallel = {}: the recording has {} routed experts, at least one a rank is needed", ep,
                       experts);
-  const ExpertPlacement placement = placement_name == "block" ? ExpertPlacement::block(header.layers, experts, ep)
-                                    : placement_name == "random"
-                                        ? ExpertPlacement::random(header.layers, experts, ep, seed)
-                                        : ExpertPlacement::from_file(placement_name, header.layers, experts, ep);
+  const std::string& placement_name = options.placement;
+  const ExpertPlacement placement =
+      placement_name == "block"    ? ExpertPlacement::block(header.layers, experts, ep)
+      : placement_name == "random" ? ExpertPlacement::random(header.layers, experts, ep, options.placement_seed)
+      : placement_name == "affinity"
+          ? choose_placement(profiles_of(recording, 2), {.ranks = ep, .ranks_per_node = mesh.ranks_per_node}).placement
+          : ExpertPlacement::from_file(placement_name, header.layers, experts, ep);
+  const std::vector<std::int32_t> homes =
+      options.homes ? homes_on(placement, profiles_of(recording, 1)) : std::vector<std::int32_t>{};
   auto rows = ordered_json::array();
   ordered_json mean;
   for (const auto& [layer, records] : layers) {
@@ -220,7 +247,10 @@ ordered_json replay_dispatch(const std::filesystem::path& recording, const Plann
     const std::size_t dealt = std::max(documents.size(), tokens.size());
     for (std::size_t i = 0; i < dealt; ++i) {
       const auto& [record, doc] = documents[i % documents.size()];
-      PlannedTokens& t = tokens[i % tokens.size()];
+      const std::size_t document = i % documents.size();
+      // Home is a place in the expert group; replicas take turns.
+      PlannedTokens& t =
+          tokens[homes.empty() ? i % tokens.size() : i % idx(mesh.data_parallel) * idx(ep) + idx(homes[document])];
       const std::int64_t begin = record->segments[doc], end = record->segments[doc + 1];
       t.segments.push_back(t.segments.back() + static_cast<std::int32_t>(end - begin));
       const auto mask = record->pools.begin() + static_cast<std::int64_t>(doc) * experts;
@@ -228,7 +258,8 @@ ordered_json replay_dispatch(const std::filesystem::path& recording, const Plann
       t.ids.insert(t.ids.end(), record->ids.begin() + begin * k, record->ids.begin() + end * k);
     }
     ordered_json row = row_of(mesh, experts, k, "recorded", placement_name,
-                              plan_traffic(mesh, placement.of_layer(layer), tokens, k, width));
+                              plan_traffic(mesh, placement.of_layer(layer), tokens, k, options.width));
+    row["homes"] = options.homes;
     row["layer"] = layer;
     row["documents_reused"] = documents.size() < tokens.size();
     if (mean.is_null())

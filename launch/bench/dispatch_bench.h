@@ -52,10 +52,16 @@ struct DispatchBenchOptions {
 /// Synthetic documents with uniform picks: standard top-k and pools of 16, 32, 64 and U[8,128] out of 128 experts, k =
 /// 8, random and clustered placement. {"rows": [...], "planning": [...]}.
 nlohmann::ordered_json bench_dispatch(const DispatchBenchOptions& options);
+struct ReplayOptions {
+  std::string placement = "block";  ///< block, random, affinity (chosen by every second document), or a file
+  std::uint64_t placement_seed = 0;
+  bool homes = false;  ///< documents go to the rank that has most of their picks (hindsight), ranks equally full
+  std::int64_t width = 2048;
+};
 /// A recording of `emox train --record-pools`, a row a layer and their mean. Documents are dealt to the planned ranks
-/// in turn; when there are fewer documents than ranks they are used again ("documents_reused").
+/// in turn, or home; when there are fewer documents than ranks they are used again ("documents_reused").
 nlohmann::ordered_json replay_dispatch(const std::filesystem::path& recording, const PlannedMesh& mesh,
-                                       const std::string& placement, std::uint64_t placement_seed, std::int64_t width);
+                                       const ReplayOptions& options);
 /// The same as a table for people.
 std::string dispatch_table(const nlohmann::ordered_json& result);
 

@@ -179,19 +179,23 @@ int run_dispatch_bench(const Arguments& a) {
       "ranks that need not exist");
   allow(a, "dispatch",
         {"--replay", "--expert-parallel", "--data-parallel", "--ranks-per-node", "--placement", "--placement-seed",
-         "--width"});
+         "--homes", "--width"});
   const auto number = [&](const char* option, int otherwise) {
     return a.has(option) ? whole_number("emox bench", option, a.value(option), 1) : otherwise;
   };
   const PlannedMesh mesh{number("--expert-parallel", 8), number("--data-parallel", 1), number("--ranks-per-node", 8)};
   nlohmann::ordered_json result;
   if (a.has("--replay")) {
-    result = replay_dispatch(
-        a.value("--replay"), mesh, a.value("--placement", "block"),
-        static_cast<std::uint64_t>(whole_number("emox bench", "--placement-seed", a.value("--placement-seed", "0"), 0)),
-        number("--width", 2048));
+    require<UsageError>(a.value("--homes", "off") == "off" || a.value("--homes") == "affinity",
+                        "emox bench dispatch: --homes = {}: use off or affinity", a.value("--homes"));
+    result = replay_dispatch(a.value("--replay"), mesh,
+                             {.placement = a.value("--placement", "block"),
+                              .placement_seed = static_cast<std::uint64_t>(
+                                  whole_number("emox bench", "--placement-seed", a.value("--placement-seed", "0"), 0)),
+                              .homes = a.value("--homes", "off") == "affinity",
+                              .width = number("--width", 2048)});
   } else {
-    require<UsageError>(!a.has("--placement") && !a.has("--placement-seed"),
+    require<UsageError>(!a.has("--placement") && !a.has("--placement-seed") && !a.has("--homes"),
                         "emox bench dispatch: --placement is for --replay; synthetic documents are planned with random "
                         "and with clustered placement");
     DispatchBenchOptions options;
@@ -227,8 +231,8 @@ int run_bench(const std::vector<std::string>& args) {
       parse_args(args, {.command = "emox bench",
                         .flags = {"--json", "--force"},
                         .options = {"--preset", "--steps", "--replay", "--expert-parallel", "--data-parallel",
-                                    "--ranks-per-node", "--placement", "--placement-seed", "--width", "--dir",
-                                    "--repeats", "--nodes", "--output", "--widths"},
+                                    "--ranks-per-node", "--placement", "--placement-seed", "--homes", "--width",
+                                    "--dir", "--repeats", "--nodes", "--output", "--widths"},
                         .overrides = true,
                         .min_positional = 1,
                         .max_positional = 2,

@@ -82,6 +82,7 @@ const std::vector<Command>& commands() {
       {"select", "the experts that a domain, documents or a prompt need, as a file", run_select, help_select, false},
       {"subset", "cut a smaller model with some of the experts out of a run", run_subset, help_subset, false},
       {"plan", "memory, time and fit of a run before it is submitted", run_plan, help_plan, true},
+      {"placement", "which rank should hold which expert, from recorded pools", run_placement, help_placement, false},
       {"report", "runs beside each other: curves, scaling, traffic", run_report, help_report, false},
       {"slurm", "write the job script of a run that survives its time limit", run_slurm, help_slurm, true},
       {"status", "what runs are doing, or how they ended", run_status, help_status, false},

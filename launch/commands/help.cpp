@@ -147,10 +147,10 @@ std::string help_bench() {
          "  --steps N              step, ops: timed steps (10)\n"
          "  --dir DIR, --repeats N checkpoint: where (bench-checkpoint), how often (5)\n"
          "  --replay FILE          dispatch: what emox train --record-pools FILE wrote,\n"
-         "    --placement P        placed by: block, random (--placement-seed S), FILE\n"
+         "    --placement P --homes affinity   block, random (--placement-seed S),\n"
+         "                         affinity, FILE; documents on the rank of their picks\n"
          "  --expert-parallel N --data-parallel M --ranks-per-node G  planned mesh (8 1 8)\n"
-         "  --width D              dispatch: elements of a row, for the bytes (2048)\n"
-         "  --json                 one JSON object on the last line\n"
+         "  --width D, --json      elements of a row, for bytes (2048); one JSON object\n"
          "\n"
          "example: emox bench step --preset=small --json   (OMP_NUM_THREADS: threads)\n";
 }
@@ -200,6 +200,27 @@ std::string help_study() {
          "  --help SECTION          every key of a section\n"
          "\n"
          "example: mpirun -n 2 emox study launch/recipes/study-mini.ini --seeds 4\n";
+}
+
+std::string help_placement() {
+  return "usage: emox placement RUN|RECORDING --expert-parallel R [--output FILE.json]\n"
+         "\n"
+         "Places experts by which documents use them: those of all layers that the same\n"
+         "documents pick come onto one rank (nodes first), ranks have equally many and\n"
+         "about equally much to do. Every second document of the recording chooses; on the\n"
+         "others rows, ranks and nodes a token and loads are measured, beside block and\n"
+         "random placement. RECORDING: of emox train --record-pools.\n"
+         "\n"
+         "options:\n"
+         "  --expert-parallel R   ranks that share the experts\n"
+         "  --ranks-per-node G    of them on one node (8)\n"
+         "  --output FILE.json    the placement, for parallel.placement = file\n"
+         "  --from-step N         leave out what was recorded before\n"
+         "  --seed N              of the first guesses (0)\n"
+         "  --force               replace FILE.json\n"
+         "  --json                one JSON object\n"
+         "\n"
+         "example: emox placement pools.bin --expert-parallel 4 --output placement.json\n";
 }
 
 std::string help_report() {

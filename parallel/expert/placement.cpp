@@ -52,6 +52,23 @@ ExpertPlacement ExpertPlacement::random(std::int64_t layers, std::int64_t expert
   return p;
 }
 
+ExpertPlacement ExpertPlacement::from_table(const std::vector<std::vector<std::int32_t>>& table, int ranks) {
+  require<ShapeError>(!table.empty(), "a placement of no layer");
+  const auto experts = static_cast<std::int64_t>(table.front().size());
+  check_sizes(experts, ranks);
+  ExpertPlacement p(experts, ranks);
+  for (const auto& layer : table) {
+    require<ShapeError>(static_cast<std::int64_t>(layer.size()) == experts, "layers of {} and {} experts", experts,
+                        layer.size());
+    std::vector<std::int64_t> owned(idx(ranks), 0);
+    for (const std::int32_t r : layer) ++owned.at(idx(r));
+    const auto [least, most] = std::minmax_element(owned.begin(), owned.end());
+    require<ShapeError>(*most - *least <= 1, "ranks with {} and {} experts of a layer", *least, *most);
+    p.table_.insert(p.table_.end(), layer.begin(), layer.end());
+  }
+  return p;
+}
+
 ExpertPlacement ExpertPlacement::from_json(const nlohmann::json& json, const std::string& source, std::int64_t layers,
                                            std::int64_t experts, int ranks) {
   check_sizes(experts, ranks);

@@ -27,6 +27,8 @@ class ExpertPlacement {
                                    std::int64_t experts, int ranks);
   static ExpertPlacement from_file(const std::filesystem::path& path, std::int64_t layers, std::int64_t experts,
                                    int ranks);
+  /// [layers][experts] ranks, whose counts differ by one at most in every layer: ShapeError.
+  static ExpertPlacement from_table(const std::vector<std::vector<std::int32_t>>& table, int ranks);
   nlohmann::json to_json() const;
 
   std::int64_t layers() const { return static_cast<std::int64_t>(table_.size()) / experts_; }

@@ -133,7 +133,7 @@ TEST(DispatchBench, ReplaysARecording) {
   const auto file = folder.path() / "pools";
   record(file);
   // Dealt out in turn: the document of {4,6} comes to rank 3, and sends a row less.
-  const auto r = replay_dispatch(file, {4, 1, 2}, "block", 0, kWidth);
+  const auto r = replay_dispatch(file, {4, 1, 2}, {.width = kWidth});
   ASSERT_EQ(r["rows"].size(), 2U);
   EXPECT_EQ(r["rows"][0]["tokens"], 5);
   EXPECT_EQ(r["rows"][0]["documents"], 4);
@@ -148,11 +148,11 @@ TEST(DispatchBench, ReplaysARecording) {
   EXPECT_DOUBLE_EQ(r["mean"]["ranks_per_token"].get<double>(), 6.5 / 5);
   EXPECT_DOUBLE_EQ(r["mean"]["ranks_per_document"].get<double>(), 25.0 / 8);
   // More ranks than documents.
-  const auto many = replay_dispatch(file, {8, 2, 2}, "random", 3, kWidth);
+  const auto many = replay_dispatch(file, {8, 2, 2}, {.placement = "random", .placement_seed = 3, .width = kWidth});
   EXPECT_EQ(many["rows"][0]["documents_reused"], true);
   EXPECT_EQ(many["rows"][0]["documents"], 16);
-  EXPECT_THROW(replay_dispatch(file, {9, 1, 2}, "block", 0, kWidth), UsageError);
-  EXPECT_THROW(replay_dispatch(folder.path() / "none", {4, 1, 2}, "block", 0, kWidth), UsageError);
+  EXPECT_THROW(replay_dispatch(file, {9, 1, 2}, {.width = kWidth}), UsageError);
+  EXPECT_THROW(replay_dispatch(folder.path() / "none", {4, 1, 2}, {.width = kWidth}), UsageError);
 }
 
 nlohmann::json default_table() {

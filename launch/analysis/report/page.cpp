@@ -13,7 +13,8 @@ constexpr const char* kPageStyle =
     "background:#fff;color:#1a1a1a}@media (prefers-color-scheme:dark){body{background:#16181c;color:#e6e6e6}}"
     "table{border-collapse:collapse;margin:1em 0;font-size:14px;font-variant-numeric:tabular-nums;display:block;"
     "overflow-x:auto}caption{text-align:left;font-weight:bold}th,td{padding:.2em .7em;text-align:right;"
-    "border-bottom:1px solid #8886}th:first-child{text-align:left;white-space:nowrap}.missing{font-style:italic;opacity:.7}"
+    "border-bottom:1px solid "
+    "#8886}th:first-child{text-align:left;white-space:nowrap}.missing{font-style:italic;opacity:.7}"
     "pre{white-space:pre-wrap}@media print{body{margin:0;max-width:none;background:#fff;color:#000}"
     "table{display:table;overflow:visible}svg,tr{break-inside:avoid}h2{break-after:avoid}}\n";
 
