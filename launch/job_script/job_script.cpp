@@ -141,6 +141,7 @@ std::string job_script(const JobScript& job, const Site& site) {
                                                        {"@EMOX@", shell_quoted(own_program().string())},
                                                        {"@ARGUMENTS@", arguments_of(job)},
                                                        {"@JOB@", kJobKindNames[idx(job.kind)]},
+                                                       {"@LEAD@", std::to_string(job.lead_s)},
                                                        {"@PREFLIGHT@", preflight_of(job.kind)}};
   std::istringstream lines(read_text(shared_file("slurm/job.sh")));
   std::string text;

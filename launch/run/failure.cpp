@@ -20,7 +20,7 @@ namespace {
 
 constexpr unsigned kSecondsToLeave = 60;
 constexpr std::chrono::milliseconds kRankZeroFirst{500};
-constexpr double kMeetS = 2;  // ranks that fail together do so in one collective, or before the first
+constexpr double kSilentS = 0.5, kMeetS = 1.5;  // ranks that fail together do so in one collective
 
 thread_local std::string g_said;
 std::atomic<bool> g_ends_process = false;
@@ -86,13 +86,14 @@ void saying_why(int rank, const std::function<void()>& body,
   } catch (const std::exception& error) {
     if (expected && expected(error)) throw;
     if (rank == 0) say_failure(error);
-    const FailureOf met = meet_in_failure(mark_of(error), kMeetS);
+    FailureOf met = meet_in_failure(mark_of(error), kSilentS);
     if (met == FailureOf::NoJob && rank != 0) std::this_thread::sleep_for(kRankZeroFirst);
     if (met == FailureOf::Alike && rank != 0) {
       g_said = error.what();
       leave_in_time();
     }
     say_failure(error);
+    met = meet_in_failure(mark_of(error), kMeetS);
     if (met != FailureOf::NoJob) g_met = met;
     throw;
   }

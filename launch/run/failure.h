@@ -15,9 +15,9 @@ enum ExitCode : int { kDone = 0, kFailed = 1, kUsage = 2, kTryAgain = 75 };
 int say_failure(const std::exception& error);
 
 /// Runs `body`. What it throws is said at once and thrown on: the destructors of what lives outside of `body` may wait,
-/// for a save on a disk that hangs, say. Most errors are the same on all ranks: then rank 0 alone says it. The others
-/// of an MPI job wait for two seconds at most whether that is so, ranks as threads for half a second: rank 0 has ended
-/// the job by then. Nothing is said of what is `expected`, by a caller that catches it.
+/// for a save on a disk that hangs, say. Most errors are the same on all ranks: then rank 0 alone says it; the others
+/// wait for half a second whether that is so, and speak then. Nothing is said of what is `expected`, by a caller that
+/// catches it.
 void saying_why(int rank, const std::function<void()>& body,
                 const std::function<bool(const std::exception&)>& expected = {});
 

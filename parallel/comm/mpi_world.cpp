@@ -51,12 +51,15 @@ FailureOf meet_in_failure(std::uint64_t error, double wait_s) {
   static std::optional<FailureOf> answer;
   // MPI goes on writing there when not all come.
   static std::uint64_t mine[2], largest[2];
-  if (answer) return *answer;
+  static MPI_Request request = MPI_REQUEST_NULL;
+  if (answer && *answer != FailureOf::Some) return *answer;
   if (g_failures == MPI_COMM_NULL || mpi_finalized()) return FailureOf::NoJob;
-  answer = FailureOf::Some;
-  mine[0] = error, mine[1] = ~error;
-  MPI_Request request = MPI_REQUEST_NULL;
-  if (MPI_Iallreduce(mine, largest, 2, MPI_UINT64_T, MPI_MAX, g_failures, &request) != MPI_SUCCESS) return *answer;
+  if (!answer) {
+    answer = FailureOf::Some;
+    mine[0] = error, mine[1] = ~error;
+    MPI_Iallreduce(mine, largest, 2, MPI_UINT64_T, MPI_MAX, g_failures, &request);
+  }
+  if (request == MPI_REQUEST_NULL) return *answer;
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(wait_s);
   for (int done = 0; std::chrono::steady_clock::now() < end;) {
     if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;

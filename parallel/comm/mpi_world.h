@@ -51,8 +51,8 @@ enum class FailureOf : std::uint8_t {
   Unlike,  ///< all have, with different errors
   Alike,   ///< all have, with the same: one speaks for all, and the job ends as if it were done
 };
-/// For a rank that gives up, once: tells the others (`error` stands for what was wrong) and waits, for `wait_s` seconds
-/// at most, whether all of them do. Every later call gives the first one's answer.
+/// For a rank that gives up: tells the others (`error` stands for what was wrong) and waits, for `wait_s` seconds at
+/// most, whether all of them do. A later call waits on, for the same error.
 FailureOf meet_in_failure(std::uint64_t error, double wait_s);
 
 /// Ends the whole job when MPI runs in this process, else only the process. For the last catch of main().

@@ -2,7 +2,7 @@
 # checks.sh EMOX [CHECK...]: what jobs of `emox slurm` do under the Slurm that cluster.sh has brought up; all checks, or these.
 # Each says what was seen and how long it took; the exit code is 1 when one of them failed.
 set -uo pipefail
-emox=$(realpath "$1")
+emox=$(realpath "$1") cluster=$(dirname "$(realpath "$0")")/cluster.sh
 shift
 all=(requeue early mismatch crash lease preempt array node)
 work=$(mktemp -d /tmp/emox-checks.XXXXXX)
@@ -234,8 +234,8 @@ check_array() { # five points, one of them wrong, the last one stopped
 }
 pending_again() { squeue -h -r -j "$1" -t PENDING -o %i | grep -q "${1}_4"; }
 
-check_node() { # a node and all that runs there is gone
-  local begin pid
+check_node() { # a node and all that runs there is gone, and comes back
+  local begin pid lost from
   submit node --train.steps=1000000 --parallel.watchdog_s=4 --checkpoint.every_steps=10
   within 60 steps node 30 || fail "no steps"
   begin=$SECONDS
@@ -245,6 +245,17 @@ check_node() { # a node and all that runs there is gone
   within 30 grep -q 'watchdog: ' "node-$job.log" || fail "the watchdog said nothing"
   echo "  named by the watchdog after $((SECONDS - begin)) s: $(grep -m1 -o 'rank [0-9] does not answer' "node-$job.log")"
   expect "the job when the watchdog had said it" "$(state "$job")" 'RUNNING'
+  lost=$(wc -l <node/metrics.jsonl)
+  within 60 is "$job" PENDING || fail "Slurm has not noticed: $(state "$job")"
+  echo "  noticed by Slurm after $((SECONDS - begin)) s"
+  "$cluster" --node 2
+  within 20 runs_again "$job" || fail "job $job is $(state "$job"), not running again"
+  within 40 grep -q 'resumed node from step' "node-$job.log" || fail "it did not go on"
+  from=$(grep -o 'resumed node from step [0-9]*' "node-$job.log" | grep -o '[0-9]*$')
+  echo "  went on from step $from of $lost after $((SECONDS - begin)) s"
+  ((from >= lost - 10)) || fail "$((lost - from)) steps are lost, with a checkpoint every 10"
+  touch node/STOP
+  done_job "$job" COMPLETED 0:0
 }
 # Everything in the node's namespace of host names but the one process that keeps its network.
 kill_node() {

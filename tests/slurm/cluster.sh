@@ -5,7 +5,7 @@
 # All of it lies in namespaces made for this call, so that processes, links and mounts end with it, whatever ends it. A node is a
 # network, UTS and mount namespace with its own host name, address and /dev/shm; the controller and COMMAND are beside both.
 # Partitions: main, whose jobs those of `high` preempt. For COMMAND: SLURM_CONF, and CLUSTER_NODES, a folder with the pid of each
-# node's slurmd (node1.pid, node2.pid).
+# node's slurmd (node1.pid, node2.pid); `cluster.sh --node 2` starts one again that was killed.
 set -euo pipefail
 self=$(realpath "${BASH_SOURCE[0]}")
 net=10.77.0
@@ -65,8 +65,29 @@ CONF
   } >"$at/hosts"
 }
 
+# The node waits for its link, and has it before slurmd looks for the controller.
+start_node() { # NUMBER FOLDER
+  local n=$1 at=$2 node line
+  rm -f "$at/linked.$n"
+  mkfifo "$at/linked.$n"
+  # shellcheck disable=SC2016  # for the shell inside
+  unshare --net --uts --mount --ipc bash -c '
+    hostname "node$0" && mount -t tmpfs tmpfs /dev/shm && mount --bind "$1/pmix.node$0" "$1/pmix" && ip link set lo up
+    echo up >"$1/linked.$0"
+    read -r _ <"$1/linked.$0"
+    exec slurmd -D -N "node$0" -f "$1/slurm.conf"' "$n" "$at" >>"$at/log/start.log" 2>&1 &
+  node=$!
+  read -r line <"$at/linked.$n" && [[ $line == up ]]
+  ip link del "veth$n" 2>/dev/null || true # of a node that was killed: something may still keep its network
+  ip link add "veth$n" type veth peer name eth0 netns "$node"
+  ip link set "veth$n" master bridge0 up
+  nsenter --target "$node" --net ip addr add "$net.$n/24" dev eth0
+  nsenter --target "$node" --net ip link set eth0 up
+  echo linked >"$at/linked.$n"
+}
+
 inside() { # COMMAND...
-  local at n node code=0 line
+  local at n code=0
   at=$(mktemp -d /tmp/emox-cluster.XXXXXX)
   # shellcheck disable=SC2064  # the folder's name now
   trap "umount -l '$at'; rmdir '$at'" EXIT
@@ -81,22 +102,7 @@ inside() { # COMMAND...
   ip link add bridge0 type bridge
   ip addr add "$net.254/24" dev bridge0
   ip link set bridge0 up
-  for n in 1 2; do
-    # The node waits for its link, and has it before slurmd looks for the controller.
-    mkfifo "$at/linked.$n"
-    unshare --net --uts --mount --ipc bash -c '
-      hostname "node$0" && mount -t tmpfs tmpfs /dev/shm && mount --bind "$1/pmix.node$0" "$1/pmix" && ip link set lo up
-      echo up >"$1/linked.$0"
-      read -r _ <"$1/linked.$0"
-      exec slurmd -D -N "node$0" -f "$1/slurm.conf"' "$n" "$at" >>"$at/log/start.log" 2>&1 &
-    node=$!
-    read -r line <"$at/linked.$n" && [[ $line == up ]]
-    ip link add "veth$n" type veth peer name eth0 netns "$node"
-    ip link set "veth$n" master bridge0 up
-    nsenter --target "$node" --net ip addr add "$net.$n/24" dev eth0
-    nsenter --target "$node" --net ip link set eth0 up
-    echo linked >"$at/linked.$n"
-  done
+  for n in 1 2; do start_node $n "$at"; done
   slurmctld -c -f "$SLURM_CONF"
   for _ in $(seq 100); do
     [[ $(sinfo -h -p main -N -t idle -o %N 2>/dev/null | wc -l) == 2 ]] && break
@@ -118,6 +124,9 @@ skip() {
 }
 
 case ${1-} in
+  --node) # NUMBER: inside, starts a node that was killed
+    start_node "$2" "$(dirname "$SLURM_CONF")"
+    ;;
   --inside)
     shift
     inside "$@"

@@ -32,16 +32,22 @@ s = {signal.SIGUSR1, signal.SIGUSR2}
 signal.pthread_sigmask(signal.SIG_BLOCK, s)  # ignored so far
 print("ready", file=open("calls", "a"))
 signal.sigwait(s)
+if sys.argv[1] == "hang":
+    signal.sigwait({signal.SIGALRM})
 if sys.argv[2:]:
-    os.makedirs("run/checkpoints", exist_ok=True)
-    os.symlink(sys.argv[2], "run/checkpoints/new")
-    os.replace("run/checkpoints/new", "run/checkpoints/latest")
+    os.makedirs("run/checkpoints/" + sys.argv[2])
 sys.exit(int(sys.argv[1]))' "$code" ${checkpoint:+"$checkpoint"}
 checkpoint=$code code=$what
-if [[ -n $checkpoint ]]; then mkdir -p run/checkpoints; ln -sfn "$checkpoint" run/checkpoints/latest; fi
+if [[ -n $checkpoint ]]; then mkdir -p run/checkpoints; mkdir "run/checkpoints/$checkpoint"; fi
 exit "$code"
 S
-for program in scontrol sbatch; do printf '#!/bin/bash\necho "%s $*" >>calls\n' $program >bin/$program; done
+cat >bin/scontrol <<'S'
+#!/bin/bash
+[[ $1 != show ]] || { cat shown 2>/dev/null; exit; }
+echo "scontrol $*" >>calls
+[[ ! -e refused ]]
+S
+printf '#!/bin/bash\necho "sbatch $*" >>calls\n' >bin/sbatch
 chmod +x bin/*
 export PATH=$PWD/bin:$PATH EMOX=$PWD/bin/emox-in-job
 mkdir corpus
@@ -67,7 +73,7 @@ sed -e 's/^EMOX_PAUSE_S=.*/EMOX_PAUSE_S=0/' "$(dirname "$emox")/../share/emox/sl
 
 # fresh [ENVIRONMENT...]: a new job.
 fresh() {
-  rm -rf run calls plan bad
+  rm -rf run calls plan bad shown refused
   touch calls
   echo "finished" >state
   env=(SLURM_JOB_ID=26 SLURM_JOB_NODELIST='node[1-2]' "$@")
@@ -174,7 +180,33 @@ echo "wait 0 step-2" >plan
 echo "stopped SIGTERM" >state
 job 0 TERM
 check "not requeued" "$(calls scontrol)" == 0
-said "not started again"
+said "SIGTERM, for good"
+
+case_ "a preemption by SIGTERM"
+fresh
+echo "wait 0 step-2" >plan
+echo "stopped SIGTERM" >state
+echo "   PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:00:01" >shown
+job 0 TERM
+check "requeued" "$(calls scontrol)" == 1
+
+case_ "a restart that is refused"
+fresh
+echo "wait 0 step-2" >plan
+echo "stopped SIGUSR1" >state
+touch refused
+job 1 USR1
+said "that was refused: submit the script yourself, it goes on from checkpoints/step-2"
+
+case_ "ranks that hang when the time is over"
+"$emox" slurm r.ini --nodes 2 --time 10 --site site.env --output job.sh --lead 4
+fresh
+echo "wait hang" >plan
+echo "running" >state
+job 0 USR1
+check "requeued" "$(calls scontrol)" == 1
+said "the ranks do not end: killed"
+make
 
 case_ "run.stop_after_step"
 fresh
@@ -213,7 +245,7 @@ said "started again 3 times without a new checkpoint"
 : >calls
 echo "wait 0 step-1" >plan
 job 0 USR1
-check "requeued after progress" "$(calls scontrol) $(cat run/slurm-restarts)" == "1 1 step-1"
+check "requeued after progress" "$(calls scontrol) $(cat run/slurm-restarts)" == "1 1 checkpoints/step-1"
 
 case_ "another signal, another way to go on"
 sed -i -e 's/^EMOX_REQUEUE=.*/EMOX_REQUEUE="chain"/' -e 's/^EMOX_SIGNAL=.*/EMOX_SIGNAL="USR2"/' site.env
