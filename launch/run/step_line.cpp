@@ -1,5 +1,6 @@
 #include "launch/run/step_line.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -9,6 +10,9 @@ nlohmann::ordered_json step_line(const StepFacts& facts, const StepMetrics& m, T
   // What only a model with experts has: of a dense one nothing is known, which is not 0.
   const auto routed = [&](double x) {
     return facts.has_experts ? nlohmann::ordered_json(x) : nlohmann::ordered_json(nullptr);
+  };
+  const auto known = [](double x) {
+    return std::isfinite(x) ? nlohmann::ordered_json(x) : nlohmann::ordered_json(nullptr);
   };
   const auto phase = [&](const char* name) { return telemetry.seconds(std::string("phase.") + name); };
   return {{"step", facts.step},
@@ -37,6 +41,9 @@ nlohmann::ordered_json step_line(const StepFacts& facts, const StepMetrics& m, T
           {"bytes_saved", m.dispatch.bytes_saved},
           {"exposed_comm_s", m.dispatch.exposed_comm_s},
           {"rows_max_over_mean", routed(m.dispatch.rows_max_over_mean)},
+          {"useful_s_min", known(m.useful_s_min)},
+          {"useful_s_mean", known(m.useful_s_mean)},
+          {"useful_s_max", known(m.useful_s_max)},
           {"phase_s",
            {{"forward", phase("forward")},
             {"backward", phase("backward")},

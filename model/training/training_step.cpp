@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <utility>
 
 #include "model/moe/balance.h"
 #include "runtime/core/error.h"
@@ -28,6 +30,7 @@ enum Total : std::int64_t {
   kHost,
   kStop = kHost,
   kSave,
+  kUseful,
   kCounters,
   kTotals = kCounters + DispatchCounters::kCount
 };
@@ -221,8 +224,33 @@ void TrainingStep::run_micro_batches(std::int64_t step, const StepVotes& votes, 
   }
 }
 
+// A device computes on while the host does other things: what a rank waits there, its queue knows (exposed_comm_s).
+double TrainingStep::UsefulTime::waited(const Context& ctx) {
+  double s = 0;
+  for (const char* name : {"comm.counts", "comm.gradients", "comm.weights", "comm.losses"})
+    s += ctx.telemetry->seconds(name);
+  return s;
+}
+
+void TrainingStep::UsefulTime::begin(const Context& ctx) {
+  if (ctx.telemetry == nullptr || ctx.queue != nullptr) return;
+  began_ = Clock::now(), waited_before_ = waited(ctx);
+}
+
+void TrainingStep::UsefulTime::end(const Context& ctx, double exchanges) {
+  if (ctx.telemetry == nullptr || ctx.queue != nullptr) return;
+  const double all = std::chrono::duration<double>(Clock::now() - began_).count();
+  seconds_ += std::max(0.0, all - (waited(ctx) - waited_before_) - exchanges);
+}
+
+double TrainingStep::UsefulTime::take(const Context& ctx) {
+  if (ctx.telemetry == nullptr || ctx.queue != nullptr) return std::numeric_limits<double>::quiet_NaN();
+  return std::exchange(seconds_, 0);
+}
+
 StepMetrics TrainingStep::compute_gradients(std::int64_t step, std::span<const SequenceInput> local,
                                             const StepVotes& votes) {
+  useful_.begin(ctx_);
   make_micro_batches(local);
   const ops::FaultScope faults(ctx_, own_total(kFault, 1));
   Sums sums;
@@ -269,6 +297,8 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
     }
     std::copy(counters.values.begin(), counters.values.end(), &place(kCounters));
   }
+  useful_.end(ctx_, place(kCounters + DispatchCounters::ExposedSeconds));
+  place(kUseful) = useful_.take(ctx_);
   optimizer_.add_owned_squares(ctx_, own_total(kSquareSum));
   ops::copy_from_host(ctx_, own_total(kHost, kTotals - kHost), from_host.data());
   {
@@ -281,7 +311,7 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
   const auto integers = ops::to_host<std::int64_t>(ctx_, step_integers_);
   throw_faults(gathered);
   const double router_z = config_.router_z_weight / static_cast<double>(config_.layers) / divisor_;
-  std::vector<double> total(kTotals, 0.0), received;
+  std::vector<double> total(kTotals, 0.0), received, useful;
   for (std::size_t at = 0; at < gathered.size(); at += kTotals) {
     const auto value = [&](std::size_t i) {
       const double x = gathered[at + i];
@@ -289,6 +319,7 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
     };
     for (std::size_t i = 0; i < kTotals; ++i) total[i] += value(i);
     received.push_back(gathered[at + kCounters + DispatchCounters::ReceivedRows]);
+    useful.push_back(gathered[at + kUseful]);
   }
   for (std::size_t i = 0; i < kHost; ++i) total[i] = unsigned_nan(total[i]);
   StepMetrics r;
@@ -297,6 +328,9 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
   const std::int64_t* const extras = integers.data() + integers.size() - kExtras;
   r.save_finished = extras[kSaveFinished] == sums.reductions * comm_.size();
   r.grad_norm = std::sqrt(total[kSquareSum]);
+  r.useful_s_min = *std::min_element(useful.begin(), useful.end());
+  r.useful_s_max = *std::max_element(useful.begin(), useful.end());
+  r.useful_s_mean = total[kUseful] / comm_.size();
   if (!config_.is_moe() || extras[kDocuments] == 0) return r;
   r.dispatch = dispatch_metrics(std::span(total).subspan(kCounters), received);
   const double documents = static_cast<double>(extras[kDocuments]) * static_cast<double>(config_.layers);
@@ -330,7 +364,9 @@ void TrainingStep::update(std::int64_t step, double learning_rate, const StepMet
     fail<DivergedError>("step {}: loss {}, gradient norm {}: {}. Nothing was updated in this step", step,
                         metrics.loss(), metrics.grad_norm, optimizer_.describe_non_finite(ctx_));
   const Span span(ctx_, "phase.optimizer");
+  useful_.begin(ctx_);
   optimizer_.update(ctx_, step_.adamw, learning_rate, clip_factor(metrics.grad_norm, step_.adamw.clip_norm), step);
+  useful_.end(ctx_, 0);
   if (!config_.is_moe() || config_.balance != BalanceMode::Bias) return;
   ops::move_selection_bias(ctx_, model_.selection_bias(), counts_of(step_integers_), config_.bias_rate);
 }

@@ -2,6 +2,7 @@
 // clipping, AdamW (design sections 2, 4.6 and 4.7).
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -48,6 +49,9 @@ struct StepMetrics {
   bool stop = false;                ///< some rank voted to stop
   bool save = false;                ///< some rank voted for a checkpoint after this step
   bool save_finished = false;       ///< all ranks said so
+  /// Seconds that ranks were at work, not waiting for others, in this step's passes and the update before it: on the
+  /// CPU; NaN on a device, and without telemetry.
+  double useful_s_min = 0, useful_s_mean = 0, useful_s_max = 0;
   DispatchMetrics dispatch;
 };
 
@@ -106,6 +110,21 @@ class TrainingStep {
 
  private:
   struct Sums;
+  /// Time that is this rank's own work, without what collectives took.
+  class UsefulTime {
+   public:
+    void begin(const Context& ctx);
+    /// `exchanges`: seconds inside exchanges of rows since begin().
+    void end(const Context& ctx, double exchanges);
+    /// What was added up since the last time.
+    double take(const Context& ctx);
+
+   private:
+    using Clock = std::chrono::steady_clock;
+    static double waited(const Context& ctx);
+    Clock::time_point began_{};
+    double waited_before_ = 0, seconds_ = 0;
+  };
   void plan_memory(std::optional<double> free_memory);
   bool on_all_ranks(bool here) const;
   void reserve_sums();
@@ -146,6 +165,7 @@ class TrainingStep {
   std::size_t activation_bytes_ = 0;
   Arena arena_{Device{}, 0};
   std::vector<Activations> slots_;
+  UsefulTime useful_;
   double exposed_seen_ = 0;  ///< of the spans "comm.exposed", in the last step
   std::vector<DeviceBatch> device_batches_;
   std::vector<MicroBatch> micro_host_;
