@@ -58,7 +58,9 @@ std::string list_of(const CoreMask& mask) {
     if (!has(core)) continue;
     std::size_t last = core;
     while (has(last + 1)) ++last;
-    text += (text.empty() ? "" : ",") + std::to_string(core) + (last == core ? "" : "-" + std::to_string(last));
+    if (!text.empty()) text += ',';
+    text += std::to_string(core);
+    if (last != core) text.append("-").append(std::to_string(last));
     core = last;
   }
   return text;
