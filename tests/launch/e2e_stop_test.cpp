@@ -161,7 +161,7 @@ TEST_F(Stopping, AnEvaluationThatAnEarlierJobLeftOutIsMadeUpFor) {
 // One long held-out document: its evaluation takes seconds.
 TEST_F(Stopping, AnEvaluationEndsAtOnceAndIsMadeUpFor) {
   const fs::path file = fs::path(recipe_.data.source[0].substr(recipe_.data.source[0].rfind(':') + 1)) / "heldout.npy";
-  std::vector<std::uint16_t> text(400000, 97);
+  std::vector<std::uint16_t> text(1200000, 97);
   text.back() = 256;
   write_npy(file, std::span<const std::uint16_t>(text));
   const std::int64_t offsets[] = {0, static_cast<std::int64_t>(text.size())};
