@@ -40,8 +40,14 @@ state() { [[ $job != train ]] || "$emox" status "$dir" --json 2>/dev/null | grep
 nap() { sleep "$1" & wait $!; } # a trap need not wait for it
 
 asked='' at=0 # requeue: the time is over, or the job is preempted; end: somebody ends it
-# Slurm may preempt by SIGTERM: then the job is to go on, and Slurm does nothing for one that has ended by itself.
-preempted() { scontrol show job "$me" 2>/dev/null | grep -q 'PreemptTime=[0-9]'; }
+# Slurm may preempt by SIGTERM, also to the ranks alone: then the job is to go on, and Slurm does nothing for one that has
+# ended by itself.
+preempted() {
+  local now start
+  now=$(scontrol show job "$me" 2>/dev/null) || return
+  start=$(grep -o '\bStartTime=[^ ]*' <<<"$now") now=$(grep -o 'PreemptTime=[0-9][^ ]*' <<<"$now")
+  [[ -n $now && ! ${now#*=} < ${start#*=} ]] # not one before this start
+}
 ask() {
   [[ -z $asked ]] || return
   asked=$1 at=$SECONDS
@@ -78,6 +84,7 @@ while :; do
   after=$(newest)
   say "ended with ${rc:-nothing done}, checkpoint ${before:-none} -> ${after:-none}"
   [[ ! -e $stop_file ]] || { say "$stop_file is there: stopped for good"; exit "${rc:-0}"; }
+  if [[ -z $asked ]] && preempted; then ask requeue "preempted"; fi
   [[ -z $asked ]] || break
   case $rc in
     0)

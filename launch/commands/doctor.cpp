@@ -118,7 +118,8 @@ std::string stopping(const Launcher& launcher) {
   if (launcher.name == "srun")
     return "scancel sends SIGTERM to the ranks, which end their step and save; SIGKILL follows after "
            "KillWait\n(scontrol "
-           "show config). Before the time limit: sbatch --signal=B:USR1@SECONDS, and a trap that sends it on to srun";
+           "show config). Before the time limit: emox slurm writes a job script that saves in time and goes on by "
+           "itself";
   return "SIGUSR1, SIGUSR2, SIGTERM, SIGINT or SIGHUP to the process: the step ends and is saved. Under mpirun, ask "
          "again "
          "there:\nmpirun -n N emox doctor";

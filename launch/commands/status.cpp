@@ -49,6 +49,7 @@ RunStatus status_of(const RunDirectory& run) {
     s.state = RunState::Running;
     s.host = holder->host, s.pid = holder->pid;
     s.reason = s.signal = "";
+    s.saved_step = newest_step(run.checkpoints());
   } else if (s.state == RunState::Running) {
     s.state = RunState::Failed;
     s.reason = fmt::format("ended without a word after {}: killed, or its node was lost", s.updated);

@@ -41,7 +41,8 @@ void note(int signal) {
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
     std::raise(SIGINT);
   }
-  g_received = signal;
+  // Job scripts pass an end on in their own way: it stays one.
+  if (g_received != SIGTERM || (signal != SIGUSR1 && signal != SIGUSR2)) g_received = signal;
 }
 
 // Waits for the signals that its maker, and so itself, has blocked.

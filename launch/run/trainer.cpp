@@ -128,6 +128,7 @@ class Trainer {
     saver_->throw_failures();
     note_ending(status_->status, ending, stop_);
     note_saves();
+    if (s_.root()) status_->write();
   }
 
   /// After it was said.
@@ -187,6 +188,7 @@ class Trainer {
     begun_ = true;
     status_->status.step = start_.step, status_->status.steps = recipe_.total_steps();
     note_saves();
+    if (s_.root()) status_->write();
     if (!options.record_pools.empty()) record_pools(options.record_pools, recording);
     if (found) {
       step_.optimizer().gather_weights(s_.ctx());
@@ -306,7 +308,7 @@ class Trainer {
     const auto saved = list_checkpoints(directory_.checkpoints());
     status_->status.saved_step = saved.empty() ? 0 : step_of_directory(saved.front().filename().string()).value_or(0);
     if (saver_ != nullptr && saver_->seconds() > 0) status_->status.save_s = saver_->seconds();
-    status_->write();
+    status_->refresh();
   }
 
   /// False: stopped meanwhile.

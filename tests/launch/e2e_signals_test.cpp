@@ -37,6 +37,15 @@ TEST(StopSignals, EachOneIsReceived) {
   }
 }
 
+TEST(StopSignals, AnEndIsNotTakenForAPause) {
+  const StopSignals signals;
+  kill(getpid(), SIGTERM);
+  EXPECT_EQ(wait_for_signal(), SIGTERM);
+  kill(getpid(), SIGUSR1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_EQ(StopSignals::received(), SIGTERM);
+}
+
 TEST(StopSignals, ASecondInterruptEndsTheProcess) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(

@@ -257,6 +257,10 @@ TEST_F(ReportCommand, RunsOfTheProgram) {
   EXPECT_EQ(figures[0].at("run"), "again");
   EXPECT_EQ(figures[0].at("steps"), 8);
   EXPECT_EQ(figures[0].at("counted_steps"), 5);  // without the first two and the last
+  // A rank alone waits for nobody: its work is the step, but for reading data and writing the line.
+  EXPECT_EQ(figures[0].at("load_balance"), 1.0);
+  EXPECT_GT(figures[0].at("communication_efficiency"), 0.5);
+  EXPECT_LE(figures[0].at("communication_efficiency"), 1.1);
   expect(emox("report " + runs.string() + " --output " + page), 2, {"exists: --force replaces it"});
   expect(emox("report " + runs.string() + " --output " + page + " --force --title=again"), 0, {});
   expect(emox("report " + runs.string() + " --output page.txt"), 2, {"must end in .html"});

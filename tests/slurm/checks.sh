@@ -86,6 +86,7 @@ ended() { [[ $(state "$1") != @(PENDING|RUNNING|COMPLETING|CONFIGURING|SUSPENDED
 # A requeued job waits for two minutes, so that its nodes can be looked at.
 go_on() {
   within 20 is "$1" PENDING || fail "job $1 is $(state "$1"), not waiting to be started again"
+  sleep 2 # slurmd takes a start in the second of the requeue for the one that was ended
   within 20 runs_again "$1" || fail "job $1 is $(state "$1"), not running again"
 }
 runs_again() { # what is said while the job is still being cleaned up is forgotten
@@ -207,6 +208,20 @@ check_preempt() { # by a job of a higher partition
   done_job "$job" COMPLETED 0:0 90
   expect "restarts" "$(field "$job" Restarts)" 1
   equal_runs reference preempted
+  # As most sites have it: SIGTERM, and to the ranks alone.
+  sed -i '/preempt_send_user_signal/d' "$SLURM_CONF"
+  scontrol reconfigure
+  submit terminated --train.steps=1000000
+  within 60 steps terminated 30 || fail "no steps"
+  urgent=$(sbatch --parsable --partition=high --nodes=2 --ntasks-per-node=2 --output=urgent.log --wrap='sleep 1')
+  within 30 ended "$urgent" || fail "the urgent job is $(state "$urgent")"
+  grep -q 'stopped by SIGTERM after step' "terminated-$job.log" || fail "$(tail -3 "terminated-$job.log")"
+  go_on "$job"
+  within 30 grep -q 'resumed terminated' "terminated-$job.log" || fail "it did not go on"
+  scancel "$job"
+  done_job "$job" CANCELLED '*'
+  expect "status" "$("$emox" status terminated --json | grep -oE '"(state|signal)":"[A-Z1a-z]*"' | tr '\n' ' ')" \
+    '"state":"stopped" "signal":"SIGTERM" '
 }
 ended_or_running() { is "$1" RUNNING || ended "$1"; }
 

@@ -186,9 +186,22 @@ case_ "a preemption by SIGTERM"
 fresh
 echo "wait 0 step-2" >plan
 echo "stopped SIGTERM" >state
-echo "   PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:00:01" >shown
+times="   StartTime=2026-01-01T00:00:00 EndTime=Unknown"
+echo "$times PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:00:01" >shown
 job 0 TERM
 check "requeued" "$(calls scontrol)" == 1
+fresh
+echo "0 step-2" >plan
+echo "stopped SIGTERM" >state
+echo "$times PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:00:01" >shown
+job 0
+check "requeued" "$(calls scontrol)" == 1
+fresh
+echo "wait 0 step-2" >plan
+echo "stopped SIGTERM" >state
+echo "$times PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2025-12-31T00:00:01" >shown
+job 0 TERM
+check "not requeued: that was an earlier one" "$(calls scontrol)" == 0
 
 case_ "a restart that is refused"
 fresh
