@@ -297,7 +297,7 @@ StepMetrics TrainingStep::metrics_of(const Sums& sums, const StepVotes& votes) {
     }
     std::copy(counters.values.begin(), counters.values.end(), &place(kCounters));
   }
-  useful_.end(ctx_, place(kCounters + DispatchCounters::ExposedSeconds));
+  useful_.end(ctx_, from_host[idx(kCounters - kHost) + DispatchCounters::ExposedSeconds]);
   place(kUseful) = useful_.take(ctx_);
   optimizer_.add_owned_squares(ctx_, own_total(kSquareSum));
   ops::copy_from_host(ctx_, own_total(kHost, kTotals - kHost), from_host.data());
