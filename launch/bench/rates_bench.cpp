@@ -1,7 +1,6 @@
 #include "launch/bench/rates_bench.h"
 
 #include <fmt/format.h>
-#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,7 +8,6 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
@@ -81,6 +79,7 @@ OpSeconds seconds_of(const nlohmann::ordered_json& ops) {
 struct Measured {
   OpRates rates;
   double gemm = 0, copy = 0, spread = 1;
+  double base = 0;  ///< bytes of the process beside its tensors
 };
 
 Measured measure_width(Session& session, std::int64_t width, int steps) {
@@ -96,6 +95,7 @@ Measured measure_width(Session& session, std::int64_t width, int steps) {
   Measured m;
   m.gemm = r["gemm_gflops"].get<double>() * 1e9, m.copy = r["copy_gb_s"].get<double>() * 1e9;
   m.spread = r["step_max_s"].get<double>() / r["step_min_s"].get<double>();
+  m.base = std::max(0.0, r["peak_rss_bytes"].get<double>() - r["tensors_peak_bytes"].get<double>());
   const auto parameters = r["parameters"].get<std::int64_t>();
   shape.local_elements = parameters;
   shape.owned_elements = parameters / ranks;
@@ -113,7 +113,7 @@ Measured measure_width(Session& session, std::int64_t width, int steps) {
   const double rest = r["step_s"].get<double>() - s.all() - r["comm_s"].get<double>();
   m.rates.layer_s = std::max(0.0, rest) / static_cast<double>(recipe.model.layers) / 2;
   for (double* x : {&m.rates.dense, &m.rates.experts, &m.rates.head, &m.rates.attention, &m.rates.rows,
-                    &m.rates.optimizer, &m.rates.layer_s, &m.gemm, &m.copy, &m.spread})
+                    &m.rates.optimizer, &m.rates.layer_s, &m.gemm, &m.copy, &m.spread, &m.base})
     *x = of_root(session.comm(), *x);  // every rank would say a little else
   return m;
 }
@@ -123,12 +123,6 @@ std::string today() {
   std::tm t = {};
   gmtime_r(&now, &t);
   return fmt::format("{:04}-{:02}-{:02}", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday);
-}
-
-double resident_bytes() {
-  std::int64_t pages = 0, resident = 0;
-  std::ifstream("/proc/self/statm") >> pages >> resident;
-  return static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
 
 void measure_files(Session& session, const RatesBenchOptions& options, Hardware& h, const std::string& source) {
@@ -163,10 +157,12 @@ Hardware bench_rates(Session& session, const RatesBenchOptions& options) {
   if (widths.empty())
     widths = gpu ? std::vector<std::int64_t>{512, 1024, 2048} : std::vector<std::int64_t>{64, 128, 256, 512};
   std::vector<double> gemm, copy;
+  double base = 0;
   for (const std::int64_t width : widths) {
     const Measured m = measure_width(session, width, options.steps);
     h.ops.push_back(m.rates);
     gemm.push_back(m.gemm), copy.push_back(m.copy);
+    base = m.base;  // of the largest model: beside that of a small one, the products that are timed at the start count
     if (m.spread > 1.25)
       h.note += fmt::format("{}not quiet: the slowest step of width {} took {:.2f} times the fastest",
                             h.note.empty() ? "" : "; ", width, m.spread);
@@ -181,9 +177,7 @@ Hardware bench_rates(Session& session, const RatesBenchOptions& options) {
   } else {
     h.memory = {static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE)), "measured",
                 source};
-    malloc_trim(0);  // what the models above have left
-    h.base = {std::max(0.0, of_root(comm, resident_bytes() - static_cast<double>(memory_stats().allocated))),
-              "measured", source};
+    h.base = {base, "measured", source};
   }
   const auto rates = link_rates(session);
   const auto link = [&](const char* peers, Link otherwise) {

@@ -226,6 +226,7 @@ nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const 
                                 {"gradients_gemm_fraction", work / rate / gradients_s},
                                 {"flops", work * session.comm().size()},
                                 {"peak_rss_bytes", usage.ru_maxrss * 1024},
+                                {"tensors_peak_bytes", peak},
                                 {"device_memory", device_memory(ctx, peak)},
                                 {"threads", ctx.threads},
                                 {"ranks", session.comm().size()},

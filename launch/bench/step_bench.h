@@ -20,10 +20,10 @@ struct StepBenchOptions {
 Recipe bench_preset(const std::string& name);
 
 /// {step_s, step_min_s, step_max_s, tokens_per_s, gemm_floor_s, ratio, gradients_s, update_s, flops, peak_rss_bytes,
-/// device_memory, threads, ranks, parameters (here), comm_s (in calls of collectives), phase_s, ...}. Synthetic
-/// documents of geometric length. `flops`: 6 x the weights that a token meets, and attention counted as its causal half
-/// (model/transformer/flops.h). With `ops`, an "ops" array: seconds, share of the step, rate, and fraction of the GEMM
-/// or copy rate of each op.
+/// tensors_peak_bytes, device_memory, threads, ranks, parameters (here), comm_s (in calls of collectives), phase_s,
+/// ...}. Synthetic documents of geometric length. `flops`: 6 x the weights that a token meets, and attention counted as
+/// its causal half (model/transformer/flops.h). With `ops`, an "ops" array: seconds, share of the step, rate, and
+/// fraction of the GEMM or copy rate of each op.
 nlohmann::ordered_json bench_step(Session& session, const Recipe& recipe, const StepBenchOptions& options, bool ops);
 
 }  // namespace emox
