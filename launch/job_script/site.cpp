@@ -41,7 +41,7 @@ constexpr Variable kVariables[] = {
 
 fs::path this_program() {
   std::error_code error;
-  const fs::path self = fs::read_symlink("/proc/self/exe", error);
+  fs::path self = fs::read_symlink("/proc/self/exe", error);
   require<UsageError>(!error, "cannot tell where this emox lies: {}", error.message());
   return self;
 }
@@ -111,7 +111,7 @@ fs::path find_site(const std::string& given) {
 }
 
 fs::path shared_file(const std::string& name) {
-  const fs::path file = this_program().parent_path().parent_path() / "share" / "emox" / name;
+  fs::path file = this_program().parent_path().parent_path() / "share" / "emox" / name;
   require<UsageError>(fs::exists(file), "{} is missing: it comes with emox, beside the folder of the program",
                       file.string());
   return file;
@@ -119,7 +119,7 @@ fs::path shared_file(const std::string& name) {
 
 fs::path own_program() {
   // A folder that was packed with its libraries starts the program through bin/emox.
-  const fs::path self = this_program();
+  fs::path self = this_program();
   const char* home = std::getenv("EMOX_HOME");
   if (home != nullptr && self.parent_path() == fs::path(home) / "libexec") return fs::path(home) / "bin" / "emox";
   return self;

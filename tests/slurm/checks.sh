@@ -110,12 +110,12 @@ logs() { sed 's/^/    /' "$@" | tail -n 40; }
 check_requeue() { # the signal, a restart, the same numbers
   submit reference --train.steps=400
   reference=$job
-  done_job "$reference" COMPLETED 0:0 90
+  done_job "$reference" COMPLETED 0:0 120
   submit stopped --train.steps=400
   within 60 steps stopped 30 || fail "no steps"
   scancel -s USR1 --batch "$job"
   go_on "$job"
-  done_job "$job" COMPLETED 0:0 90
+  done_job "$job" COMPLETED 0:0 120
   expect "restarts" "$(field "$job" Restarts)" 1
   grep -q 'resumed stopped from step' "stopped-$job.log" || fail "it did not go on"
   equal_runs reference stopped
@@ -195,7 +195,7 @@ pkill_rank() {
 
 check_preempt() { # by a job of a higher partition
   local begin urgent
-  [[ -d reference ]] || { submit reference --train.steps=400; done_job "$job" COMPLETED 0:0 90; }
+  [[ -d reference ]] || { submit reference --train.steps=400; done_job "$job" COMPLETED 0:0 120; }
   submit preempted --train.steps=400
   within 60 steps preempted 30 || fail "no steps"
   begin=$SECONDS
@@ -205,7 +205,7 @@ check_preempt() { # by a job of a higher partition
   ((SECONDS - begin <= 10)) || fail "it took $((SECONDS - begin)) s"
   within 30 ended "$urgent"
   go_on "$job"
-  done_job "$job" COMPLETED 0:0 90
+  done_job "$job" COMPLETED 0:0 120
   expect "restarts" "$(field "$job" Restarts)" 1
   equal_runs reference preempted
   # As most sites have it: SIGTERM, and to the ranks alone.
@@ -263,7 +263,10 @@ check_node() { # a node and all that runs there is gone, and comes back
   lost=$(wc -l <node/metrics.jsonl)
   within 60 is "$job" PENDING || fail "Slurm has not noticed: $(state "$job")"
   echo "  noticed by Slurm after $((SECONDS - begin)) s"
+  sleep 5 # a node is not back in the second in which its loss is noticed: Slurm would mix up both lives of the job
   "$cluster" --node 2
+  within 30 nodes_idle || fail "the nodes are not back: $(sinfo -h -p main -N)"
+  sleep 5
   within 20 runs_again "$job" || fail "job $job is $(state "$job"), not running again"
   within 40 grep -q 'resumed node from step' "node-$job.log" || fail "it did not go on"
   from=$(grep -o 'resumed node from step [0-9]*' "node-$job.log" | grep -o '[0-9]*$')
@@ -272,6 +275,7 @@ check_node() { # a node and all that runs there is gone, and comes back
   touch node/STOP
   done_job "$job" COMPLETED 0:0
 }
+nodes_idle() { [[ $(sinfo -h -p main -N -t idle -o %N | wc -l) == 2 ]]; }
 # Everything in the node's namespace of host names but the one process that keeps its network.
 kill_node() {
   local uts proc
