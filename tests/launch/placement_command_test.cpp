@@ -84,8 +84,6 @@ TEST_F(PlacementCommand, SaysWhatIsWrong) {
   expect(emox("placement " + pools + " --expert-parallel 2 --output " + taken), 2, {"exists: --force replaces it"});
   expect(emox("placement " + pools + " --expert-parallel 2 --from-step 100"), 2, {"holds no document", "step 100"});
   expect(emox("placement " + pools + " --expert-parallel 2 --load-limit 0.9"), 2, {"--load-limit = 0.9"});
-  expect(emox("bench dispatch --replay " + pools + " --expert-parallel 2 --homes affinity"), 2,
-         {"1 micro-batch: half are for learning"});
   expect(emox("bench dispatch --replay " + pools + " --sequences 2"), 2, {"--sequences is for --homes affinity"});
   expect(emox("placement nowhere.bin --expert-parallel 2"), 2, {"is no recording of pools"});
   expect(emox("placement " + directory_.path().string() + " --expert-parallel 2"), 2, {"recorded no pools"});
