@@ -171,14 +171,6 @@ DocumentProfiles profiles_of(const std::filesystem::path& recording, std::int64_
   return p;
 }
 
-std::vector<std::int32_t> homes_on(const ExpertPlacement& placement, const DocumentProfiles& p) {
-  std::vector<double> scores(idx(p.documents() * placement.ranks()), 0);
-  for (std::int64_t d = 0; d < p.documents(); ++d)
-    for (std::int64_t x = 0; x < p.size(); ++x)
-      scores[idx(d * placement.ranks() + placement.of_layer(x / p.experts)[idx(x % p.experts)])] += p.of(d)[x];
-  return assign_homes(scores, p.tokens, placement.ranks());
-}
-
 }  // namespace
 
 ordered_json bench_dispatch(const DispatchBenchOptions& o) {
@@ -232,10 +224,10 @@ ordered_json replay_dispatch(const std::filesystem::path& recording, const Plann
       placement_name == "block"    ? ExpertPlacement::block(header.layers, experts, ep)
       : placement_name == "random" ? ExpertPlacement::random(header.layers, experts, ep, options.placement_seed)
       : placement_name == "affinity"
-          ? choose_placement(profiles_of(recording, 2), {.ranks = ep, .ranks_per_node = mesh.ranks_per_node}).placement
+          ? choose_placement(profiles_of(recording, 2),
+                             {.ranks = ep, .ranks_per_node = mesh.ranks_per_node, .load_limit = options.load_limit})
+                .placement
           : ExpertPlacement::from_file(placement_name, header.layers, experts, ep);
-  const std::vector<std::int32_t> homes =
-      options.homes ? homes_on(placement, profiles_of(recording, 1)) : std::vector<std::int32_t>{};
   auto rows = ordered_json::array();
   ordered_json mean;
   for (const auto& [layer, records] : layers) {
@@ -247,10 +239,7 @@ ordered_json replay_dispatch(const std::filesystem::path& recording, const Plann
     const std::size_t dealt = std::max(documents.size(), tokens.size());
     for (std::size_t i = 0; i < dealt; ++i) {
       const auto& [record, doc] = documents[i % documents.size()];
-      const std::size_t document = i % documents.size();
-      // Home is a place in the expert group; replicas take turns.
-      PlannedTokens& t =
-          tokens[homes.empty() ? i % tokens.size() : i % idx(mesh.data_parallel) * idx(ep) + idx(homes[document])];
+      PlannedTokens& t = tokens[i % tokens.size()];
       const std::int64_t begin = record->segments[doc], end = record->segments[doc + 1];
       t.segments.push_back(t.segments.back() + static_cast<std::int32_t>(end - begin));
       const auto mask = record->pools.begin() + static_cast<std::int64_t>(doc) * experts;
@@ -259,7 +248,6 @@ ordered_json replay_dispatch(const std::filesystem::path& recording, const Plann
     }
     ordered_json row = row_of(mesh, experts, k, "recorded", placement_name,
                               plan_traffic(mesh, placement.of_layer(layer), tokens, k, options.width));
-    row["homes"] = options.homes;
     row["layer"] = layer;
     row["documents_reused"] = documents.size() < tokens.size();
     if (mean.is_null())

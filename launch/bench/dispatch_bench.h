@@ -53,13 +53,15 @@ struct DispatchBenchOptions {
 /// 8, random and clustered placement. {"rows": [...], "planning": [...]}.
 nlohmann::ordered_json bench_dispatch(const DispatchBenchOptions& options);
 struct ReplayOptions {
-  std::string placement = "block";  ///< block, random, affinity (chosen by every second document), or a file
+  std::string placement = "block";  ///< block, random, affinity, or a file
   std::uint64_t placement_seed = 0;
-  bool homes = false;  ///< documents go to the rank that has most of their picks (hindsight), ranks equally full
   std::int64_t width = 2048;
+  std::int64_t sequences = 4;  ///< of a rank in a micro-batch; replay_homes only
+  double load_limit = 1.05;    ///< of a placement by affinity, PlacementRequest
 };
 /// A recording of `emox train --record-pools`, a row a layer and their mean. Documents are dealt to the planned ranks
-/// in turn, or home; when there are fewer documents than ranks they are used again ("documents_reused").
+/// in turn; when there are fewer documents than ranks they are used again ("documents_reused"). Every second document
+/// chooses a placement by affinity.
 nlohmann::ordered_json replay_dispatch(const std::filesystem::path& recording, const PlannedMesh& mesh,
                                        const ReplayOptions& options);
 /// The same as a table for people.

@@ -8,6 +8,7 @@
 #include "launch/bench/checkpoint_bench.h"
 #include "launch/bench/dispatch_bench.h"
 #include "launch/bench/exchange_bench.h"
+#include "launch/bench/homes_replay.h"
 #include "launch/bench/rates_bench.h"
 #include "launch/bench/scale_bench.h"
 #include "launch/bench/step_bench.h"
@@ -17,6 +18,7 @@
 #include "launch/run/failure.h"
 #include "launch/run/on_ranks.h"
 #include "parallel/comm/together.h"
+#include "parallel/expert/placement_optimiser.h"
 #include "runtime/core/error.h"
 #include "runtime/files/atomic_file.h"
 #include "runtime/telemetry/metrics.h"
@@ -179,23 +181,31 @@ int run_dispatch_bench(const Arguments& a) {
       "ranks that need not exist");
   allow(a, "dispatch",
         {"--replay", "--expert-parallel", "--data-parallel", "--ranks-per-node", "--placement", "--placement-seed",
-         "--homes", "--width"});
+         "--homes", "--sequences", "--load-limit", "--width"});
   const auto number = [&](const char* option, int otherwise) {
     return a.has(option) ? whole_number("emox bench", option, a.value(option), 1) : otherwise;
   };
   const PlannedMesh mesh{number("--expert-parallel", 8), number("--data-parallel", 1), number("--ranks-per-node", 8)};
   nlohmann::ordered_json result;
+  bool homes = false;
   if (a.has("--replay")) {
     require<UsageError>(a.value("--homes", "off") == "off" || a.value("--homes") == "affinity",
                         "emox bench dispatch: --homes = {}: use off or affinity", a.value("--homes"));
-    result = replay_dispatch(a.value("--replay"), mesh,
-                             {.placement = a.value("--placement", "block"),
-                              .placement_seed = static_cast<std::uint64_t>(
-                                  whole_number("emox bench", "--placement-seed", a.value("--placement-seed", "0"), 0)),
-                              .homes = a.value("--homes", "off") == "affinity",
-                              .width = number("--width", 2048)});
+    const ReplayOptions options{.placement = a.value("--placement", "block"),
+                                .placement_seed = static_cast<std::uint64_t>(whole_number(
+                                    "emox bench", "--placement-seed", a.value("--placement-seed", "0"), 0)),
+                                .width = number("--width", 2048),
+                                .sequences = number("--sequences", 4),
+                                .load_limit = load_limit_of(a.value("--load-limit", "1.05"))};
+    homes = a.value("--homes", "off") == "affinity";
+    require<UsageError>(
+        homes || !a.has("--sequences"),
+        "emox bench dispatch: --sequences is for --homes affinity: without, documents are dealt in turn");
+    result =
+        homes ? replay_homes(a.value("--replay"), mesh, options) : replay_dispatch(a.value("--replay"), mesh, options);
   } else {
-    require<UsageError>(!a.has("--placement") && !a.has("--placement-seed") && !a.has("--homes"),
+    require<UsageError>(!a.has("--placement") && !a.has("--placement-seed") && !a.has("--homes") &&
+                            !a.has("--sequences") && !a.has("--load-limit"),
                         "emox bench dispatch: --placement is for --replay; synthetic documents are planned with random "
                         "and with clustered placement");
     DispatchBenchOptions options;
@@ -206,7 +216,7 @@ int run_dispatch_bench(const Arguments& a) {
   if (a.has("--json"))
     fmt::print("{}\n", to_line(result));
   else
-    fmt::print("{}", dispatch_table(result));
+    fmt::print("{}", homes ? homes_table(result) : dispatch_table(result));
   return kDone;
 }
 
@@ -231,8 +241,8 @@ int run_bench(const std::vector<std::string>& args) {
       parse_args(args, {.command = "emox bench",
                         .flags = {"--json", "--force"},
                         .options = {"--preset", "--steps", "--replay", "--expert-parallel", "--data-parallel",
-                                    "--ranks-per-node", "--placement", "--placement-seed", "--homes", "--width",
-                                    "--dir", "--repeats", "--nodes", "--output", "--widths"},
+                                    "--ranks-per-node", "--placement", "--placement-seed", "--homes", "--sequences",
+                                    "--load-limit", "--width", "--dir", "--repeats", "--nodes", "--output", "--widths"},
                         .overrides = true,
                         .min_positional = 1,
                         .max_positional = 2,

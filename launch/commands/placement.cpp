@@ -31,13 +31,13 @@ fs::path recording_of(const std::string& name) {
 }  // namespace
 
 int run_placement(const std::vector<std::string>& args) {
-  const Arguments a =
-      parse_args(args, {.command = "emox placement",
-                        .flags = {"--json", "--force"},
-                        .options = {"--expert-parallel", "--ranks-per-node", "--output", "--from-step", "--seed"},
-                        .min_positional = 1,
-                        .max_positional = 1,
-                        .positional = "RUN|RECORDING"});
+  const Arguments a = parse_args(
+      args, {.command = "emox placement",
+             .flags = {"--json", "--force"},
+             .options = {"--expert-parallel", "--ranks-per-node", "--output", "--from-step", "--seed", "--load-limit"},
+             .min_positional = 1,
+             .max_positional = 1,
+             .positional = "RUN|RECORDING"});
   const auto number = [&](const char* option, int otherwise, int least) {
     return a.has(option) ? whole_number("emox placement", option, a.value(option), least) : otherwise;
   };
@@ -46,6 +46,7 @@ int run_placement(const std::vector<std::string>& args) {
   o.request.ranks = number("--expert-parallel", 1, 1);
   o.request.ranks_per_node = number("--ranks-per-node", 8, 1);
   o.request.seed = static_cast<std::uint64_t>(number("--seed", 0, 0));
+  o.request.load_limit = load_limit_of(a.value("--load-limit", "1.05"));
   o.from_step = number("--from-step", 0, 0);
   const std::string output = a.value("--output");
   if (!output.empty()) {

@@ -58,6 +58,22 @@ PoolTraceFile check_recording(const std::string& name, int ranks, const std::vec
   return PoolTraceFile::Continue;
 }
 
+PoolTraceHeader recording_header(const ModelConfig& model, const PoolSizes& pools) {
+  return {static_cast<std::uint32_t>(model.routed_experts()), static_cast<std::uint32_t>(model.routed_top_k()),
+          static_cast<std::uint32_t>(model.layers), pools.frees_tokens() && model.pool != PoolMode::Off,
+          static_cast<std::uint32_t>(model.vocab_size)};
+}
+
+RecordedWords next_words(const std::vector<Sequence>& step, std::size_t& taken, std::int64_t tokens) {
+  RecordedWords words;
+  while (static_cast<std::int64_t>(words.tokens.size()) < tokens) {
+    const std::vector<std::int32_t>& next = step.at(taken++).tokens;
+    words.sequence_length = static_cast<std::int64_t>(next.size());
+    words.tokens.insert(words.tokens.end(), next.begin(), next.end());
+  }
+  return words;
+}
+
 std::unique_ptr<PoolTraceWriter> open_recording(Session& session, const std::string& name,
                                                 const PoolTraceHeader& header, PoolTraceFile existing,
                                                 std::int64_t last_step) {

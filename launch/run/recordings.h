@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "data/loader/loader.h"
 #include "launch/run/session.h"
+#include "model/moe/pools.h"
 #include "parallel/expert/pool_trace.h"
 
 namespace emox {
@@ -20,6 +22,12 @@ void check_trace(const std::string& path, const std::vector<std::string>& own, b
 /// something is there that this run did not record, and `force` does not say to replace it; or when it recorded it on
 /// another number of ranks.
 PoolTraceFile check_recording(const std::string& name, int ranks, const std::vector<std::string>& own, bool force);
+
+/// Of what a model's run records, its tokens among them.
+PoolTraceHeader recording_header(const ModelConfig& model, const PoolSizes& pools);
+
+/// A micro-batch is the next of a rank's sequences of a step, `tokens` together; `taken` counts the sequences.
+RecordedWords next_words(const std::vector<Sequence>& step, std::size_t& taken, std::int64_t tokens);
 
 /// Collective. This rank's part of the recording, gone on with after `last_step` where rank 0's `existing` says so.
 /// `existing` counts on rank 0. UsageError on every rank.

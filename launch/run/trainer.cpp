@@ -218,31 +218,30 @@ class Trainer {
   }
 
   void record_pools(const std::string& name, PoolTraceFile existing) {
-    const ModelConfig& m = recipe_.model;
-    const PoolTraceHeader header{static_cast<std::uint32_t>(m.routed_experts()),
-                                 static_cast<std::uint32_t>(m.routed_top_k()), static_cast<std::uint32_t>(m.layers),
-                                 pools_->frees_tokens() && m.pool != PoolMode::Off};
+    const PoolTraceHeader header = recording_header(recipe_.model, *pools_);
     pool_trace_ = open_recording(s_, name, header, existing, start_.step);
     model_.observe_routing([this](Context& ctx, std::int64_t layer, TensorView ids, const DocumentPools& pools) {
       // Neither evaluations nor a forward pass that is only repeated.
-      if (step_.routing_is_new()) pool_trace_->write(ctx, done_ + 1, layer, ids, pools);
+      if (!step_.routing_is_new()) return;
+      const auto words = layer == 0 ? next_words(sequences_, recorded_, ids.dim(0)) : RecordedWords{};
+      pool_trace_->write(ctx, done_ + 1, layer, ids, pools, words);
     });
   }
 
   StepMetrics one_step(std::int64_t step, Progress& progress) {
     const auto start = Clock::now();
     s_.telemetry().clear();
-    std::vector<Sequence> sequences;
+    recorded_ = 0;
     {
       const Span span(s_.ctx(), "phase.data");
       const IoPhase io(s_.comm());
-      sequences = loader_.read(step, step_.share_begin(), step_.share_end());
+      sequences_ = loader_.read(step, step_.share_begin(), step_.share_end());
       if (s_.root())
         for (const std::string& notice : loader_.epoch_notices(step)) s_.log().info("{}", notice);
     }
-    const std::vector<SequenceInput> inputs = step_inputs(sequences, step_.share_begin());
+    const std::vector<SequenceInput> inputs = step_inputs(sequences_, step_.share_begin());
     const double flops =
-        step_flops(recipe_.model, static_cast<std::int64_t>(sequences.size()) * recipe_.model.sequence_length,
+        step_flops(recipe_.model, static_cast<std::int64_t>(sequences_.size()) * recipe_.model.sequence_length,
                    make_micro_batch(recipe_.model, recipe_.data.eos_id(), inputs).attention_segments);
     const double learning_rate = schedule_.learning_rate(step);
     const StepMetrics m = step_.compute_gradients(step, inputs, {saver_->finished(), [this] { return late_votes(); }});
@@ -363,6 +362,8 @@ class Trainer {
   std::unique_ptr<MetricsSink> metrics_, evaluation_lines_;
   std::unique_ptr<RunEvaluations> evaluations_;
   std::unique_ptr<PoolTraceWriter> pool_trace_;
+  std::vector<Sequence> sequences_;  ///< this rank's of the step
+  std::size_t recorded_ = 0;         ///< of them, those that the recording has
   std::unique_ptr<RunSaver> saver_;
   std::int64_t done_ = 0, saved_ = 0;  ///< the last step, and the last one whose save was begun
   std::int64_t updated_ = 0;           ///< the last step that changed the weights, or whose weights were loaded

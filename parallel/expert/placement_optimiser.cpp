@@ -1,6 +1,7 @@
 #include "parallel/expert/placement_optimiser.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -265,6 +266,15 @@ std::vector<std::int32_t> group_parts(const DivisionProblem& p, const Division& 
 }
 
 }  // namespace
+
+double load_limit_of(const std::string& text) {
+  double value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [last, error] = std::from_chars(text.data(), end, value);
+  require<UsageError>(error == std::errc() && last == end && value >= 1,
+                      "--load-limit = {}: picks of the fullest rank over the mean, a number from 1 on", text);
+  return value;
+}
 
 std::vector<std::int32_t> assign_homes(std::span<const double> scores, std::span<const std::int64_t> tokens, int ranks,
                                        double slack) {

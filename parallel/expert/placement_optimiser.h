@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "parallel/expert/document_profiles.h"
@@ -19,6 +20,9 @@ struct PlacementRequest {
   int kicks = 40;            ///< times that the best is disturbed and improved again
   std::uint64_t seed = 0;
 };
+
+/// What `--load-limit` says: a number from 1 on; UsageError else.
+double load_limit_of(const std::string& text);
 
 struct ChosenPlacement {
   ExpertPlacement placement = ExpertPlacement::block(1, 1, 1);

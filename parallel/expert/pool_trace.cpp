@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 static_assert(std::endian::native == std::endian::little, "the file is little-endian");
 
 constexpr char kMagic[8] = {'E', 'M', 'O', 'X', 'P', 'O', 'O', 'L'};
-constexpr std::uint32_t kPlainVersion = 1, kVersionFreeTokens = 2;
+constexpr std::uint32_t kPlainVersion = 1, kVersionFreeTokens = 2, kVersionWords = 3;
 
 void append(std::string& bytes, std::uint32_t value) {
   char raw[sizeof value];
@@ -49,6 +49,7 @@ int ranks_of_part(const std::string& text) {
 }
 
 std::size_t pick_bytes(std::uint32_t experts) { return experts <= 256 ? 1 : 2; }
+std::size_t word_bytes(std::uint32_t vocabulary) { return vocabulary <= 65536 ? 2 : 4; }
 
 // What of a recording is of steps up to the last one. Steps follow each other.
 struct Beginning {
@@ -127,8 +128,11 @@ PoolTraceWriter::PoolTraceWriter(const fs::path& file, const PoolTraceHeader& he
   } else {
     out_.open(file, std::ios::binary | std::ios::trunc);
     bytes_.assign(kMagic, sizeof kMagic);
-    const std::uint32_t version = header.free_tokens ? kVersionFreeTokens : kPlainVersion;
+    const std::uint32_t version = header.vocabulary > 0 ? kVersionWords
+                                  : header.free_tokens  ? kVersionFreeTokens
+                                                        : kPlainVersion;
     for (const std::uint32_t v : {version, header.experts, header.top_k, header.layers}) append(bytes_, v);
+    if (version == kVersionWords) append(bytes_, header.free_tokens ? 1 : 0), append(bytes_, header.vocabulary);
     out_.write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
   }
   out_.flush();
@@ -136,7 +140,7 @@ PoolTraceWriter::PoolTraceWriter(const fs::path& file, const PoolTraceHeader& he
 }
 
 void PoolTraceWriter::write(Context& ctx, std::int64_t step, std::int64_t layer, TensorView ids,
-                            const DocumentPools& pools) {
+                            const DocumentPools& pools, const RecordedWords& words) {
   const auto segments = ops::to_host<std::int32_t>(ctx, pools.segments);
   const auto picks = ops::to_host<std::int32_t>(ctx, ids);
   const std::size_t docs = segments.size() - 1, experts = header_.experts;
@@ -160,6 +164,18 @@ void PoolTraceWriter::write(Context& ctx, std::int64_t step, std::int64_t layer,
     bytes_.push_back(static_cast<char>(id & 0xFF));
     if (pick_bytes(header_.experts) == 2) bytes_.push_back(static_cast<char>(id >> 8));
   }
+  if (header_.vocabulary > 0 && layer == 0) {
+    const auto n = static_cast<std::int64_t>(words.tokens.size());
+    require<ShapeError>(n == ids.dim(0) && words.sequence_length > 0 && n % words.sequence_length == 0,
+                        "a recording with tokens was given {} of {}, in sequences of {}", n, ids.dim(0),
+                        words.sequence_length);
+    append(bytes_, static_cast<std::uint32_t>(words.sequence_length));
+    for (const std::int32_t w : words.tokens) {
+      char raw[sizeof w];
+      std::memcpy(raw, &w, sizeof w);
+      bytes_.append(raw, word_bytes(header_.vocabulary));
+    }
+  }
   out_.write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
   require<IoError>(out_.good(), "{} cannot be written: is the disk full?", path_.string());
 }
@@ -177,10 +193,16 @@ PoolTraceReader::PoolTraceReader(const fs::path& file) : path_(file), in_(file, 
   const bool whole = read(magic, sizeof magic) && read(values, sizeof values);
   require<UsageError>(whole && std::equal(std::begin(magic), std::end(magic), std::begin(kMagic)),
                       "{} is not a recording of pools", file.string());
-  require<UsageError>(values[0] == kPlainVersion || values[0] == kVersionFreeTokens,
-                      "{} is of version {}, this emox reads versions {} and {}", file.string(), values[0],
-                      kPlainVersion, kVersionFreeTokens);
+  require<UsageError>(values[0] >= kPlainVersion && values[0] <= kVersionWords,
+                      "{} is of version {}, this emox reads versions {} to {}", file.string(), values[0], kPlainVersion,
+                      kVersionWords);
   header_ = {values[1], values[2], values[3], values[0] == kVersionFreeTokens};
+  if (values[0] == kVersionWords) {
+    std::uint32_t more[2] = {};
+    require<UsageError>(read(more, sizeof more) && more[0] <= 1 && more[1] > 0, "{} is damaged: no size of vocabulary",
+                        file.string());
+    header_.free_tokens = more[0] == 1, header_.vocabulary = more[1];
+  }
   require<UsageError>(header_.experts >= 1 && header_.experts <= 65536 && header_.top_k >= 1 &&
                           header_.top_k <= header_.experts && header_.layers >= 1,
                       "{} is damaged: {} experts, {} picks a token, {} layers", file.string(), header_.experts,
@@ -206,7 +228,7 @@ std::optional<PoolRecord> PoolTraceReader::next() {
   const std::uint64_t free_bytes = header_.free_tokens ? (tokens + 7) / 8 : 0;
   if (docs * (sizeof(std::uint32_t) + mask_bytes) + free_bytes + tokens * header_.top_k * one > left_)
     return std::nullopt;
-  PoolRecord r{head[0], head[1], {0}, {}, {}, {}};
+  PoolRecord r{head[0], head[1], {0}, {}, {}};
   std::vector<std::uint32_t> lengths(docs);
   std::vector<std::uint8_t> masks(docs * mask_bytes), free_tokens(free_bytes), picks(tokens * header_.top_k * one);
   if (!read(lengths.data(), docs * sizeof(std::uint32_t)) || !read(masks.data(), masks.size()) ||
@@ -228,8 +250,28 @@ std::optional<PoolRecord> PoolTraceReader::next() {
                         path_.string(), id, experts);
     r.ids.push_back(id);
   }
+  if (header_.vocabulary > 0 && r.layer == 0 && !read_words(r)) return std::nullopt;
   position_ = read_;
   return r;
+}
+
+bool PoolTraceReader::read_words(PoolRecord& r) {
+  const std::size_t tokens = idx(r.segments.back()), one = word_bytes(header_.vocabulary);
+  std::uint32_t length = 0;
+  if (!read(&length, sizeof length) || tokens * one > left_) return false;
+  require<UsageError>(length > 0 && tokens % length == 0, "{} is damaged: {} tokens in sequences of {}", path_.string(),
+                      tokens, length);
+  std::vector<std::uint8_t> bytes(tokens * one);
+  if (!read(bytes.data(), bytes.size())) return false;
+  r.sequence_length = length;
+  for (std::size_t i = 0; i < tokens; ++i) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, bytes.data() + i * one, one);
+    require<UsageError>(word < header_.vocabulary, "{} is damaged: word {} of a vocabulary of {}", path_.string(), word,
+                        header_.vocabulary);
+    r.tokens.push_back(static_cast<std::int32_t>(word));
+  }
+  return true;
 }
 
 }  // namespace emox

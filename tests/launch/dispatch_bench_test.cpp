@@ -8,6 +8,7 @@
 #include <set>
 #include <sstream>
 
+#include "launch/bench/homes_replay.h"
 #include "parallel/expert/pool_trace.h"
 #include "runtime/core/error.h"
 #include "runtime/core/idx.h"
@@ -153,6 +154,40 @@ TEST(DispatchBench, ReplaysARecording) {
   EXPECT_EQ(many["rows"][0]["documents"], 16);
   EXPECT_THROW(replay_dispatch(file, {9, 1, 2}, {.width = kWidth}), UsageError);
   EXPECT_THROW(replay_dispatch(folder.path() / "none", {4, 1, 2}, {.width = kWidth}), UsageError);
+  EXPECT_THROW(replay_homes(file, {4, 1, 2}, {.width = kWidth}), UsageError);  // it has no tokens
+}
+
+// Two sequences of two tokens a micro-batch, of words that tell where their picks are: rank 0 has experts 0 and 1.
+TEST(DispatchBench, ReplaysHomes) {
+  const test::TemporaryDirectory folder;
+  const auto file = folder.path() / "pools";
+  {
+    PoolTraceWriter writer(file, {4, 2, 1, false, 9});
+    Context ctx;
+    const Tensor segments = test::tensor_of<std::int32_t>({0, 2, 4}, {3});
+    const Tensor to_other = test::tensor_of<std::int32_t>({2, 3, 2, 0, 0, 1, 1, 0}, {4, 2});
+    for (int i = 0; i < 8; ++i) writer.write(ctx, i, 0, to_other, {{}, segments}, {2, {7, 8, 1, 2}});
+  }
+  const auto r = replay_homes(file, {2, 1, 1}, {.placement = "block", .width = kWidth, .sequences = 1});
+  EXPECT_EQ(r["micro_batches"], 4);
+  EXPECT_EQ(r["sequences_reused"], false);
+  const auto &turn = r["rows"][1], &learned = r["rows"][2], &hindsight = r["rows"][3];
+  // In turn both sequences are on the wrong rank and every token sends a row. At home only {2, 0} does, for expert 0.
+  EXPECT_DOUBLE_EQ(turn["ranks_per_token"].get<double>(), 5 / 4.0);
+  EXPECT_DOUBLE_EQ(turn["rows_sent_per_token"].get<double>(), 4 / 4.0);
+  EXPECT_DOUBLE_EQ(turn["bytes_between_nodes"].get<double>(), 16.0 * kWidth);
+  EXPECT_DOUBLE_EQ(hindsight["rows_sent_per_token"].get<double>(), 1 / 4.0);
+  EXPECT_DOUBLE_EQ(learned["rows_sent_per_token"].get<double>(), 1 / 4.0);
+  EXPECT_DOUBLE_EQ(hindsight["node_rows_sent_per_token"].get<double>(), 1 / 4.0);
+  EXPECT_DOUBLE_EQ(hindsight["bytes_one_row_a_pick"].get<double>(), 16.0 * kWidth / 4);
+  EXPECT_DOUBLE_EQ(learned["load_max_over_mean"].get<double>(), 5 / 4.0);
+  EXPECT_DOUBLE_EQ(r["learned_share_of_hindsight"].get<double>(), 1);
+  // More ranks than sequences: they are used again.
+  const auto many = replay_homes(file, {2, 512, 8}, {.placement = "affinity", .width = kWidth, .sequences = 1});
+  EXPECT_EQ(many["micro_batches"], 1);
+  EXPECT_EQ(many["sequences_reused"], true);
+  EXPECT_NE(homes_table(many).find("512 replica(s); sequences are used again"), std::string::npos);
+  EXPECT_THROW(replay_homes(file, {5, 1, 8}, {}), UsageError);
 }
 
 nlohmann::json default_table() {

@@ -34,7 +34,7 @@ TEST_F(DispatchCommands, ARecordingHoldsEveryDecisionOnce) {
                                  " --train.micro_batch_memory=" + std::string(memory));
     ASSERT_EQ(r.exit_code, 0) << r.output;
     PoolTraceReader reader(file);
-    EXPECT_EQ(reader.header(), (PoolTraceHeader{8, 2, 2}));
+    EXPECT_EQ(reader.header(), (PoolTraceHeader{8, 2, 2, false, 257}));
     std::map<std::pair<std::uint32_t, std::uint32_t>, std::size_t> tokens;  // by step and layer
     std::int64_t outside = 0, documents = 0;
     while (const auto record = reader.next()) {
@@ -43,6 +43,12 @@ TEST_F(DispatchCommands, ARecordingHoldsEveryDecisionOnce) {
       for (std::size_t d = 0; d + 1 < record->segments.size(); ++d)
         for (std::int32_t i = 2 * record->segments[d]; i < 2 * record->segments[d + 1]; ++i)
           outside += record->pools[d * 8 + idx(record->ids[idx(i)])] == 0;
+      if (record->layer > 0) continue;
+      // The tokens are those that were routed: documents change where one ends, or with the sequence.
+      ASSERT_EQ(record->tokens.size(), record->ids.size() / 2);
+      ASSERT_EQ(record->sequence_length, 64);
+      for (const std::int32_t at : record->segments)
+        EXPECT_TRUE(at % 64 == 0 || record->tokens[idx(at)] == 256 || record->tokens[idx(at) - 1] == 256);
     }
     EXPECT_EQ(outside, 0);  // every pick lies in its document's pool
     EXPECT_GT(documents, 3 * 2 * 12);

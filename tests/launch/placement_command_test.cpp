@@ -55,15 +55,18 @@ TEST_F(PlacementCommand, CountsWhatItSaysAndItsFileIsUsed) {
     worst = std::max(worst, 2.0 * static_cast<double>(std::max(load[2 * l], load[2 * l + 1])) /
                                 static_cast<double>(load[2 * l] + load[2 * l + 1]));
   EXPECT_NEAR(affinity.at("load_max_over_mean").get<double>(), worst, 1e-9);
-  // All documents, dealt in turn and home: home sends less, and visits as many.
+  // Sequences at home send less, and visit as many.
   const std::string replay = "bench dispatch --replay " + pools + " --expert-parallel 2 --placement " + file;
-  const nlohmann::json turn = json_of(replay).at("mean"), home = json_of(replay + " --homes affinity").at("mean");
-  EXPECT_NEAR(home.at("ranks_per_token").get<double>(), turn.at("ranks_per_token").get<double>(), 1e-9);
-  EXPECT_LT(home.at("rows_sent_per_token"), turn.at("rows_sent_per_token"));
-  const nlohmann::json chosen =
-      json_of("bench dispatch --replay " + pools + " --expert-parallel 2 --placement affinity --homes affinity")
-          .at("mean");
-  EXPECT_EQ(chosen.at("placement"), "affinity");
+  EXPECT_EQ(json_of(replay).at("mean").at("placement"), file);
+  const nlohmann::json homes = json_of(replay + " --homes affinity --sequences 1");
+  const nlohmann::json &turn = homes.at("rows").at(1), &hindsight = homes.at("rows").at(3);
+  EXPECT_NEAR(hindsight.at("ranks_per_token").get<double>(), turn.at("ranks_per_token").get<double>(), 1e-9);
+  EXPECT_LE(hindsight.at("rows_sent_per_token"), turn.at("rows_sent_per_token"));
+  EXPECT_LE(hindsight.at("rows_sent_per_token"), homes.at("rows").at(2).at("rows_sent_per_token"));
+  EXPECT_EQ(json_of("bench dispatch --replay " + pools + " --expert-parallel 2 --placement affinity")
+                .at("mean")
+                .at("placement"),
+            "affinity");
   // And the run that recorded it knows where.
   EXPECT_EQ(json_of("placement " + recipe_.run.dir + " --expert-parallel 2 --ranks-per-node 1").at("placements"),
             j.at("placements"));
@@ -80,6 +83,8 @@ TEST_F(PlacementCommand, SaysWhatIsWrong) {
   expect(emox("placement " + pools + " --expert-parallel 2 --output x.txt"), 2, {"must end in .json"});
   expect(emox("placement " + pools + " --expert-parallel 2 --output " + taken), 2, {"exists: --force replaces it"});
   expect(emox("placement " + pools + " --expert-parallel 2 --from-step 100"), 2, {"holds no document", "step 100"});
+  expect(emox("placement " + pools + " --expert-parallel 2 --load-limit 0.9"), 2, {"--load-limit = 0.9"});
+  expect(emox("bench dispatch --replay " + pools + " --sequences 2"), 2, {"--sequences is for --homes affinity"});
   expect(emox("placement nowhere.bin --expert-parallel 2"), 2, {"is no recording of pools"});
   expect(emox("placement " + directory_.path().string() + " --expert-parallel 2"), 2, {"recorded no pools"});
   expect(emox("bench dispatch --replay " + pools + " --homes near"), 2, {"--homes = near: use off or affinity"});

@@ -227,6 +227,66 @@ TEST(PoolTrace, AChangedBitIsRefusedOrStaysSmall) {
   EXPECT_GT(read, 100U);
 }
 
+TEST(PoolTrace, KeepsTheTokensOfSequences) {
+  const TemporaryDirectory folder;
+  for (const std::uint32_t vocabulary : {257U, 100'000U})
+    for (const bool free_tokens : {false, true}) {
+      const fs::path file = folder.path() / fmt::format("pools{}{}", vocabulary, free_tokens);
+      const PoolTraceHeader h{9, 2, 2, free_tokens, vocabulary};
+      std::mt19937 gen(5);
+      std::vector<PoolRecord> want;
+      RecordedWords words{3, {}};
+      for (int i = 0; i < 6; ++i) words.tokens.push_back(static_cast<std::int32_t>(vocabulary) - 1 - 40 * i);
+      Context ctx;
+      {
+        PoolTraceWriter writer(file, h);
+        for (const std::uint32_t layer : {0U, 1U, 0U}) {
+          want.push_back(random_record(h, 1, layer, {2, 4}, false, gen));
+          const PoolRecord& r = want.back();
+          const Tensor ids = test::tensor_of(r.ids, {6, 2}), segments = test::tensor_of(r.segments, {3});
+          writer.write(ctx, 1, layer, ids, {{}, segments}, layer == 0 ? words : RecordedWords{});
+        }
+      }
+      {
+        PoolTraceWriter writer(folder.path() / fmt::format("bad{}{}", vocabulary, free_tokens), h);
+        const Tensor ids = test::tensor_of(want[0].ids, {6, 2}), segments = test::tensor_of(want[0].segments, {3});
+        EXPECT_THROW(writer.write(ctx, 1, 0, ids, {{}, segments}, {4, words.tokens}), ShapeError);
+        EXPECT_THROW(writer.write(ctx, 1, 0, ids, {{}, segments}), ShapeError);
+      }
+      {
+        PoolTraceReader reader(file);
+        EXPECT_EQ(reader.header(), h);
+        for (const PoolRecord& r : want) {
+          const auto got = reader.next();
+          ASSERT_TRUE(got.has_value());
+          EXPECT_TRUE(same(*got, r));
+          EXPECT_EQ(got->sequence_length, r.layer == 0 ? 3 : 0);
+          EXPECT_EQ(got->tokens, r.layer == 0 ? words.tokens : std::vector<std::int32_t>{});
+        }
+        EXPECT_FALSE(reader.next().has_value());
+      }
+      // Cut short in the tokens: the record does not count. A word beyond the vocabulary, sequences that do not fit.
+      const std::string bytes = bytes_of(file);
+      write_bytes(file, bytes.substr(0, bytes.size() - 1));
+      PoolTraceReader cut(file);
+      EXPECT_TRUE(cut.next() && cut.next());
+      EXPECT_FALSE(cut.next().has_value());
+      const std::size_t width = vocabulary > 65536 ? 4 : 2;
+      const auto last = [&](std::size_t back, char value) {
+        std::string other = bytes;
+        other[bytes.size() - back] = value;
+        write_bytes(file, other);
+        PoolTraceReader reader(file);
+        return usage_error([&] {
+          while (reader.next()) {
+          }
+        });
+      };
+      EXPECT_NE(last(width == 2 ? 1 : 2, '\x7F').find("word"), std::string::npos);
+      EXPECT_NE(last(6 * width + 4, 4).find("sequences of 4"), std::string::npos);
+    }
+}
+
 // Numbers that no file of this size can hold.
 TEST(PoolTrace, HugeCountsEndTheFile) {
   const TemporaryDirectory folder;
@@ -256,7 +316,7 @@ TEST(PoolTrace, RefusesWhatIsNoRecording) {
     return usage_error([&] { PoolTraceReader reader(file); });
   };
   EXPECT_NE(refusal(0, 'e').find("is not a recording of pools"), std::string::npos);
-  EXPECT_NE(refusal(8, 3).find("version 3"), std::string::npos);
+  EXPECT_NE(refusal(8, 4).find("version 4"), std::string::npos);
   EXPECT_NE(refusal(12, 0).find("0 experts"), std::string::npos);
   EXPECT_NE(refusal(12, 1).find("2 picks"), std::string::npos) << "more picks than experts";
   EXPECT_NE(refusal(16, 0).find("0 picks"), std::string::npos);
