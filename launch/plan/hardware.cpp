@@ -48,7 +48,7 @@ class HardwareReader {
     return j.get<double>();
   }
   std::string tag(const char* key) {
-    const std::string tag = text(key, "assumed");
+    std::string tag = text(key, "assumed");
     require<UsageError>(tag == "measured" || tag == "datasheet" || tag == "assumed",
                         "{}: {} = {}: use measured, datasheet or assumed", file_, name(key), tag);
     return tag;

@@ -36,7 +36,7 @@ struct ChosenPlacement {
 /// and every document to the part that has most of its picks, until nothing gets better. So the layers agree on what a
 /// part is without being told. The same request and documents give the same placement, everywhere. Time: (starts +
 /// kicks) x rounds x documents x layers x experts; exchanges: layers x experts^2 each. Without documents: blocks.
-ChosenPlacement choose_placement(const DocumentProfiles& documents, const PlacementRequest& request);
+ChosenPlacement choose_placement(const DocumentProfiles& profiles, const PlacementRequest& request);
 
 /// Documents to ranks by `scores` [documents, ranks], the surest first (largest lead of the best rank over the next),
 /// each to the best rank that has room: equally many tokens within `slack`, or one document more where they are long.

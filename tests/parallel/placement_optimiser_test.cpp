@@ -187,7 +187,7 @@ TEST(PlacementOptimiser, NeverWorseThanRandomAndAlwaysTheSame) {
 // experts.
 TEST(PlacementOptimiser, AwkwardDocuments) {
   const auto counts = [](const DocumentProfiles& p, int ranks) {
-    const ChosenPlacement c = choose_placement(p, {.ranks = ranks, .ranks_per_node = 2});
+    ChosenPlacement c = choose_placement(p, {.ranks = ranks, .ranks_per_node = 2});
     expect_equal_counts(c.placement);
     return c;
   };
