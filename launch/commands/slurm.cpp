@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "launch/commands/command.h"
@@ -14,6 +15,7 @@
 #include "launch/config/nearest.h"
 #include "launch/config/recipe_file.h"
 #include "launch/job_script/job_script.h"
+#include "launch/plan/run_plan.h"
 #include "launch/run/failure.h"
 #include "launch/run/run_status.h"
 #include "runtime/core/error.h"
@@ -34,8 +36,30 @@ JobKind parse_kind(const std::string& name) {
   return static_cast<JobKind>(found - std::begin(kJobKindNames));
 }
 
+/// Where no run has measured them: by the model of `emox plan`, the step at the end of its band.
+struct PlannedTimes {
+  double step_s = 0, save_s = 0;
+  std::string hardware;  ///< empty: not planned
+};
+PlannedTimes planned_times(const Arguments& a, const JobScript& job) {
+  if (!a.has("--hardware")) return {};
+  require<UsageError>(!a.has("--array") && job.kind == JobKind::Train,
+                      "{}: --hardware plans the lead time of one training run: leave it out here", kCommand);
+  Recipe recipe = load_recipe(a.positional.front(), a.overrides);
+  PlanRequest request;
+  request.hardware = load_hardware(a.value("--hardware"));
+  request.ranks = job.nodes * job.ranks_per_node, request.ranks_per_node = job.ranks_per_node;
+  request.threads = request.hardware->threads;
+  if (recipe.run.device == DeviceKind::Auto)
+    recipe.run.device = request.hardware->gpu ? DeviceKind::Cuda : DeviceKind::Cpu;
+  request.device = planned_device(recipe);
+  const auto plan = plan_run(recipe, request);
+  return {plan["step_s"].get<double>() * (1 + plan["step"]["band"].get<double>()),
+          plan["checkpoint"]["save_s"].get<double>(), a.value("--hardware")};
+}
+
 /// How long before its end a job must begin to stop: two steps and two saves, and Slurm's own inaccuracy.
-void set_lead(JobScript& job, const std::string& given, const std::string& run) {
+void set_lead(JobScript& job, const std::string& given, const std::string& run, const PlannedTimes& planned) {
   const std::int64_t time = seconds_of_time(job.time);
   const auto status = run.empty() ? std::nullopt : RunStatus::read(run);
   if (!given.empty()) {
@@ -47,6 +71,12 @@ void set_lead(JobScript& job, const std::string& given, const std::string& run) 
         "the signal comes {} s before the end: two steps of {:.1f} s and two saves of {:.1f} s, as {} "
         "measured, and a minute.",
         job.lead_s, status->step_s, status->save_s, run);
+  } else if (!planned.hardware.empty()) {
+    job.lead_s = kSlurmLate + static_cast<int>(std::ceil(2 * (planned.step_s + planned.save_s)));
+    job.lead_note = fmt::format(
+        "the signal comes {} s before the end: two steps of {:.1f} s and two saves of {:.1f} s, as planned for {}, and "
+        "a minute.",
+        job.lead_s, planned.step_s, planned.save_s, planned.hardware);
   } else {
     job.lead_s = static_cast<int>(std::min<std::int64_t>(kUnmeasured, time / 2));
     job.lead_note = fmt::format("the signal comes {} s before the end: no run has measured a save yet.", job.lead_s);
@@ -98,8 +128,8 @@ int run_slurm(const std::vector<std::string>& args) {
       parse_args(args, {.command = kCommand,
                         .flags = {"--submit", "--force", "--repeat-rounding", "--json", "--modularity"},
                         .options = {"--nodes", "--time", "--ranks-per-node", "--array", "--output", "--site", "--lead",
-                                    "--command", "--job-name", "--trace", "--record-pools", "--profile-steps",
-                                    "--seeds", "--cells", "--chance-draws", "--experts", "--keep"},
+                                    "--hardware", "--command", "--job-name", "--trace", "--record-pools",
+                                    "--profile-steps", "--seeds", "--cells", "--chance-draws", "--experts", "--keep"},
                         .lists = {"--set", "--tune"},
                         .overrides = true,
                         .min_positional = 0,
@@ -125,8 +155,9 @@ int run_slurm(const std::vector<std::string>& args) {
     std::vector<std::string> words = a.positional;
     words.insert(words.end(), a.overrides.begin(), a.overrides.end());
     for (const auto& [name, value] : a.options) {
-      constexpr std::string_view kOwn[] = {"--submit", "--nodes", "--time", "--ranks-per-node", "--array",
-                                           "--output", "--site",  "--lead", "--command",        "--job-name"};
+      constexpr std::string_view kOwn[] = {"--submit",   "--nodes",   "--time",    "--ranks-per-node",
+                                           "--array",    "--output",  "--site",    "--lead",
+                                           "--hardware", "--command", "--job-name"};
       if (std::find(std::begin(kOwn), std::end(kOwn), name) != std::end(kOwn)) continue;
       words.push_back(value.empty() ? name : name + "=" + value);
     }
@@ -152,7 +183,7 @@ int run_slurm(const std::vector<std::string>& args) {
     }
     if (!a.has("--job-name")) job.name = std::filesystem::path(a.value("--array")).stem().string();
   }
-  set_lead(job, a.value("--lead"), run);
+  set_lead(job, a.value("--lead"), run, planned_times(a, job));
   const std::string script = job_script(job, site);
   if (a.has("--output")) write_file_atomically(a.value("--output"), script);
   if (a.has("--submit")) return submit(script);

@@ -143,7 +143,7 @@ std::string job_script(const JobScript& job, const Site& site) {
                                                        {"@JOB@", kJobKindNames[idx(job.kind)]},
                                                        {"@LEAD@", std::to_string(job.lead_s)},
                                                        {"@PREFLIGHT@", preflight_of(job.kind)}};
-  std::istringstream lines(read_text(shared_file("slurm/job.sh")));
+  std::istringstream lines(read_text(shared_file("job.sh")));
   std::string text;
   for (std::string line; std::getline(lines, line);) {
     // Once over the template, so that nothing in a value is taken for one of its marks.

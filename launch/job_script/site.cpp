@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "launch/config/nearest.h"
+#include "launch/config/shared_files.h"
 #include "runtime/core/error.h"
 #include "runtime/files/files.h"
 
@@ -107,13 +108,13 @@ Site read_site(const fs::path& file) {
 fs::path find_site(const std::string& given) {
   if (!given.empty()) return given;
   if (const char* named = std::getenv("EMOX_SITE"); named != nullptr && *named != '\0') return named;
-  return shared_file("slurm/site.env");
+  return shared_file("site.env");
 }
 
 fs::path shared_file(const std::string& name) {
-  fs::path file = this_program().parent_path().parent_path() / "share" / "emox" / name;
-  require<UsageError>(fs::exists(file), "{} is missing: it comes with emox, beside the folder of the program",
-                      file.string());
+  const fs::path folder = shared_folder("slurm"), file = folder / name;
+  require<UsageError>(!folder.empty() && fs::exists(file),
+                      "share/emox/slurm/{} is missing: it comes with emox, beside the folder of the program", name);
   return file;
 }
 

@@ -24,8 +24,7 @@ Site read_site(const std::filesystem::path& file);
 /// --site, else EMOX_SITE, else the file that came with emox.
 std::filesystem::path find_site(const std::string& given);
 
-/// FILE of share/emox, beside the program's folder: PREFIX/bin/emox has PREFIX/share/emox, a build its own. UsageError
-/// where it is not.
+/// FILE of share/emox/slurm (launch/config/shared_files.h). UsageError where it is not.
 std::filesystem::path shared_file(const std::string& name);
 /// How a job script calls this program: its absolute path.
 std::filesystem::path own_program();

@@ -59,10 +59,10 @@ struct Beginning {
 
 Beginning beginning_of(const fs::path& file, const PoolTraceHeader& header, std::int64_t last_step) {
   PoolTraceReader reader(file);
-  require<UsageError>(
-      reader.header() == header,
-      "--record-pools {} holds a recording of another model: give --force to replace it, or another name",
-      file.string());
+  require<UsageError>(reader.header() == header,
+                      "--record-pools {} holds a recording of another model, or one without tokens, of an older emox: "
+                      "give --force to replace it, or another name",
+                      file.string());
   Beginning kept{reader.position(), 0};
   while (const auto record = reader.next()) {
     if (static_cast<std::int64_t>(record->step) > last_step) break;

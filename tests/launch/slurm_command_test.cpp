@@ -104,6 +104,12 @@ TEST_F(SlurmCommand, TheLeadIsWhatTheRunHasMeasured) {
   expect(usual("--lead=3600"), 2, {"--time=1:00:00 is 3600 s", "the last 3600 s to save", "smaller --lead"});
   expect(slurm(path_ + " --nodes=1 --time=1"), 2, {"--time=1 is 60 s", "give it more time"});
   expect(slurm(path_ + " --nodes=1 --time=4 --run.dir=elsewhere"), 0, {"USR1@120\n"});
+  // A new run: milliseconds of a tiny model on such a machine, and a minute. What was measured counts more.
+  expect(slurm(path_ + " --nodes=1 --time=4 --run.dir=elsewhere --hardware=h200"), 0,
+         {"USR1@61\n", "as planned for h200"});
+  expect(usual("--hardware=h200"), 0, {"@61\n", "measured"});
+  expect(usual("--hardware=h300"), 2, {"there is no hardware h300"});
+  expect(usual("--hardware=h200 --command=study"), 2, {"--hardware plans the lead time of one training run"});
 }
 
 TEST_F(SlurmCommand, AnArrayHasItsArgumentsByElement) {
