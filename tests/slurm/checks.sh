@@ -285,12 +285,26 @@ kill_node() {
   done
 }
 
+# A check times what two schedulers do on a machine that may have other work: one that fails is tried once more, from new, and
+# both are told.
 corpus
+result=0
 for check in "${@:-${all[@]}}"; do
-  name=$check begin=$SECONDS before=$failed
-  echo "$check:"
-  "check_$check"
-  ((failed == before)) || { for log in *-*.log; do echo "  $log"; logs "$log"; done; }
-  echo "  $check took $((SECONDS - begin)) s"
+  for try in first again; do
+    echo "$check:${try/first/}"
+    name=$check begin=$SECONDS failed=0
+    "check_$check"
+    echo "  $check took $((SECONDS - begin)) s"
+    ((failed)) || break
+    for log in *-*.log; do echo "  $log"; logs "$log"; done
+    [[ $try == first ]] || break
+    scancel --quiet --user=root
+    within 60 nodes_idle || { "$cluster" --node 2 && within 60 nodes_idle; } || true
+    mkdir "again-$check"
+    cp -r corpus r.ini site.env "again-$check"
+    cd "again-$check" || exit 1
+  done
+  cd "$work" || exit 1
+  ((failed == 0)) || result=1
 done
-exit $failed
+exit $result
