@@ -7,6 +7,7 @@
 
 #include "parallel/comm/nccl/nccl_transport.h"
 #include "tests/cuda/near.h"
+#include "tests/cuda/program.h"
 #include "tests/support/device.h"
 #include "tests/support/support.h"
 #include "tests/support/training.h"
@@ -66,7 +67,7 @@ class DeviceRanks : public ::testing::TestWithParam<std::tuple<Transport, Case>>
   void SetUp() override {
     const auto& [transport, c] = GetParam();
     const int needed = transport.own_devices ? c.ranks : 1;
-    if (cuda::accelerator()->count() < needed) GTEST_SKIP() << "needs " << needed << " devices";
+    if (too_few_devices(needed)) GTEST_SKIP() << "needs " << needed << " devices";
   }
   Recipe recipe(const Case& c) {
     Recipe r = tiny_recipe(make_text_sources(directory_.path()));
@@ -129,7 +130,7 @@ TEST_P(DeviceRanksBf16, TheBitsRepeat) {
 // With experts on other ranks the host waits once a layer, to know how many rows come; not in the backward pass, and
 // not when a forward pass runs again. Besides, it waits at the end of a step: for the device, for integers and sums.
 TEST(DeviceRanksWaits, OnceALayerAndNotInTheBackwardPass) {
-  if (cuda::accelerator()->count() < 2) GTEST_SKIP() << "needs two devices";
+  if (too_few_devices(2)) GTEST_SKIP() << "needs two devices";
   const TemporaryDirectory directory;
   Recipe r = tiny_recipe(make_text_sources(directory.path()));
   r.train.batch_sequences = 4;

@@ -10,6 +10,7 @@
 
 #include "parallel/comm/nccl/nccl_transport.h"
 #include "runtime/ops/basic.h"
+#include "tests/cuda/program.h"
 #include "tests/parallel/comm_checks.h"
 #include "tests/support/device.h"
 #include "tests/support/ranks.h"
@@ -102,7 +103,7 @@ MakeDeviceTransport nccl(const NcclOptions& options = {}) {
 class DeviceTransports : public ::testing::TestWithParam<Transport> {
  protected:
   /// Whether there are devices for so many.
-  static bool fits(int ranks) { return !GetParam().own_devices || cuda::accelerator()->count() >= ranks; }
+  static bool fits(int ranks) { return !GetParam().own_devices || !too_few_devices(ranks); }
   static void run(int ranks, const std::function<void(DeviceRank&)>& body) {
     const Transport& t = GetParam();
     if (!fits(ranks)) GTEST_SKIP() << "needs " << ranks << " devices";
