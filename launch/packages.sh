@@ -17,7 +17,7 @@ build_packages=(
 )
 test_packages=(
   hdf5-tools                     # h5ls: checkpoints are readable without emox
-  iproute2                       # ip: two nodes on one machine
+  iproute2 procps                # ip: two nodes on one machine; pgrep
   zstd                           # tests/gpu.sh: the bundle
   slurmd slurmctld slurm-client munge libpmix2   # tests/slurm: a Slurm on this machine
   python3-h5py                   # the same with Python
