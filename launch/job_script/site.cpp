@@ -112,7 +112,8 @@ fs::path find_site(const std::string& given) {
 }
 
 fs::path shared_file(const std::string& name) {
-  const fs::path folder = shared_folder("slurm"), file = folder / name;
+  const fs::path folder = shared_folder("slurm");
+  fs::path file = folder / name;
   require<UsageError>(!folder.empty() && fs::exists(file),
                       "share/emox/slurm/{} is missing: it comes with emox, beside the folder of the program", name);
   return file;
