@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(kRowThreads)
     combine_rows_kernel(Piece* y, const Piece* rows, const std::int32_t* slots, std::int64_t tokens,
                         std::int64_t slots_of_token, std::int64_t row_count, std::int64_t pieces, float beta,
                         double* fault) {
-  constexpr int kElements = sizeof(Piece) / sizeof(T);
+  constexpr std::size_t kBytes = sizeof(Piece);
+  constexpr int kElements = kBytes / sizeof(T);
   const std::int64_t t = row_of_warp();
   if (t >= tokens) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;

@@ -22,7 +22,7 @@ class CudaTraining : public ::testing::Test {
   TemporaryDirectory directory_;
 };
 
-TrainingRun on_cpu(const Recipe& recipe, RunOptions options = {}) { return train_on_threads(recipe, options); }
+TrainingRun on_cpu(const Recipe& recipe, const RunOptions& options = {}) { return train_on_threads(recipe, options); }
 TrainingRun on_device(const Recipe& recipe, DType type, RunOptions options = {}) {
   options.context = device_context(type);
   return train_on_threads(recipe, options);

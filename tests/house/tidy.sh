@@ -126,6 +126,7 @@ say "${#chosen[@]} of ${#every[@]} source files"
 look() {
   local flags files half checks
   eval "flags=($(<"$1.flags"))"
+  flags+=("-I$root")  # for the header above, also where a file includes nothing of the project
   mapfile -t files <"$1.files"
   cat "$1.header" "$1.files" | sed 's|.*|#include "&"|' >"$1.cpp"
   # Included sources are how it is done; tests/faults/ names the parameters of the C library's functions its own way.
