@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
 #include "launch/commands/command.h"
 #include "launch/config/arguments.h"
@@ -26,13 +28,13 @@ double real_number(const Arguments& a, const char* option, double otherwise, dou
   return x;
 }
 
-PlanRequest request_of(const Arguments& a, const Recipe& recipe) {
+PlanRequest request_of(const Arguments& a, const Recipe& recipe, std::optional<Hardware> hardware) {
   const auto number = [&](const char* option, int otherwise) {
     return a.has(option) ? whole_number("emox plan", option, a.value(option), 1) : otherwise;
   };
   require<UsageError>(!a.has("--ranks") || !a.has("--nodes"), "emox plan: give --ranks or --nodes, not both");
   PlanRequest r;
-  if (a.has("--hardware")) r.hardware = load_hardware(a.value("--hardware"));
+  r.hardware = std::move(hardware);
   r.ranks_per_node = number("--ranks-per-node", r.hardware ? r.hardware->ranks_per_node : 8);
   r.ranks = a.has("--nodes")
                 ? number("--nodes", 1) * r.ranks_per_node
@@ -58,10 +60,12 @@ int run_plan(const std::vector<std::string>& args) {
              .max_positional = 1,
              .positional = "RECIPE.ini"});
   Recipe recipe = load_recipe(a.positional[0], a.overrides);
+  std::optional<Hardware> hardware;
+  if (a.has("--hardware")) hardware = load_hardware(a.value("--hardware"));
   // A plan is for the hardware that it names, not for this machine.
-  if (a.has("--hardware") && recipe.run.device == DeviceKind::Auto)
-    recipe.run.device = load_hardware(a.value("--hardware")).gpu ? DeviceKind::Cuda : DeviceKind::Cpu;
-  const PlanRequest request = request_of(a, recipe);
+  if (hardware && recipe.run.device == DeviceKind::Auto)
+    recipe.run.device = hardware->gpu ? DeviceKind::Cuda : DeviceKind::Cpu;
+  const PlanRequest request = request_of(a, recipe, std::move(hardware));
   if (a.has("--search")) {
     const auto found = search_meshes(recipe, request);
     fmt::print("{}", a.has("--json") ? to_line(found) + "\n" : search_text(found));

@@ -128,6 +128,11 @@ void check_device(const Recipe& recipe, const PlanRequest& request) {
   const Hardware& h = *request.hardware;
   require<UsageError>(h.gpu == request.device.on_gpu(), "hardware {} is a {}, and run.device = {} computes on a {}",
                       h.name, h.gpu ? "GPU" : "CPU", kDeviceNames[idx(recipe.run.device)], h.gpu ? "CPU" : "GPU");
+  require<UsageError>(h.precision == request.device.activations,
+                      "the rates of hardware {} are those of {}, and train.precision = {} computes in {}: leave "
+                      "train.precision out, or name a file that `emox bench rates --train.precision={}` wrote",
+                      h.name, name_of(h.precision), kPrecisionNames[idx(recipe.train.precision)],
+                      name_of(request.device.activations), name_of(request.device.activations));
 }
 
 }  // namespace

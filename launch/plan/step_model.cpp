@@ -132,6 +132,7 @@ StepEstimate estimate_step(const Recipe& recipe, const StepShape& shape, const H
       each = shape.two_level ? each + between : std::max(each, between);
     }
     const double latency = (trips + plans) * (elsewhere ? h.other_nodes : h.same_node).latency_s.value;
+    // A guess: links see less of an imbalance than experts do, since a token's picks on one rank are one row.
     const double seconds = each * std::sqrt(shape.imbalance) + latency;
     // On a GPU rows go out while the shared expert computes, in both directions of the pass; they come back alone.
     const bool hides = h.gpu && recipe.parallel.overlap_experts;

@@ -8,6 +8,21 @@
 
 namespace emox {
 
+std::vector<double> leads(std::span<const double> values, std::size_t columns) {
+  std::vector<double> lead(values.size() / columns);
+  for (std::size_t row = 0; row < lead.size(); ++row) {
+    double best = 0, next = 0;
+    for (const double v : values.subspan(row * columns, columns)) {
+      if (v > best)
+        next = std::exchange(best, v);
+      else
+        next = std::max(next, v);
+    }
+    lead[row] = best - next;
+  }
+  return lead;
+}
+
 std::vector<double> ExpertSwaps::loads() const {
   std::vector<double> l(parts, 0);
   for (std::size_t e = 0; e < part.size(); ++e) l[idx(part[e])] += load[e];
@@ -24,18 +39,7 @@ double ExpertSwaps::excess() const {
 // The expert that loses most by its second choice first.
 void ExpertSwaps::greedy() {
   const std::size_t n = load.size();
-  std::vector<double> regret(n);
-  for (std::size_t e = 0; e < n; ++e) {
-    double best = 0, next = 0;
-    for (std::size_t p = 0; p < parts; ++p) {
-      const double a = affinity[e * parts + p];
-      if (a > best)
-        next = std::exchange(best, a);
-      else
-        next = std::max(next, a);
-    }
-    regret[e] = best - next;
-  }
+  const std::vector<double> regret = leads(affinity, parts);
   std::vector<std::size_t> order(n);
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return regret[a] > regret[b]; });

@@ -1,10 +1,15 @@
 // The experts of one layer to parts of fixed sizes, by affinity, within a limit of load: greedy, then exchanges.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace emox {
+
+/// [rows]: by how much the largest of each row of `values` [rows, columns] leads the next one; not below 0.
+std::vector<double> leads(std::span<const double> values, std::size_t columns);
 
 struct ExpertSwaps {
   std::size_t parts = 0;

@@ -84,18 +84,8 @@ std::vector<std::int32_t> assign(std::span<const double> scores, std::span<const
   const std::size_t parts = sizes.size(), n = tokens.size();
   const auto all = static_cast<double>(std::accumulate(tokens.begin(), tokens.end(), std::int64_t{0}));
   const double whole = std::accumulate(sizes.begin(), sizes.end(), 0.0);
-  std::vector<double> lead(n), filled(parts, 0);
-  for (std::size_t i = 0; i < n; ++i) {
-    double best = 0, next = 0;
-    for (std::size_t q = 0; q < parts; ++q) {
-      const double s = scores[i * parts + q];
-      if (s > best)
-        next = std::exchange(best, s);
-      else
-        next = std::max(next, s);
-    }
-    lead[i] = best - next;
-  }
+  const std::vector<double> lead = leads(scores, parts);
+  std::vector<double> filled(parts, 0);
   std::vector<std::size_t> order(n);
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return lead[a] > lead[b]; });

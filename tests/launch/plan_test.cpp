@@ -101,7 +101,7 @@ TEST(PlanTraffic, SpreadIsThatOfDrawnDocuments) {
     }
     const double mean = sum / kTrials, deviation = std::sqrt(squares / kTrials - mean * mean);
     EXPECT_NEAR(mean, kDocuments * kTokens * 3 / 4.0, 3 * deviation / std::sqrt(kTrials));
-    // Of a standard deviation from so many draws, 5 % is four of its own.
+    // A standard deviation from so many draws has 1.3 % of its own; the formula lets tokens draw from all experts.
     EXPECT_NEAR(picks_spread(m, 4, kDocuments * kTokens, kTokens), deviation / mean, 0.07 * deviation / mean) << pool;
   }
 }
@@ -330,6 +330,8 @@ TEST_F(PlanCommand, SaysWhatIsWrong) {
   expect(emox("plan " + path_ + " --hardware nowhere/x.json"), 2, {"nowhere/x.json"});
   expect(emox("plan " + path_ + " --search"), 2, {"name the --hardware"});
   expect(emox("plan " + path_ + " --hardware h200 --run.device=cpu"), 2, {"hardware h200 is a GPU"});
+  expect(emox("plan " + path_ + " --hardware h200 --train.precision=f32"), 2,
+         {"the rates of hardware h200 are those of bf16", "train.precision = f32"});
   expect(emox("plan " + path_ + " --hardware h200 --imbalance 0.5"), 2, {"--imbalance = 0.5"});
   std::ofstream(directory_.path() / "bad.json") << "{";
   expect(emox("plan " + path_ + " --hardware " + (directory_.path() / "bad.json").string()), 2,

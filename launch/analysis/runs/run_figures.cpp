@@ -93,8 +93,6 @@ RunFigures figures_of(const RunHistory& run) {
   RunFigures f;
   f.name = run.recipe.run.name;
   f.ranks = job.ranks, f.nodes = (job.ranks - 1) / std::max(job.ranks_per_node, 1) + 1;
-  const std::int64_t asked = run.recipe.parallel.expert_parallel;
-  f.expert_parallel = static_cast<int>(asked);
   f.steps = run.steps.back().step, f.of_steps = run.recipe.total_steps(), f.tokens = run.steps.back().tokens;
   f.tokens_per_step = run.recipe.tokens_per_step();
   f.parameters = static_cast<double>(count_parameters(model).active - 2 * model.vocab_size * model.d_model);

@@ -20,7 +20,7 @@ MedianInterval median_interval(std::vector<double> values);  // NaNs are left ou
 
 struct RunFigures {
   std::string name;
-  int ranks = 1, nodes = 1, expert_parallel = 1;
+  int ranks = 1, nodes = 1;
   std::int64_t steps = 0, of_steps = 0, tokens = 0, tokens_per_step = 0;
   double parameters = 0;  ///< active, without embeddings: the law's N
   bool finished = false;
